@@ -1,1 +1,31 @@
-//! pg_cache.
+//! pg_cache: an exact Redis cache inside PostgreSQL.
+//!
+//! Five floors; a file imports from floors below it. `api` is what SQL sees; `read`, `explain`,
+//! `flush`, `health`, `view`, `stats` are the use cases, with `entry` (which entry a call means) and
+//! `connection` (this backend's way to Redis) under them; `pg` and `client` adapt PostgreSQL and
+//! Redis; decisions are in the crate `pg_cache_core`, which knows neither.
+
+#[macro_use]
+mod pg;
+
+mod api;
+mod client;
+mod connection;
+mod entry;
+mod explain;
+mod flush;
+mod health;
+mod read;
+mod stats;
+mod view;
+
+pgrx::pg_module_magic!();
+
+/// Called once when a backend loads the library. No socket and no thread here: with
+/// shared_preload_libraries this runs in the postmaster, and children share what it opens.
+#[pgrx::pg_guard]
+pub extern "C-unwind" fn _PG_init() {
+    pg::guc::register();
+    pg::guc::reserve_prefix();
+    pg::plan::register_callbacks();
+}

@@ -1,0 +1,112 @@
+-- pg_cache 0.1.0
+-- The SQL surface, written by hand: every function below names a symbol of the library, and a test
+-- compares the two lists.
+\echo Use "CREATE EXTENSION pg_cache" to load this file. \quit
+
+-- Read-through ---------------------------------------------------------------------------------
+
+-- Three signatures: without arguments; with typed ones; with untyped ones, as drivers send them
+-- (VARIADIC "any" alone cannot take a parameter whose type nobody knows).
+CREATE FUNCTION redis_cached(key text, ttl "any", query text) RETURNS json
+    LANGUAGE c STABLE PARALLEL RESTRICTED
+    AS 'MODULE_PATHNAME', 'redis_cached';
+
+CREATE FUNCTION redis_cached(key text, ttl "any", query text, VARIADIC args "any") RETURNS json
+    LANGUAGE c STABLE PARALLEL RESTRICTED
+    AS 'MODULE_PATHNAME', 'redis_cached';
+
+CREATE FUNCTION redis_cached(key text, ttl "any", query text, VARIADIC args text[]) RETURNS json
+    LANGUAGE c STABLE PARALLEL RESTRICTED
+    AS 'MODULE_PATHNAME', 'redis_cached_text';
+
+COMMENT ON FUNCTION redis_cached(text, "any", text) IS
+    'the rows of a query as a JSON array, from Redis or computed and kept there';
+
+CREATE FUNCTION redis_cached_rows(key text, ttl "any", query text) RETURNS SETOF record
+    LANGUAGE c STABLE PARALLEL RESTRICTED
+    AS 'MODULE_PATHNAME', 'redis_cached_rows';
+
+CREATE FUNCTION redis_cached_rows(key text, ttl "any", query text, VARIADIC args "any")
+    RETURNS SETOF record
+    LANGUAGE c STABLE PARALLEL RESTRICTED
+    AS 'MODULE_PATHNAME', 'redis_cached_rows';
+
+CREATE FUNCTION redis_cached_rows(key text, ttl "any", query text, VARIADIC args text[])
+    RETURNS SETOF record
+    LANGUAGE c STABLE PARALLEL RESTRICTED
+    AS 'MODULE_PATHNAME', 'redis_cached_rows_text';
+
+COMMENT ON FUNCTION redis_cached_rows(text, "any", text) IS
+    'the rows of a query as a table, from the same entry as redis_cached';
+
+CREATE FUNCTION redis_cached_view(name text, ttl "any", query text) RETURNS void
+    LANGUAGE c VOLATILE
+    AS 'MODULE_PATHNAME', 'redis_cached_view';
+
+COMMENT ON FUNCTION redis_cached_view(text, "any", text) IS
+    'creates a view that reads a query through the cache';
+
+CREATE FUNCTION redis_explain(key text, query text) RETURNS json
+    LANGUAGE c STABLE PARALLEL RESTRICTED
+    AS 'MODULE_PATHNAME', 'redis_explain';
+
+CREATE FUNCTION redis_explain(key text, query text, VARIADIC args "any") RETURNS json
+    LANGUAGE c STABLE PARALLEL RESTRICTED
+    AS 'MODULE_PATHNAME', 'redis_explain';
+
+CREATE FUNCTION redis_explain(key text, query text, VARIADIC args text[]) RETURNS json
+    LANGUAGE c STABLE PARALLEL RESTRICTED
+    AS 'MODULE_PATHNAME', 'redis_explain_text';
+
+COMMENT ON FUNCTION redis_explain(text, text) IS
+    'whether and how redis_cached would keep a query, and what stands under its key';
+
+-- Running it -----------------------------------------------------------------------------------
+
+CREATE FUNCTION redis_ping() RETURNS interval
+    LANGUAGE c VOLATILE
+    AS 'MODULE_PATHNAME', 'redis_ping';
+
+COMMENT ON FUNCTION redis_ping() IS 'the time of one round trip to Redis';
+
+CREATE FUNCTION redis_flush(pattern text DEFAULT NULL) RETURNS bigint
+    LANGUAGE c VOLATILE
+    AS 'MODULE_PATHNAME', 'redis_flush';
+
+COMMENT ON FUNCTION redis_flush(text) IS
+    'deletes cached entries, at once: those of this database, or those that match a pattern';
+
+-- Rows come out of C as JSON and get their shape here: no set-returning machinery of our own.
+CREATE FUNCTION redis_health_json() RETURNS json
+    LANGUAGE c VOLATILE
+    AS 'MODULE_PATHNAME', 'redis_health_json';
+
+CREATE FUNCTION redis_health(OUT "check" text, OUT ok boolean, OUT detail text)
+    RETURNS SETOF record
+    LANGUAGE sql VOLATILE
+    AS $$
+        SELECT * FROM pg_catalog.json_to_recordset(@extschema@.redis_health_json())
+                   AS t("check" text, ok boolean, detail text)
+    $$;
+
+COMMENT ON FUNCTION redis_health() IS 'what keeps the cache from working, if anything';
+
+CREATE FUNCTION redis_stat_cached_json() RETURNS json
+    LANGUAGE c VOLATILE
+    AS 'MODULE_PATHNAME', 'redis_stat_cached_json';
+
+CREATE VIEW redis_stat_cached AS
+    SELECT * FROM pg_catalog.json_to_recordset(redis_stat_cached_json())
+               AS t(key_family text, hits bigint, misses bigint, reasons jsonb, fills bigint,
+                    bytes_read bigint, bytes_filled bigint,
+                    hit_ms float8, query_ms float8, saved_ms float8);
+
+COMMENT ON VIEW redis_stat_cached IS 'what this backend read through the cache, by key family';
+
+-- Privileges: reading through the cache is for everybody, under the caller's own privileges; what
+-- writes Redis or tells about the server is not.
+REVOKE ALL ON FUNCTION redis_ping() FROM PUBLIC;
+REVOKE ALL ON FUNCTION redis_flush(text) FROM PUBLIC;
+REVOKE ALL ON FUNCTION redis_health_json() FROM PUBLIC;
+REVOKE ALL ON FUNCTION redis_health() FROM PUBLIC;
+GRANT SELECT ON redis_stat_cached TO PUBLIC;

@@ -1,0 +1,4 @@
+//! What SQL sees, one file a family: take the arguments, call one use case, return.
+
+pub mod cached;
+pub mod ops;

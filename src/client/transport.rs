@@ -1,0 +1,204 @@
+//! Unix and TCP streams under one deadline, interruptible.
+//!
+//! The only sockets of the extension. They block in slices of [`SLICE`] (SO_RCVTIMEO, SO_SNDTIMEO):
+//! a signal ends a slice with EINTR in spite of SA_RESTART (signal(7)), and a signal that arrives
+//! between a check for interrupts and the system call is seen when the slice ends. So a cancel takes
+//! effect at once, or after a slice at worst, for one system call a reply and no poll before it.
+
+use std::io::{self, Read, Write};
+use std::net::{SocketAddr, TcpStream, ToSocketAddrs};
+use std::os::fd::{AsFd, OwnedFd};
+use std::os::unix::net::UnixStream;
+use std::path::Path;
+use std::time::{Duration, Instant};
+
+use pg_cache_core::target::Endpoint;
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType, connect, socket_with};
+
+use super::{Host, Wait};
+
+/// The longest wait without a look at interrupts and the deadline.
+const SLICE: Duration = Duration::from_millis(25);
+
+/// Between two tries at a Unix socket whose backlog is full: such a socket cannot be polled.
+const BACKLOG_PAUSE: Duration = Duration::from_millis(2);
+
+enum Stream {
+    Tcp(TcpStream),
+    Unix(UnixStream),
+}
+
+/// A connected stream. Every wait ends at the deadline set by [`Transport::begin`].
+pub struct Transport {
+    stream: Stream,
+    host: Host,
+    deadline: Instant,
+    /// How many bytes the reply at hand may still take.
+    allowance: usize,
+}
+
+impl Transport {
+    pub fn connect(endpoint: &Endpoint, timeout: Duration, host: Host) -> io::Result<Self> {
+        (host.fault_point)("client.connect");
+        (host.wait_started)(Wait::Connect);
+        let deadline = Instant::now() + timeout;
+        let stream = match endpoint {
+            Endpoint::Unix { path } => connect_unix(path, deadline, host).map(Stream::Unix),
+            Endpoint::Tcp { host: name, port } => {
+                connect_tcp(name, *port, deadline, host).map(Stream::Tcp)
+            }
+        };
+        (host.wait_ended)();
+        Ok(Self { stream: stream?, host, deadline, allowance: 0 })
+    }
+
+    /// Bounds everything until the next `begin`: the time, and the bytes that may come back.
+    pub fn begin(&mut self, timeout: Duration, reply_bytes_max: usize) {
+        self.deadline = Instant::now() + timeout;
+        self.allowance = reply_bytes_max;
+    }
+
+    pub fn send(&mut self, mut bytes: &[u8]) -> io::Result<()> {
+        (self.host.fault_point)("client.send");
+        (self.host.wait_started)(Wait::Send);
+        let outcome = loop {
+            match self.stream.write(bytes) {
+                Ok(0) => break Err(io::ErrorKind::WriteZero.into()),
+                Ok(sent) if sent == bytes.len() => break Ok(()),
+                Ok(sent) => bytes = &bytes[sent..],
+                Err(error) => {
+                    if let Err(error) = still_waiting(error, self.deadline, self.host) {
+                        break Err(error);
+                    }
+                }
+            }
+        };
+        (self.host.wait_ended)();
+        outcome
+    }
+}
+
+impl Read for Transport {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        if self.allowance == 0 {
+            return Err(io::Error::new(io::ErrorKind::FileTooLarge, "the reply is too large"));
+        }
+        let wanted = buffer.len().min(self.allowance);
+        (self.host.wait_started)(Wait::Reply);
+        let outcome = loop {
+            match self.stream.read(&mut buffer[..wanted]) {
+                Ok(0) => {
+                    let why = "the server closed the connection";
+                    break Err(io::Error::new(io::ErrorKind::UnexpectedEof, why));
+                }
+                Ok(got) => break Ok(got),
+                Err(error) => {
+                    if let Err(error) = still_waiting(error, self.deadline, self.host) {
+                        break Err(error);
+                    }
+                }
+            }
+        };
+        (self.host.wait_ended)();
+        self.allowance -= *outcome.as_ref().unwrap_or(&0);
+        outcome
+    }
+}
+
+impl Stream {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        match self {
+            Stream::Tcp(stream) => stream.read(buffer),
+            Stream::Unix(stream) => stream.read(buffer),
+        }
+    }
+
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        match self {
+            Stream::Tcp(stream) => stream.write(bytes),
+            Stream::Unix(stream) => stream.write(bytes),
+        }
+    }
+}
+
+/// A slice ended without progress: look at interrupts, then at the clock.
+fn still_waiting(error: io::Error, deadline: Instant, host: Host) -> io::Result<()> {
+    match error.kind() {
+        io::ErrorKind::Interrupted | io::ErrorKind::WouldBlock => {
+            (host.check_interrupts)();
+            if Instant::now() < deadline { Ok(()) } else { Err(timed_out()) }
+        }
+        _ => Err(error),
+    }
+}
+
+fn timed_out() -> io::Error {
+    io::Error::new(io::ErrorKind::TimedOut, "no answer in time")
+}
+
+fn connect_unix(path: &Path, deadline: Instant, host: Host) -> io::Result<UnixStream> {
+    let address = SocketAddrUnix::new(path)?;
+    let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
+    let socket: OwnedFd = socket_with(AddressFamily::UNIX, SocketType::STREAM, flags, None)?;
+    while let Err(error) = connect(&socket, &address).map_err(io::Error::from) {
+        still_waiting(error, deadline, host)?;
+        std::thread::sleep(BACKLOG_PAUSE);
+    }
+    let stream = UnixStream::from(socket);
+    stream.set_nonblocking(false)?;
+    stream.set_read_timeout(Some(SLICE))?;
+    stream.set_write_timeout(Some(SLICE))?;
+    Ok(stream)
+}
+
+/// Tries each address of the name in turn within the one deadline. Resolving the name itself cannot
+/// be interrupted: `getaddrinfo` has no such interface. Give an address where that matters.
+fn connect_tcp(name: &str, port: u16, deadline: Instant, host: Host) -> io::Result<TcpStream> {
+    let mut last = io::Error::new(io::ErrorKind::NotFound, "the host name has no address");
+    for address in (name, port).to_socket_addrs()? {
+        match connect_address(&address, deadline, host) {
+            Ok(stream) => {
+                stream.set_nodelay(true)?;
+                stream.set_read_timeout(Some(SLICE))?;
+                stream.set_write_timeout(Some(SLICE))?;
+                return Ok(stream);
+            }
+            Err(error) if error.kind() == io::ErrorKind::TimedOut => return Err(error),
+            Err(error) => last = error,
+        }
+    }
+    Err(last)
+}
+
+fn connect_address(address: &SocketAddr, deadline: Instant, host: Host) -> io::Result<TcpStream> {
+    let family = if address.is_ipv4() { AddressFamily::INET } else { AddressFamily::INET6 };
+    let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
+    let socket = socket_with(family, SocketType::STREAM, flags, None)?;
+    if let Err(error) = connect(&socket, address)
+        && error != rustix::io::Errno::INPROGRESS
+    {
+        return Err(error.into());
+    }
+    wait_connected(&socket, deadline, host)?;
+    let stream = TcpStream::from(socket);
+    match stream.take_error()? {
+        Some(error) => Err(error),
+        None => {
+            stream.set_nonblocking(false)?;
+            Ok(stream)
+        }
+    }
+}
+
+fn wait_connected(socket: &OwnedFd, deadline: Instant, host: Host) -> io::Result<()> {
+    let slice = Timespec { tv_sec: 0, tv_nsec: i64::from(SLICE.subsec_nanos()) };
+    loop {
+        let mut ready = [PollFd::from_borrowed_fd(socket.as_fd(), PollFlags::OUT)];
+        match poll(&mut ready, Some(&slice)) {
+            Ok(0) => still_waiting(io::ErrorKind::WouldBlock.into(), deadline, host)?,
+            Ok(_) => return Ok(()),
+            Err(error) => still_waiting(error.into(), deadline, host)?,
+        }
+    }
+}

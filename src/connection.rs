@@ -1,0 +1,112 @@
+//! This backend's way to Redis: settings in, answers or a counted reason out.
+//!
+//! The one owner of the [`Link`]. Whoever wants something of Redis asks here, so that the breaker,
+//! the deadlines and the one WARNING a minute hold for everything.
+
+use std::cell::RefCell;
+use std::mem::ManuallyDrop;
+use std::sync::OnceLock;
+use std::time::Duration;
+
+use pg_cache_core::limiter::Limiter;
+use pg_cache_core::reason::Reason;
+use pg_cache_core::target::Target;
+
+use crate::client::failure::Failure;
+use crate::client::link::{Link, Moment, Route};
+use crate::client::session::{Bounds, Server, Session};
+use crate::pg::{classify, error, guc, host};
+
+/// How often a backend may warn that Redis is in trouble.
+const WARN_EVERY_MS: u64 = 60_000;
+
+/// What a reply may hold besides values: names, sidecars, framing.
+const REPLY_OVERHEAD_BYTES: usize = 256 * 1024;
+
+thread_local! {
+    /// Never dropped: at exit there is nothing to say to Redis.
+    static LINK: ManuallyDrop<RefCell<Link>> =
+        ManuallyDrop::new(RefCell::new(Link::new(host::HOST)));
+    static WARNINGS: RefCell<Limiter> = RefCell::new(Limiter::new(WARN_EVERY_MS));
+}
+
+/// Runs one request on the connection, opening it if there is none.
+pub fn ask<T>(request: impl FnOnce(&mut Session) -> Result<T, Failure>) -> Result<T, Failure> {
+    let route = Route {
+        source: guc::url(),
+        bounds: Bounds {
+            connect_timeout: Duration::from_millis(guc::connect_timeout_ms()),
+            timeout: Duration::from_millis(guc::timeout_ms()),
+            reply_bytes_max: guc::value_bytes_max().saturating_add(REPLY_OVERHEAD_BYTES),
+        },
+        secret_source: guc::password_file(),
+        client_name: client_name(),
+        resolve: &resolve,
+    };
+    let moment = Moment { now_ms: host::monotonic_ms(), random: host::random };
+    LINK.with(|link| link.borrow_mut().ask(&route, moment, request))
+}
+
+/// Forgets the breaker, for somebody who asks in person.
+pub fn retry_now() {
+    LINK.with(|link| link.borrow_mut().retry_now());
+}
+
+/// The breaker's state in words, for `redis_health`.
+pub fn breaker() -> (bool, String) {
+    let now_ms = host::monotonic_ms();
+    LINK.with(|link| {
+        let link = link.borrow();
+        let (open, failures) = (link.breaker().is_open(now_ms), link.breaker().failures());
+        match open {
+            true => {
+                let wait_ms = link.breaker().retry_in_ms(now_ms);
+                (false, format!("open after {failures} failures, next try in {wait_ms} ms"))
+            }
+            false => (true, "closed".to_owned()),
+        }
+    })
+}
+
+/// What the server said of itself when this backend connected.
+pub fn server() -> Result<Server, Failure> {
+    ask(|session| Ok(session.server().clone()))
+}
+
+/// Warns of a failure unless this backend warned within the last minute. A breaker that is open says
+/// nothing new.
+pub fn warn(failure: &Failure) {
+    if failure.reason == Reason::Breaker {
+        return;
+    }
+    let now_ms = host::monotonic_ms();
+    if WARNINGS.with(|warnings| warnings.borrow_mut().allow(now_ms)) {
+        error::warn_unusable(failure.reason, &failure.detail);
+    }
+}
+
+fn client_name() -> &'static str {
+    static NAME: OnceLock<String> = OnceLock::new();
+    NAME.get_or_init(|| {
+        // CLIENT SETNAME refuses blanks and anything beyond printable ASCII.
+        let database: String = classify::database_name()
+            .chars()
+            .map(|c| if c.is_ascii_graphic() { c } else { '_' })
+            .collect();
+        format!("pg_cache:{database}:{}", host::pid())
+    })
+}
+
+/// The address, with the password from its file.
+fn resolve() -> Result<Target, Failure> {
+    let mut target = Target::parse(guc::url())
+        .map_err(|error| Failure::new(Reason::Connect, error.message()))?;
+    let file = guc::password_file();
+    if !file.is_empty() {
+        let text = std::fs::read_to_string(file).map_err(|error| {
+            Failure::new(Reason::Connect, format!("pg_cache.password_file: {error}"))
+        })?;
+        target.password = Some(text.trim_end_matches(['\r', '\n']).to_owned());
+    }
+    Ok(target)
+}

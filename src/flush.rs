@@ -1,0 +1,109 @@
+//! Deletes entries by pattern, in steps that neither block Redis nor outlast a cancel.
+
+use pg_cache_core::error::Error;
+use pg_cache_core::key::{EntryKeys, RESERVED_PREFIX, SIDECAR_PATTERN, key_of_sidecar};
+use pg_cache_core::sidecar::Sidecar;
+
+use crate::client::failure::Failure;
+use crate::connection;
+use crate::pg::{activity, host, identity};
+
+/// How many keys Redis looks at in one step.
+const STEP_KEYS: u64 = 500;
+
+/// Begins a pattern that means foreign keys too.
+const FOREIGN: char = '+';
+
+/// Deletes this database's entries whose key matches, and foreign keys if the pattern says so.
+pub fn flush(pattern: Option<&str>) -> Result<u64, Error> {
+    let (glob, foreign) = match pattern {
+        Some(pattern) => match pattern.strip_prefix(FOREIGN) {
+            Some(rest) => (Some(rest), true),
+            None => (Some(pattern), false),
+        },
+        None => (None, false),
+    };
+    if glob.is_some_and(str::is_empty) {
+        return Err(Error::FlushPattern);
+    }
+    let mut progress = Progress::default();
+    // The slot tag of a sidecar's name is three bytes: any three.
+    let own =
+        glob.map_or_else(|| SIDECAR_PATTERN.to_owned(), |glob| format!("pgc:e:{{???}}:{glob}"));
+    walk(&own, &mut progress, unlink_own)?;
+    if let (Some(glob), true) = (glob, foreign) {
+        walk(glob, &mut progress, unlink_foreign)?;
+    }
+    Ok(progress.deleted)
+}
+
+#[derive(Default)]
+struct Progress {
+    seen: u64,
+    deleted: u64,
+}
+
+type Unlink = fn(&[Vec<u8>]) -> Result<u64, Failure>;
+
+fn walk(pattern: &str, progress: &mut Progress, unlink: Unlink) -> Result<(), Error> {
+    let _shown = activity::Shown::start();
+    let mut cursor = 0u64;
+    loop {
+        host::check_interrupts();
+        let mut scan = redis::cmd("SCAN");
+        scan.arg(cursor).arg("MATCH").arg(pattern).arg("COUNT").arg(STEP_KEYS);
+        let (next, names): (u64, Vec<Vec<u8>>) =
+            connection::ask(|session| Ok(scan.query(session)?)).map_err(unreachable)?;
+        progress.seen += STEP_KEYS;
+        progress.deleted += unlink(&names).map_err(unreachable)?;
+        let Progress { seen, deleted } = *progress;
+        activity::show(&format!("redis_flush: about {seen} keys seen, {deleted} deleted"));
+        if next == 0 {
+            return Ok(());
+        }
+        cursor = next;
+    }
+}
+
+pub fn unreachable(failure: Failure) -> Error {
+    Error::Unreachable { reason: failure.reason, detail: failure.detail }
+}
+
+/// Entries whose sidecar says that this database filled them.
+fn unlink_own(sidecars: &[Vec<u8>]) -> Result<u64, Failure> {
+    if sidecars.is_empty() {
+        return Ok(0);
+    }
+    let mut look = redis::cmd("MGET");
+    look.arg(sidecars);
+    let found: Vec<Option<Vec<u8>>> = connection::ask(|session| Ok(look.query(session)?))?;
+    let is_ours = |bytes: &Option<Vec<u8>>| {
+        let sidecar = bytes.as_deref().and_then(|bytes| Sidecar::decode(bytes).ok());
+        sidecar.is_some_and(|sidecar| sidecar.generation == identity::generation())
+    };
+    let mut unlink = redis::cmd("UNLINK");
+    let mut entries = 0;
+    for (name, _) in sidecars.iter().zip(&found).filter(|(_, bytes)| is_ours(bytes)) {
+        if let Some(key) = key_of_sidecar(name) {
+            let keys = EntryKeys::new(key);
+            unlink.arg(keys.value).arg(keys.sidecar).arg(keys.lease);
+            entries += 1;
+        }
+    }
+    if entries > 0 {
+        connection::ask(|session| Ok(unlink.exec(session)?))?;
+    }
+    Ok(entries)
+}
+
+/// Whatever matches, but for the helpers of other databases' entries.
+fn unlink_foreign(names: &[Vec<u8>]) -> Result<u64, Failure> {
+    let reserved = |name: &&Vec<u8>| name.starts_with(RESERVED_PREFIX.as_bytes());
+    let names: Vec<_> = names.iter().filter(|name| !reserved(name)).collect();
+    if names.is_empty() {
+        return Ok(0);
+    }
+    let mut unlink = redis::cmd("UNLINK");
+    unlink.arg(&names);
+    connection::ask(|session| Ok(unlink.query(session)?))
+}

@@ -1,0 +1,196 @@
+//! Errors on their way between PostgreSQL and Rust.
+//!
+//! pgrx turns an ERROR raised by a C function into a panic and back, and loses its position, query
+//! and context on the way. The user's query must fail as it would alone, so calls that can raise the
+//! *user's* errors go through [`catch`], which keeps PostgreSQL's own `ErrorData`, and leave through
+//! [`enter`], which throws that very error again.
+//!
+//! Invariant: no Rust value with a destructor is alive on the stack when an ERROR leaves. If that
+//! breaks, sockets and memory leak, or worse, a borrow stays taken for the life of the backend.
+
+use std::any::Any;
+use std::mem::MaybeUninit;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+
+use pg_cache_core::error::Error;
+use pg_cache_core::reason::Reason;
+use pgrx::pg_sys;
+use pgrx::pg_sys::panic::{CaughtError, ErrorReport, pgrx_extern_c_guard};
+use pgrx::{PgLogLevel, PgSqlErrorCode};
+
+/// Why a call ends without a result.
+pub enum Raised {
+    /// A row of our own catalogue.
+    Refused(Error),
+    /// PostgreSQL's own error, whole, allocated in the caller's memory context.
+    Postgres(*mut pg_sys::ErrorData),
+}
+
+impl From<Error> for Raised {
+    fn from(error: Error) -> Self {
+        Raised::Refused(error)
+    }
+}
+
+pub type Outcome<T> = Result<T, Raised>;
+
+/// Calls PostgreSQL and keeps an ERROR as it was raised.
+///
+/// # Safety
+/// `call` must do nothing but call C functions declared without pgrx's guard, and own nothing that
+/// has a destructor: an ERROR jumps over it. Whoever gets the error must end the transaction with it.
+pub unsafe fn catch<T: Copy>(call: impl FnOnce() -> T) -> Outcome<T> {
+    let mut result = MaybeUninit::<T>::uninit();
+    // SAFETY: plain reads of this thread's globals; the backend has one thread.
+    let (context, handler, callbacks) = unsafe { handlers() };
+    let jumped = cee_scape::call_with_sigsetjmp(false, |here| {
+        let here = std::ptr::from_ref(here).cast_mut().cast();
+        // SAFETY: the buffer lives until call_with_sigsetjmp returns, and is taken out below.
+        unsafe { pg_sys::PG_exception_stack = here };
+        result.write(call());
+        0
+    });
+    // SAFETY: puts back what stood there before, on both ways out.
+    unsafe { restore(handler, callbacks) };
+    if jumped == 0 {
+        // SAFETY: zero means that the closure ran to its end and wrote the result.
+        return Ok(unsafe { result.assume_init() });
+    }
+    // SAFETY: a non-zero return means that an ERROR was raised and stands in ErrorContext.
+    Err(Raised::Postgres(unsafe { take_error(context) }))
+}
+
+type Handlers = (pg_sys::MemoryContext, *mut pg_sys::sigjmp_buf, *mut pg_sys::ErrorContextCallback);
+
+#[allow(clippy::multiple_unsafe_ops_per_block)]
+unsafe fn handlers() -> Handlers {
+    // SAFETY: three reads of PostgreSQL's globals, which only this thread uses.
+    unsafe {
+        (pg_sys::CurrentMemoryContext, pg_sys::PG_exception_stack, pg_sys::error_context_stack)
+    }
+}
+
+#[allow(clippy::multiple_unsafe_ops_per_block)]
+unsafe fn restore(handler: *mut pg_sys::sigjmp_buf, callbacks: *mut pg_sys::ErrorContextCallback) {
+    // SAFETY: two writes to PostgreSQL's globals of values that were read from them.
+    unsafe {
+        pg_sys::PG_exception_stack = handler;
+        pg_sys::error_context_stack = callbacks;
+    }
+}
+
+#[allow(clippy::multiple_unsafe_ops_per_block)]
+unsafe fn take_error(context: pg_sys::MemoryContext) -> *mut pg_sys::ErrorData {
+    // SAFETY: as PG_CATCH does: leave ErrorContext, copy the error out of it, empty it.
+    unsafe {
+        pg_sys::CurrentMemoryContext = context;
+        let error = pg_sys::CopyErrorData();
+        pg_sys::FlushErrorState();
+        error
+    }
+}
+
+/// Forgets an error that an own one replaces: the transaction ends all the same.
+pub fn replace(raised: Raised, with: Error) -> Raised {
+    if let Raised::Postgres(error) = raised {
+        // SAFETY: made by CopyErrorData in `catch`, and nobody else holds it.
+        unsafe { pg_sys::FreeErrorData(error) };
+    }
+    Raised::Refused(with)
+}
+
+unsafe extern "C-unwind" {
+    /// Declared here without pgrx's guard, which would turn the error into a lossy panic again.
+    fn ReThrowError(edata: *mut pg_sys::ErrorData) -> !;
+}
+
+/// The door of every SQL function: runs the body, and lets an error out as PostgreSQL wants it.
+pub fn enter(body: impl FnOnce() -> Outcome<pg_sys::Datum>) -> pg_sys::Datum {
+    let guarded = || match catch_unwind(AssertUnwindSafe(body)) {
+        Ok(Ok(datum)) => Ok(datum),
+        Ok(Err(Raised::Postgres(error))) => Err(error),
+        Ok(Err(Raised::Refused(error))) => raise(&error),
+        Err(panic) => raise_panic(panic),
+    };
+    // SAFETY: called at the outermost frame of an extern function, which owns nothing.
+    match unsafe { pgrx_extern_c_guard(guarded) } {
+        Ok(datum) => datum,
+        // SAFETY: the error comes from CopyErrorData, and no frame up to here has a destructor.
+        Err(error) => unsafe { ReThrowError(error) },
+    }
+}
+
+fn raise(error: &Error) -> ! {
+    let mut report = ErrorReport::new(sqlstate(error.sqlstate()), error.message(), "");
+    if let Some(detail) = error.detail() {
+        report = report.set_detail(detail);
+    }
+    if let Some(hint) = error.hint() {
+        report = report.set_hint(hint);
+    }
+    report.report(PgLogLevel::ERROR);
+    unreachable!("an ERROR does not return")
+}
+
+/// An ERROR that came through pgrx's guard, or a defect of ours: raised again without the Rust
+/// backtrace that pgrx would put into DETAIL.
+fn raise_panic(panic: Box<dyn Any + Send>) -> ! {
+    let report = match panic.downcast::<CaughtError>() {
+        Ok(caught) => match *caught {
+            CaughtError::PostgresError(report)
+            | CaughtError::ErrorReport(report)
+            | CaughtError::RustPanic { ereport: report, .. } => {
+                plain(report.sql_error_code(), report.message(), report.detail(), report.hint())
+            }
+        },
+        Err(panic) => match panic.downcast::<ErrorReport>() {
+            Ok(report) => *report,
+            Err(panic) => defect(&*panic),
+        },
+    };
+    report.report(PgLogLevel::ERROR);
+    unreachable!("an ERROR does not return")
+}
+
+fn plain(
+    code: PgSqlErrorCode,
+    message: &str,
+    detail: Option<&str>,
+    hint: Option<&str>,
+) -> ErrorReport {
+    let mut report = ErrorReport::new(code, message.to_owned(), "");
+    if let Some(detail) = detail {
+        report = report.set_detail(detail);
+    }
+    if let Some(hint) = hint {
+        report = report.set_hint(hint);
+    }
+    report
+}
+
+fn defect(panic: &(dyn Any + Send)) -> ErrorReport {
+    let said = panic
+        .downcast_ref::<&str>()
+        .copied()
+        .or_else(|| panic.downcast_ref::<String>().map(String::as_str))
+        .unwrap_or("unknown");
+    let message = format!("pg_cache failed: {said}");
+    ErrorReport::new(PgSqlErrorCode::ERRCODE_INTERNAL_ERROR, message, "")
+        .set_hint("This is a defect in pg_cache. The backend goes on; please report it.")
+}
+
+/// MAKE_SQLSTATE: five characters, six bits each.
+fn sqlstate(code: &str) -> PgSqlErrorCode {
+    let packed = code.bytes().enumerate().fold(0i32, |packed, (place, byte)| {
+        packed | ((i32::from(byte) - 0x30) & 0x3f) << (6 * place)
+    });
+    PgSqlErrorCode::from(packed)
+}
+
+/// One WARNING for a Redis in trouble; how often is decided by the caller.
+pub fn warn_unusable(reason: Reason, detail: &str) {
+    let message = "redis is not usable, computing without the cache";
+    ErrorReport::new(PgSqlErrorCode::ERRCODE_WARNING, message, "")
+        .set_detail(format!("{} ({detail})", reason.sentence()))
+        .report(PgLogLevel::WARNING);
+}

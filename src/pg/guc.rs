@@ -1,0 +1,270 @@
+//! The settings of pg_cache, each declared once with why it has this default.
+//!
+//! `docs/configuration.md` holds the same sentences; a test compares them.
+
+use std::ffi::{CStr, CString, c_char, c_void};
+
+use pg_cache_core::target::Target;
+use pgrx::pg_sys;
+use pgrx::{GucContext, GucFlags, GucRegistry, GucSetting, pg_guard};
+
+static URL: GucSetting<Option<CString>> =
+    GucSetting::<Option<CString>>::new(Some(c"redis://127.0.0.1:6379"));
+static PASSWORD_FILE: GucSetting<Option<CString>> = GucSetting::<Option<CString>>::new(None);
+static SCOPE_SETTINGS: GucSetting<Option<CString>> = GucSetting::<Option<CString>>::new(None);
+static ENABLED: GucSetting<bool> = GucSetting::<bool>::new(true);
+static CONNECT_TIMEOUT_MS: GucSetting<i32> = GucSetting::<i32>::new(500);
+static TIMEOUT_MS: GucSetting<i32> = GucSetting::<i32>::new(200);
+static LEASE_TIMEOUT_MS: GucSetting<i32> = GucSetting::<i32>::new(10_000);
+static FILL_WAIT_MS: GucSetting<i32> = GucSetting::<i32>::new(5_000);
+static VALUE_BYTES_MAX: GucSetting<i32> = GucSetting::<i32>::new(8 * 1024 * 1024);
+static TTL_MAX: GucSetting<i32> = GucSetting::<i32>::new(30 * 24 * 3600);
+static PLANS_MAX: GucSetting<i32> = GucSetting::<i32>::new(200);
+#[cfg(feature = "faults")]
+static FAULT_POINT: GucSetting<Option<CString>> = GucSetting::<Option<CString>>::new(None);
+
+/// The wait for a cache must stay far below what a page may take.
+const WAIT_MS_LONGEST: i32 = 60_000;
+
+const HOUR_MS: i32 = 3_600_000;
+
+/// Redis refuses strings above 512 MB.
+const VALUE_BYTES_LARGEST: i32 = 512 * 1024 * 1024;
+
+pub fn register() {
+    register_connection();
+    register_reading();
+    #[cfg(feature = "faults")]
+    string(
+        c"pg_cache.fault_point",
+        c"Test builds only: what to do at which fault point.",
+        &FAULT_POINT,
+        GucContext::Suset,
+        GucFlags::default(),
+    );
+}
+
+fn register_connection() {
+    // SAFETY: the check hook is guarded by #[pg_guard].
+    unsafe {
+        GucRegistry::define_string_guc_with_hooks(
+            c"pg_cache.url",
+            c"Where Redis listens: redis://[user[:password]@]host[:port][/db] or unix:///path.",
+            c"Only superusers may see or change it: it may hold a password, and it aims the server.",
+            &URL,
+            GucContext::Suset,
+            GucFlags::SUPERUSER_ONLY,
+            Some(check_url),
+            None,
+            None,
+        );
+    }
+    string(
+        c"pg_cache.password_file",
+        c"A file with the password for Redis, so that no secret stands in a setting.",
+        &PASSWORD_FILE,
+        GucContext::Suset,
+        GucFlags::SUPERUSER_ONLY,
+    );
+    integer(
+        c"pg_cache.connect_timeout_ms",
+        c"How long opening a connection to Redis may take, handshake included.",
+        &CONNECT_TIMEOUT_MS,
+        1..=WAIT_MS_LONGEST,
+        GucFlags::UNIT_MS,
+    );
+    integer(
+        c"pg_cache.timeout_ms",
+        c"How long one answer from Redis may take before the query is computed instead.",
+        &TIMEOUT_MS,
+        1..=WAIT_MS_LONGEST,
+        GucFlags::UNIT_MS,
+    );
+}
+
+fn register_reading() {
+    GucRegistry::define_bool_guc(
+        c"pg_cache.enabled",
+        c"Whether cached queries are answered from Redis; off computes each of them.",
+        c"Concerns reading only.",
+        &ENABLED,
+        GucContext::Userset,
+        GucFlags::default(),
+    );
+    integer(
+        c"pg_cache.lease_timeout_ms",
+        c"How long one backend may compute an entry before another may take over.",
+        &LEASE_TIMEOUT_MS,
+        10..=HOUR_MS,
+        GucFlags::UNIT_MS,
+    );
+    integer(
+        c"pg_cache.fill_wait_ms",
+        c"How long to wait for another backend that computes the same entry.",
+        &FILL_WAIT_MS,
+        0..=HOUR_MS,
+        GucFlags::UNIT_MS,
+    );
+    integer(
+        c"pg_cache.value_bytes_max",
+        c"Results larger than this are returned and not stored.",
+        &VALUE_BYTES_MAX,
+        0..=VALUE_BYTES_LARGEST,
+        GucFlags::UNIT_BYTE,
+    );
+    integer(
+        c"pg_cache.ttl_max",
+        c"The longest ttl that a caller may ask for.",
+        &TTL_MAX,
+        1..=i32::MAX,
+        GucFlags::UNIT_S,
+    );
+    integer(
+        c"pg_cache.plans_max",
+        c"How many prepared queries a backend keeps; the least recently used goes first.",
+        &PLANS_MAX,
+        1..=100_000,
+        GucFlags::default(),
+    );
+    string(
+        c"pg_cache.scope_settings",
+        c"Settings, separated by commas, whose values always separate entries.",
+        &SCOPE_SETTINGS,
+        GucContext::Suset,
+        GucFlags::default(),
+    );
+}
+
+fn string(
+    name: &'static CStr,
+    about: &'static CStr,
+    setting: &'static GucSetting<Option<CString>>,
+    context: GucContext,
+    flags: GucFlags,
+) {
+    GucRegistry::define_string_guc(name, about, c"", setting, context, flags);
+}
+
+fn integer(
+    name: &'static CStr,
+    about: &'static CStr,
+    setting: &'static GucSetting<i32>,
+    range: std::ops::RangeInclusive<i32>,
+    flags: GucFlags,
+) {
+    let (least, most) = (*range.start(), *range.end());
+    let context = GucContext::Userset;
+    GucRegistry::define_int_guc(name, about, c"", setting, least, most, context, flags);
+}
+
+/// Refuses an address at SET, where the mistake is made, instead of at the first read.
+#[pg_guard]
+unsafe extern "C-unwind" fn check_url(
+    value: *mut *mut c_char,
+    _extra: *mut *mut c_void,
+    _source: pg_sys::GucSource::Type,
+) -> bool {
+    // SAFETY: PostgreSQL hands a pointer to the proposed value, which may be NULL.
+    let proposed = unsafe { *value };
+    match Target::parse(&super::call::c_string(proposed)) {
+        Ok(_) => true,
+        Err(error) => {
+            let detail = error.detail().unwrap_or_else(|| error.message());
+            complain(&detail, error.hint().as_deref());
+            false
+        }
+    }
+}
+
+/// GUC_check_errdetail and GUC_check_errhint are macros over these globals: set them likewise.
+fn complain(detail: &str, hint: Option<&str>) {
+    let duplicate = |text: &str| {
+        let text = CString::new(text.replace('\0', "")).unwrap_or_default();
+        // SAFETY: copies the text into the current memory context, which outlives the error.
+        unsafe { pg_sys::pstrdup(text.as_ptr()) }
+    };
+    let (detail, hint) = (duplicate(detail), hint.map(duplicate));
+    // SAFETY: globals of guc.c that belong to the check hook which runs now.
+    unsafe { pg_sys::GUC_check_errdetail_string = detail };
+    if let Some(hint) = hint {
+        // SAFETY: as above.
+        unsafe { pg_sys::GUC_check_errhint_string = hint };
+    }
+}
+
+/// A string setting without a copy: valid until the setting changes.
+fn borrowed(setting: &'static GucSetting<Option<CString>>) -> &'static str {
+    // SAFETY: points at the variable that guc.c keeps.
+    let value: *mut c_char = unsafe { *setting.as_ptr().cast::<*mut c_char>() };
+    if value.is_null() {
+        return "";
+    }
+    // SAFETY: guc.c's strings end with NUL, and callers use the value before any SET can run.
+    unsafe { CStr::from_ptr(value) }.to_str().unwrap_or("")
+}
+
+fn millis(setting: &GucSetting<i32>) -> u64 {
+    u64::try_from(setting.get()).unwrap_or(0)
+}
+
+pub fn url() -> &'static str {
+    borrowed(&URL)
+}
+
+pub fn password_file() -> &'static str {
+    borrowed(&PASSWORD_FILE)
+}
+
+pub fn scope_settings() -> &'static str {
+    borrowed(&SCOPE_SETTINGS)
+}
+
+pub fn enabled() -> bool {
+    ENABLED.get()
+}
+
+pub fn connect_timeout_ms() -> u64 {
+    millis(&CONNECT_TIMEOUT_MS)
+}
+
+pub fn timeout_ms() -> u64 {
+    millis(&TIMEOUT_MS)
+}
+
+pub fn lease_timeout_ms() -> u64 {
+    millis(&LEASE_TIMEOUT_MS)
+}
+
+pub fn fill_wait_ms() -> u64 {
+    millis(&FILL_WAIT_MS)
+}
+
+pub fn value_bytes_max() -> usize {
+    usize::try_from(VALUE_BYTES_MAX.get()).unwrap_or(0)
+}
+
+pub fn ttl_max_seconds() -> i64 {
+    i64::from(TTL_MAX.get())
+}
+
+pub fn plans_max() -> usize {
+    usize::try_from(PLANS_MAX.get()).unwrap_or(1)
+}
+
+#[cfg(feature = "faults")]
+pub fn fault_point() -> &'static str {
+    borrowed(&FAULT_POINT)
+}
+
+/// Reserves the prefix, so that a misspelt setting is an error and not a placeholder.
+#[cfg(not(feature = "pg14"))]
+pub fn reserve_prefix() {
+    // SAFETY: only marks the prefix; runs once, when the library is loaded.
+    unsafe { pg_sys::MarkGUCPrefixReserved(c"pg_cache".as_ptr()) };
+}
+
+#[cfg(feature = "pg14")]
+pub fn reserve_prefix() {
+    // SAFETY: warns about placeholders of the prefix; 14 cannot do more.
+    unsafe { pg_sys::EmitWarningsOnPlaceholders(c"pg_cache".as_ptr()) };
+}

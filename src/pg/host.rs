@@ -1,0 +1,122 @@
+//! What the client needs of the backend: interrupts, wait events, fault points, the clock.
+
+use crate::client::{Host, Wait};
+use pgrx::pg_sys;
+
+pub const HOST: Host = Host { wait_started, wait_ended, check_interrupts, fault_point };
+
+/// Raises if a cancel, a timeout or a termination is pending.
+pub fn check_interrupts() {
+    pgrx::check_for_interrupts!();
+}
+
+fn wait_started(wait: Wait) {
+    let event = event(wait);
+    // SAFETY: writes one word that other backends read for pg_stat_activity.
+    unsafe { pg_sys::pgstat_report_wait_start(event) };
+}
+
+fn wait_ended() {
+    // SAFETY: as above.
+    unsafe { pg_sys::pgstat_report_wait_end() };
+}
+
+/// Before 17 an extension has one wait event without a name of its own.
+#[cfg(any(feature = "pg14", feature = "pg15", feature = "pg16"))]
+fn event(_wait: Wait) -> u32 {
+    pg_sys::PG_WAIT_EXTENSION
+}
+
+#[cfg(any(feature = "pg17", feature = "pg18"))]
+fn event(wait: Wait) -> u32 {
+    use std::cell::Cell;
+    thread_local! {
+        static EVENTS: [Cell<u32>; 3] = const { [const { Cell::new(0) }; 3] };
+    }
+    let name = match wait {
+        Wait::Connect => c"PgCacheRedisConnect",
+        Wait::Send => c"PgCacheRedisSend",
+        Wait::Reply => c"PgCacheRedisReply",
+    };
+    EVENTS.with(|events| {
+        let known = &events[wait as usize];
+        if known.get() == 0 {
+            // SAFETY: looks the name up in shared memory, or adds it, under its own lock.
+            known.set(unsafe { pg_sys::WaitEventExtensionNew(name.as_ptr()) });
+        }
+        known.get()
+    })
+}
+
+/// Keeps cancels pending while it lives, as HOLD_INTERRUPTS does.
+pub struct HoldInterrupts;
+
+impl HoldInterrupts {
+    pub fn start() -> Self {
+        // SAFETY: a counter of the backend; lowered again by Drop.
+        unsafe { pg_sys::InterruptHoldoffCount += 1 };
+        Self
+    }
+}
+
+impl Drop for HoldInterrupts {
+    fn drop(&mut self) {
+        // SAFETY: raised by `start`. An ERROR in between resets it to zero, so never below that.
+        unsafe { pg_sys::InterruptHoldoffCount = pg_sys::InterruptHoldoffCount.saturating_sub(1) };
+    }
+}
+
+/// Sleeps between two looks at somebody else's fill; a cancel ends it.
+pub fn pause(milliseconds: u64) {
+    check_interrupts();
+    wait_started(Wait::Reply);
+    std::thread::sleep(std::time::Duration::from_millis(milliseconds));
+    wait_ended();
+    check_interrupts();
+}
+
+/// Milliseconds of a clock that never goes back, for the breaker and deadlines.
+pub fn monotonic_ms() -> u64 {
+    use std::sync::OnceLock;
+    use std::time::Instant;
+    static START: OnceLock<Instant> = OnceLock::new();
+    let elapsed = START.get_or_init(Instant::now).elapsed();
+    u64::try_from(elapsed.as_millis()).unwrap_or(u64::MAX)
+}
+
+/// Bits for jitter and lease tokens, from PostgreSQL's strong source.
+pub fn random() -> u64 {
+    let mut bytes = [0u8; 8];
+    // SAFETY: fills exactly these bytes.
+    let strong = unsafe { pg_sys::pg_strong_random(bytes.as_mut_ptr().cast(), bytes.len()) };
+    if strong { u64::from_le_bytes(bytes) } else { monotonic_ms() }
+}
+
+/// The process id of this backend.
+pub fn pid() -> i32 {
+    // SAFETY: a global of the backend.
+    unsafe { pg_sys::MyProcPid }
+}
+
+#[cfg(not(feature = "faults"))]
+#[inline(always)]
+pub fn fault_point(_name: &'static str) {}
+
+/// Test builds only: does what `pg_cache.fault_point` says if it names this point.
+#[cfg(feature = "faults")]
+pub fn fault_point(name: &'static str) {
+    let setting = super::guc::fault_point();
+    let Some(action) = setting.strip_prefix(name).and_then(|rest| rest.strip_prefix(':')) else {
+        return;
+    };
+    match action {
+        "panic" => panic!("fault point {name}"),
+        "error" => pgrx::error!("fault point {name}"),
+        // SAFETY: ends this backend as a FATAL would.
+        "exit" => unsafe { pg_sys::proc_exit(1) },
+        _ => {
+            let pause_ms = action.strip_prefix("sleep_").and_then(|ms| ms.parse().ok());
+            std::thread::sleep(std::time::Duration::from_millis(pause_ms.unwrap_or(0)));
+        }
+    }
+}

@@ -1,0 +1,24 @@
+//! The adapters to PostgreSQL: the only place for `pg_sys` and `unsafe`.
+
+#[macro_use]
+pub mod call;
+
+pub mod activity;
+pub mod analysis;
+pub mod arguments;
+pub mod classify;
+pub mod error;
+pub mod execute;
+pub mod guc;
+pub mod host;
+pub mod identity;
+pub mod interval;
+pub mod plan;
+pub mod privileges;
+pub mod quote;
+pub mod recordset;
+pub mod settings;
+pub mod text;
+pub mod ttl;
+pub mod utility;
+pub mod xact;

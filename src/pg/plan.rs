@@ -1,0 +1,422 @@
+//! Prepared queries, kept per backend: analysed once, checked on every call.
+//!
+//! A plan is found by everything that its analysis depends on (text, argument types, role, settings)
+//! and thrown away as soon as PostgreSQL says that one of its objects changed. If that failed, a hit
+//! would be judged by yesterday's schema, policies or privileges.
+
+use std::cell::{Cell, RefCell};
+use std::ffi::{CString, c_char, c_int, c_void};
+use std::mem::ManuallyDrop;
+use std::num::NonZeroUsize;
+use std::rc::Rc;
+
+use lru::LruCache;
+use pg_cache_core::error::Error;
+use pg_cache_core::fingerprint::FingerprintBuilder;
+use pgrx::pg_guard;
+use pgrx::pg_sys::{self, NodeTag};
+
+use super::analysis::{self, Analysis};
+use super::arguments::{self, Argument, Bound};
+use super::error::{Outcome, catch};
+use super::execute::{self, Json, connected};
+use super::{classify, guc, identity as origin, privileges, settings};
+
+/// A prepared and analysed query.
+pub struct Plan {
+    spi: pg_sys::SPIPlanPtr,
+    source: *mut pg_sys::CachedPlanSource,
+    /// Cleared by PostgreSQL when it frees the tree that `analysis` points into.
+    tree_lives: Box<Cell<bool>>,
+    roles_seen: u64,
+    pub analysis: Analysis,
+    pub types: Vec<pg_sys::Oid>,
+    pub columns: Vec<Column>,
+    identity: FingerprintBuilder,
+    /// The fingerprint of a call that brings nothing of its own.
+    pub fixed_fingerprint: [u8; 16],
+}
+
+/// A column of the result.
+pub struct Column {
+    pub name: String,
+    pub type_oid: pg_sys::Oid,
+    pub type_modifier: i32,
+}
+
+type PlanKey = ([u8; 16], pg_sys::Oid);
+
+thread_local! {
+    /// Never dropped: at exit PostgreSQL is gone before the thread's destructors run.
+    static PLANS: ManuallyDrop<RefCell<Option<LruCache<PlanKey, Rc<Plan>>>>> =
+        const { ManuallyDrop::new(RefCell::new(None)) };
+    /// Counts changes of roles and memberships: row security is decided by them at analysis.
+    static ROLES_CHANGED: Cell<u64> = const { Cell::new(0) };
+}
+
+/// The plan for this query, kept or made.
+pub fn get(query: &CString, given: &[Argument]) -> Outcome<Rc<Plan>> {
+    let key = key(query, given);
+    // SAFETY: catches up with what others changed, as the start of a statement that locks would.
+    unsafe { pg_sys::AcceptInvalidationMessages() };
+    let kept = with_plans(|plans| plans.get(&key).cloned());
+    if let Some(plan) = kept {
+        if plan.is_current() {
+            return Ok(plan);
+        }
+        with_plans(|plans| plans.pop(&key));
+    }
+    super::host::fault_point("plan.prepare");
+    let plan = Rc::new(Plan::prepare(query, given)?);
+    with_plans(|plans| {
+        let limit = NonZeroUsize::new(guc::plans_max()).unwrap_or(NonZeroUsize::MIN);
+        if plans.cap() != limit {
+            plans.resize(limit);
+        }
+        plans.push(key, plan.clone())
+    });
+    Ok(plan)
+}
+
+/// How many plans this backend keeps.
+pub fn kept() -> usize {
+    with_plans(|plans| plans.len())
+}
+
+fn with_plans<T>(work: impl FnOnce(&mut LruCache<PlanKey, Rc<Plan>>) -> T) -> T {
+    PLANS.with(|plans| {
+        let mut plans = plans.borrow_mut();
+        work(plans.get_or_insert_with(|| LruCache::new(NonZeroUsize::MIN)))
+    })
+}
+
+fn key(query: &CString, given: &[Argument]) -> PlanKey {
+    let mut builder = FingerprintBuilder::new();
+    settings::add_all(&mut builder);
+    builder.bytes("query", query.as_bytes());
+    for argument in given {
+        builder.number("type", u64::from(argument.type_oid.to_u32()));
+    }
+    // SAFETY: a global of the backend.
+    (builder.finish(), unsafe { pg_sys::GetUserId() })
+}
+
+/// Listens for changes of roles. Once per backend.
+pub fn register_callbacks() {
+    use pg_sys::SysCacheIdentifier::{AUTHMEMROLEMEM, AUTHOID};
+    for cache in [AUTHOID, AUTHMEMROLEMEM] {
+        let nothing = pg_sys::Datum::from(0usize);
+        // SAFETY: the callback lives as long as the library, which is never unloaded.
+        unsafe {
+            pg_sys::CacheRegisterSyscacheCallback(cache as c_int, Some(roles_changed), nothing);
+        }
+    }
+}
+
+#[pg_guard]
+extern "C-unwind" fn roles_changed(_arg: pg_sys::Datum, _cache: c_int, _hash: u32) {
+    ROLES_CHANGED.with(|count| count.set(count.get() + 1));
+}
+
+unsafe extern "C-unwind" {
+    // Without pgrx's guard, so that `catch` keeps the user's error whole.
+    fn SPI_prepare_cursor(
+        query: *const c_char,
+        count: c_int,
+        types: *mut pg_sys::Oid,
+        options: c_int,
+    ) -> pg_sys::SPIPlanPtr;
+    fn SPI_prepare_params(
+        query: *const c_char,
+        setup: pg_sys::ParserSetupHook,
+        argument: *mut c_void,
+        options: c_int,
+    ) -> pg_sys::SPIPlanPtr;
+    fn SPI_keepplan(plan: pg_sys::SPIPlanPtr) -> c_int;
+    #[cfg_attr(feature = "pg14", link_name = "parse_variable_parameters")]
+    fn setup_parse_variable_parameters(
+        state: *mut pg_sys::ParseState,
+        types: *mut *mut pg_sys::Oid,
+        count: *mut c_int,
+    );
+}
+
+impl Plan {
+    fn prepare(query: &CString, given: &[Argument]) -> Outcome<Self> {
+        let mut types = parameter_types(query, given)?;
+        let text = query.as_ptr();
+        let (count, oids) = (c_int::try_from(types.len()).unwrap_or(0), types.as_mut_ptr());
+        let options = pg_sys::CURSOR_OPT_PARALLEL_OK as c_int;
+        let prepare = || {
+            // SAFETY: the text and the types outlive the call; the plan is moved out of SPI's memory.
+            unsafe {
+                connected(|| {
+                    let plan = SPI_prepare_cursor(text, count, oids, options);
+                    if !plan.is_null() {
+                        SPI_keepplan(plan);
+                    }
+                    plan
+                })
+            }
+        };
+        // SAFETY: C calls over plain pointers; an error ends the statement.
+        let spi = unsafe { catch(prepare) }?;
+        if spi.is_null() {
+            pgrx::error!("SPI_prepare_cursor failed");
+        }
+        let kept = Kept(spi);
+        let source = single_select(spi)?;
+        Ok(Self::analysed(kept, source, query, types))
+    }
+
+    fn analysed(
+        kept: Kept,
+        source: *mut pg_sys::CachedPlanSource,
+        query: &CString,
+        types: Vec<pg_sys::Oid>,
+    ) -> Self {
+        // SAFETY: the source of a kept plan.
+        let source_ref = unsafe { &*source };
+        let tree_lives = Box::new(Cell::new(true));
+        watch_tree(source_ref.query_context, &tree_lives);
+        let query_tree = analysis::nodes::<pg_sys::Query>(source_ref.query_list);
+        let analysis = query_tree.first().map(|tree| analysis::analyse(*tree)).unwrap_or_default();
+        let columns = columns(source_ref.resultDesc);
+        let identity = identity(source_ref, query, &analysis, &columns);
+        let roles_seen = ROLES_CHANGED.with(Cell::get);
+        let fixed_fingerprint = identity.clone().finish();
+        Self {
+            spi: kept.release(),
+            source,
+            tree_lives,
+            roles_seen,
+            analysis,
+            types,
+            columns,
+            identity,
+            fixed_fingerprint,
+        }
+    }
+
+    /// Whether the analysis still describes the query as it would be analysed now.
+    pub fn is_current(&self) -> bool {
+        // SAFETY: the source lives as long as the plan.
+        let source = unsafe { &*self.source };
+        self.tree_lives.get()
+            && source.is_valid
+            && self.roles_seen == ROLES_CHANGED.with(Cell::get)
+            && search_path_matches(source)
+    }
+
+    pub fn bind(&self, given: &[Argument]) -> Outcome<Vec<Bound>> {
+        arguments::bind(given, &self.types)
+    }
+
+    pub fn run(&self, bound: &[Bound]) -> Outcome<Json> {
+        execute::run(self.spi, arguments::parameter_list(bound))
+    }
+
+    /// Raises if the caller may not read what the query reads; false if a function is not for him.
+    pub fn may_read(&self) -> Outcome<bool> {
+        privileges::check_relations(&self.analysis)?;
+        Ok(privileges::may_execute(&self.analysis))
+    }
+
+    /// The part of the fingerprint that is the same for every call of this plan.
+    pub fn identity(&self) -> FingerprintBuilder {
+        self.identity.clone()
+    }
+}
+
+impl Drop for Plan {
+    fn drop(&mut self) {
+        // SAFETY: the plan is ours alone; PostgreSQL frees it when nobody executes it any more.
+        unsafe { pg_sys::SPI_freeplan(self.spi) };
+    }
+}
+
+/// A kept SPI plan that is not yet part of a [`Plan`]: freed if it does not become one.
+struct Kept(pg_sys::SPIPlanPtr);
+
+impl Kept {
+    fn release(self) -> pg_sys::SPIPlanPtr {
+        ManuallyDrop::new(self).0
+    }
+}
+
+impl Drop for Kept {
+    fn drop(&mut self) {
+        // SAFETY: as for Plan.
+        unsafe { pg_sys::SPI_freeplan(self.0) };
+    }
+}
+
+/// The types of the parameters: as given, or as the query itself infers them for untyped ones.
+fn parameter_types(query: &CString, given: &[Argument]) -> Outcome<Vec<pg_sys::Oid>> {
+    let mut types: Vec<_> = given.iter().map(|argument| argument.type_oid).collect();
+    if types.iter().any(|type_oid| *type_oid == pg_sys::InvalidOid) {
+        types = inferred(query, &types)?;
+        if types.len() != given.len() {
+            return Err(Error::ArgumentCount { given: given.len(), wanted: types.len() }.into());
+        }
+        let unknown = |oid: &pg_sys::Oid| matches!(*oid, pg_sys::InvalidOid | pg_sys::UNKNOWNOID);
+        if let Some(index) = types.iter().position(unknown) {
+            return Err(Error::ParameterType { position: index + 1 }.into());
+        }
+    }
+    Ok(types)
+}
+
+/// What the parser's hook for parameters without a type reads and extends.
+struct Inference {
+    types: *mut pg_sys::Oid,
+    count: c_int,
+}
+
+/// Analyses once with open types, as PREPARE without a type list does, and reads what came out.
+fn inferred(query: &CString, types: &[pg_sys::Oid]) -> Outcome<Vec<pg_sys::Oid>> {
+    let bytes = std::mem::size_of_val(types);
+    // SAFETY: a palloc'ed array, since the hook may enlarge it with repalloc.
+    let array = unsafe { pg_sys::palloc(bytes) }.cast::<pg_sys::Oid>();
+    // SAFETY: both have room for that many oids, and do not overlap.
+    unsafe { std::ptr::copy_nonoverlapping(types.as_ptr(), array, types.len()) };
+    let count = c_int::try_from(types.len()).unwrap_or(0);
+    let mut inference = Inference { types: array, count };
+    let (text, argument) = (query.as_ptr(), std::ptr::from_mut(&mut inference).cast());
+    let prepare = || {
+        // SAFETY: the plan is dropped with SPI's memory; only the types are kept, in `array`, which
+        // the hook enlarges where it stands: in the caller's context.
+        unsafe { connected(|| SPI_prepare_params(text, Some(leave_types_open), argument, 0)) }
+    };
+    // SAFETY: C calls over plain pointers; an error ends the statement.
+    unsafe { catch(prepare) }?;
+    let count = usize::try_from(inference.count).unwrap_or(0);
+    // SAFETY: the hook keeps the array as long as it says.
+    Ok(unsafe { std::slice::from_raw_parts(inference.types, count) }.to_vec())
+}
+
+unsafe extern "C-unwind" fn leave_types_open(
+    state: *mut pg_sys::ParseState,
+    argument: *mut c_void,
+) {
+    // SAFETY: the Inference on the stack of `inferred`.
+    let inference = unsafe { &mut *argument.cast::<Inference>() };
+    let (types, count) = (&raw mut inference.types, &raw mut inference.count);
+    // SAFETY: both live until the analysis ends.
+    unsafe { setup_parse_variable_parameters(state, types, count) };
+}
+
+/// The source of a plan that is one SELECT, VALUES or WITH … SELECT.
+fn single_select(spi: pg_sys::SPIPlanPtr) -> Result<*mut pg_sys::CachedPlanSource, Error> {
+    // SAFETY: the list belongs to the plan.
+    let sources = unsafe { pg_sys::SPI_plan_get_plan_sources(spi) };
+    let sources = analysis::nodes::<pg_sys::CachedPlanSource>(sources);
+    let [source] = sources[..] else {
+        return Err(Error::NotOneStatement { count: sources.len() });
+    };
+    // SAFETY: a member of the list.
+    let source_ref = unsafe { &*source };
+    // SAFETY: an analysed statement has its raw parse tree.
+    let statement = unsafe { (*source_ref.raw_parse_tree).stmt };
+    // SAFETY: a static name.
+    let command = unsafe { pg_sys::GetCommandTagName(source_ref.commandTag) };
+    let command = super::call::c_string(command);
+    if command == "SELECT" && is_plain_select(statement) {
+        return Ok(source);
+    }
+    Err(Error::NotSelect { command })
+}
+
+fn is_plain_select(statement: *mut pg_sys::Node) -> bool {
+    // SAFETY: a raw statement is a valid node.
+    let tag = unsafe { (*statement).type_ };
+    // SAFETY: the tag says what it is.
+    tag == NodeTag::T_SelectStmt
+        && unsafe { (*statement.cast::<pg_sys::SelectStmt>()).intoClause.is_null() }
+}
+
+/// Learns when PostgreSQL frees the analysed tree, as it does when it analyses again.
+fn watch_tree(context: pg_sys::MemoryContext, tree_lives: &Cell<bool>) {
+    let bytes = std::mem::size_of::<pg_sys::MemoryContextCallback>();
+    // SAFETY: lives in the context whose end it tells.
+    let callback = unsafe { pg_sys::MemoryContextAllocZero(context, bytes) };
+    let callback = callback.cast::<pg_sys::MemoryContextCallback>();
+    // SAFETY: just allocated, zeroed.
+    let fields = unsafe { &mut *callback };
+    fields.func = Some(tree_freed);
+    fields.arg = std::ptr::from_ref(tree_lives).cast_mut().cast();
+    // SAFETY: the cell outlives the context: a Plan frees its SPI plan before its fields.
+    unsafe { pg_sys::MemoryContextRegisterResetCallback(context, callback) };
+}
+
+unsafe extern "C-unwind" fn tree_freed(argument: *mut c_void) {
+    // SAFETY: the cell handed over in `watch_tree`.
+    unsafe { &*argument.cast::<Cell<bool>>() }.set(false);
+}
+
+#[cfg(any(feature = "pg14", feature = "pg15", feature = "pg16"))]
+fn search_path_matches(source: &pg_sys::CachedPlanSource) -> bool {
+    // SAFETY: the path under which the query was analysed.
+    source.search_path.is_null()
+        || unsafe { pg_sys::OverrideSearchPathMatchesCurrent(source.search_path) }
+}
+
+#[cfg(any(feature = "pg17", feature = "pg18"))]
+fn search_path_matches(source: &pg_sys::CachedPlanSource) -> bool {
+    // SAFETY: the path under which the query was analysed.
+    source.search_path.is_null()
+        || unsafe { pg_sys::SearchPathMatchesCurrentEnvironment(source.search_path) }
+}
+
+fn columns(description: pg_sys::TupleDesc) -> Vec<Column> {
+    if description.is_null() {
+        return Vec::new();
+    }
+    // SAFETY: the result description of a kept plan; the copy is dropped before the plan can change.
+    let description = unsafe { pgrx::PgTupleDesc::from_pg_unchecked(description) };
+    let column = |attribute: &pg_sys::FormData_pg_attribute| Column {
+        name: attribute.name().to_owned(),
+        type_oid: attribute.atttypid,
+        type_modifier: attribute.atttypmod,
+    };
+    let columns = description.iter().map(column).collect();
+    std::mem::forget(description);
+    columns
+}
+
+/// What a plan is: everything that its rows hang on but for arguments and the caller's state.
+fn identity(
+    source: &pg_sys::CachedPlanSource,
+    query: &CString,
+    analysis: &Analysis,
+    columns: &[Column],
+) -> FingerprintBuilder {
+    let mut builder = FingerprintBuilder::new();
+    origin::add_origin(&mut builder);
+    settings::add_all(&mut builder);
+    builder.bytes("query", query.as_bytes());
+    builder.bytes("tree", &analysis::tree_text(source.query_list));
+    let stable = analysis.stable.iter().map(|(_, function)| function);
+    for function in analysis.called.iter().chain(stable) {
+        add_version(&mut builder, pg_sys::SysCacheIdentifier::PROCOID as i32, *function);
+    }
+    for column in columns {
+        builder.text("column", &column.name);
+        builder.number("type", u64::from(column.type_oid.to_u32()));
+        builder.bytes("modifier", &column.type_modifier.to_le_bytes());
+        add_version(&mut builder, pg_sys::SysCacheIdentifier::TYPEOID as i32, column.type_oid);
+    }
+    builder
+}
+
+/// Objects that initdb made do not change their meaning.
+fn add_version(builder: &mut FingerprintBuilder, cache: i32, oid: pg_sys::Oid) {
+    if classify::is_built_in(oid) {
+        return;
+    }
+    if let Some((xmin, block, offset)) = classify::row_version(cache, oid) {
+        builder.number("object", u64::from(oid.to_u32()));
+        builder.number("row version", u64::from(xmin));
+        builder.number("row place", (u64::from(block) << 16) | u64::from(offset));
+    }
+}

@@ -1,0 +1,67 @@
+//! Who may read a hit: exactly those who might have run the query.
+
+use pgrx::pg_sys;
+
+use super::analysis::{Analysis, Checked};
+use super::error::{Outcome, catch};
+
+#[cfg(any(feature = "pg14", feature = "pg15"))]
+unsafe extern "C-unwind" {
+    fn ExecCheckRTPerms(range_table: *mut pg_sys::List, raise: bool) -> bool;
+}
+
+#[cfg(not(any(feature = "pg14", feature = "pg15")))]
+unsafe extern "C-unwind" {
+    fn ExecCheckPermissions(
+        range_table: *mut pg_sys::List,
+        permissions: *mut pg_sys::List,
+        raise: bool,
+    ) -> bool;
+}
+
+/// Raises what the executor would raise if the caller may not read a table, a column or a view's
+/// tables (as the view's owner).
+pub fn check_relations(analysis: &Analysis) -> Outcome<()> {
+    for checked in &analysis.checked {
+        // SAFETY: one C call over lists that live with the plan's tree; its error ends the statement.
+        unsafe { catch(|| check_level(*checked)) }?;
+    }
+    Ok(())
+}
+
+#[cfg(any(feature = "pg14", feature = "pg15"))]
+fn check_level(checked: Checked) -> bool {
+    // SAFETY: a range table of an analysed query.
+    unsafe { ExecCheckRTPerms(checked.range_table, true) }
+}
+
+#[cfg(not(any(feature = "pg14", feature = "pg15")))]
+fn check_level(checked: Checked) -> bool {
+    // SAFETY: a range table of an analysed query, and its permission entries.
+    unsafe { ExecCheckPermissions(checked.range_table, checked.permissions, true) }
+}
+
+/// Whether the caller may execute every function of the query. If not, the query is computed, and
+/// the executor raises its own error (or finds that the function is never reached).
+pub fn may_execute(analysis: &Analysis) -> bool {
+    // SAFETY: a global of the backend.
+    let user = unsafe { pg_sys::GetUserId() };
+    analysis.called.iter().all(|function| may_execute_one(*function, user))
+}
+
+#[cfg(any(feature = "pg14", feature = "pg15"))]
+fn may_execute_one(function: pg_sys::Oid, user: pg_sys::Oid) -> bool {
+    let execute = pg_sys::AclMode::from(pg_sys::ACL_EXECUTE);
+    // SAFETY: a catalogue look-up.
+    let result = unsafe { pg_sys::pg_proc_aclcheck(function, user, execute) };
+    result == pg_sys::AclResult::ACLCHECK_OK
+}
+
+#[cfg(not(any(feature = "pg14", feature = "pg15")))]
+fn may_execute_one(function: pg_sys::Oid, user: pg_sys::Oid) -> bool {
+    let class = pg_sys::ProcedureRelationId;
+    let execute = pg_sys::AclMode::from(pg_sys::ACL_EXECUTE);
+    // SAFETY: a catalogue look-up.
+    let result = unsafe { pg_sys::object_aclcheck(class, function, user, execute) };
+    result == pg_sys::AclResult::ACLCHECK_OK
+}

@@ -1,0 +1,35 @@
+//! Names and literals as SQL writes them, by PostgreSQL's own rules.
+
+use std::ffi::CString;
+
+use pgrx::pg_sys;
+
+use super::call::c_string;
+
+pub fn identifier(name: &str) -> String {
+    let name = CString::new(name).unwrap_or_default();
+    // SAFETY: the name itself or a palloc'ed quoted copy; copied again here.
+    c_string(unsafe { pg_sys::quote_identifier(name.as_ptr()) })
+}
+
+pub fn literal(text: &str) -> String {
+    let text = CString::new(text).unwrap_or_default();
+    // SAFETY: a palloc'ed quoted copy.
+    c_string(unsafe { pg_sys::quote_literal_cstr(text.as_ptr()) })
+}
+
+/// `name` or `schema.name` as written in SQL, folded and quoted anew; `None` if it is neither.
+pub fn qualified_name(text: &str) -> Option<String> {
+    let text = CString::new(text).ok()?;
+    // SAFETY: cut apart in place by SplitIdentifierString, so a copy.
+    let copy = unsafe { pg_sys::pstrdup(text.as_ptr()) };
+    let mut parts = std::ptr::null_mut();
+    // SAFETY: fills the list with pointers into the copy.
+    let well_formed = unsafe { pg_sys::SplitIdentifierString(copy, b'.' as _, &raw mut parts) };
+    let parts = super::analysis::nodes::<std::ffi::c_char>(parts);
+    if !well_formed || parts.is_empty() || parts.len() > 2 {
+        return None;
+    }
+    let quoted: Vec<_> = parts.iter().map(|part| identifier(&c_string(*part))).collect();
+    Some(quoted.join("."))
+}

@@ -1,0 +1,139 @@
+//! Every setting that can change a result or its text, read straight from guc.c's records.
+//!
+//! A hit must read about twenty settings; looking each up by name would cost as much as Redis. The
+//! records of built-in settings are static in the server, so their addresses are found once.
+
+use std::cell::OnceCell;
+use std::ffi::CStr;
+
+use pg_cache_core::fingerprint::FingerprintBuilder;
+use pgrx::pg_sys;
+use pgrx::pg_sys::config_type;
+
+/// Names of PostgreSQL 14 to 18; one that a version does not have is left out.
+///
+/// Text of values: the first group. What a name, a literal or an operator means when the query is
+/// analysed: the second. Rows that are seen: the third.
+const NAMES: &[&CStr] = &[
+    c"DateStyle",
+    c"IntervalStyle",
+    c"TimeZone",
+    c"timezone_abbreviations",
+    c"extra_float_digits",
+    c"bytea_output",
+    c"lc_monetary",
+    c"lc_numeric",
+    c"lc_time",
+    c"xmlbinary",
+    c"xmloption",
+    c"quote_all_identifiers",
+    c"search_path",
+    c"default_text_search_config",
+    c"array_nulls",
+    c"transform_null_equals",
+    c"standard_conforming_strings",
+    c"backslash_quote",
+    c"row_security",
+    c"gin_fuzzy_search_limit",
+    c"session_replication_role",
+];
+
+thread_local! {
+    static RECORDS: OnceCell<Vec<*mut pg_sys::config_generic>> = const { OnceCell::new() };
+}
+
+/// Adds the settings that concern every query.
+pub fn add_all(builder: &mut FingerprintBuilder) {
+    RECORDS.with(|records| {
+        for record in records.get_or_init(find_records) {
+            add_record(builder, *record);
+        }
+    });
+}
+
+/// Adds every setting that the session made up itself (`app.tenant`): what a function whose body we
+/// cannot see may read.
+pub fn add_custom(builder: &mut FingerprintBuilder) {
+    for record in all_records() {
+        // SAFETY: guc.c's own record.
+        let flags = unsafe { (*record).flags };
+        if flags & pg_sys::GUC_CUSTOM_PLACEHOLDER as i32 != 0 {
+            // SAFETY: as above; names end with NUL.
+            let name = unsafe { CStr::from_ptr((*record).name) };
+            builder.bytes("custom setting", name.to_bytes());
+            add_record(builder, record);
+        }
+    }
+}
+
+/// The value of a setting by name, as `current_setting(name, true)` has it.
+pub fn value(name: &str) -> Option<String> {
+    let name = std::ffi::CString::new(name).ok()?;
+    // SAFETY: a missing setting gives NULL; the result is copied before anything else runs.
+    let value = unsafe { pg_sys::GetConfigOption(name.as_ptr(), true, false) };
+    (!value.is_null()).then(|| super::call::c_string(value))
+}
+
+fn find_records() -> Vec<*mut pg_sys::config_generic> {
+    let all = all_records();
+    let named = |wanted: &&CStr| {
+        all.iter().copied().find(|record| {
+            // SAFETY: guc.c's own record; names end with NUL.
+            let name = unsafe { CStr::from_ptr((**record).name) };
+            name.to_bytes().eq_ignore_ascii_case(wanted.to_bytes())
+        })
+    };
+    NAMES.iter().filter_map(named).collect()
+}
+
+#[cfg(any(feature = "pg14", feature = "pg15"))]
+fn all_records() -> Vec<*mut pg_sys::config_generic> {
+    // SAFETY: the array has as many members as the next call says.
+    let records = unsafe { pg_sys::get_guc_variables() };
+    // SAFETY: a plain count.
+    let count = usize::try_from(unsafe { pg_sys::GetNumConfigOptions() }).unwrap_or(0);
+    // SAFETY: the array stays until the next custom setting is defined, and is copied here.
+    unsafe { std::slice::from_raw_parts(records, count) }.to_vec()
+}
+
+#[cfg(not(any(feature = "pg14", feature = "pg15")))]
+fn all_records() -> Vec<*mut pg_sys::config_generic> {
+    let mut count = 0;
+    // SAFETY: gives a palloc'ed array of that many members.
+    let records = unsafe { pg_sys::get_guc_variables(&raw mut count) };
+    let count = usize::try_from(count).unwrap_or(0);
+    // SAFETY: as above; copied here.
+    unsafe { std::slice::from_raw_parts(records, count) }.to_vec()
+}
+
+/// The variable behind a record, by its type.
+#[allow(clippy::multiple_unsafe_ops_per_block)]
+fn add_record(builder: &mut FingerprintBuilder, record: *mut pg_sys::config_generic) {
+    // SAFETY: `vartype` tells which struct the record is the head of, and every such struct holds
+    // the address of a live variable of that type; a string variable may be NULL.
+    unsafe {
+        match (*record).vartype {
+            config_type::PGC_BOOL => {
+                let variable = (*record.cast::<pg_sys::config_bool>()).variable;
+                builder.number("bool", u64::from(*variable));
+            }
+            config_type::PGC_INT => {
+                let variable = (*record.cast::<pg_sys::config_int>()).variable;
+                builder.bytes("int", &(*variable).to_le_bytes());
+            }
+            config_type::PGC_REAL => {
+                let variable = (*record.cast::<pg_sys::config_real>()).variable;
+                builder.number("real", (*variable).to_bits());
+            }
+            config_type::PGC_ENUM => {
+                let variable = (*record.cast::<pg_sys::config_enum>()).variable;
+                builder.bytes("enum", &(*variable).to_le_bytes());
+            }
+            _ => {
+                let variable = *(*record.cast::<pg_sys::config_string>()).variable;
+                let text = if variable.is_null() { c"" } else { CStr::from_ptr(variable) };
+                builder.bytes("string", text.to_bytes());
+            }
+        }
+    }
+}

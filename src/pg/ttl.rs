@@ -1,0 +1,66 @@
+//! A ttl as SQL gives it: seconds as any number, an interval, or a text of either.
+
+use pg_cache_core::error::Error;
+use pg_cache_core::ttl;
+use pgrx::pg_sys;
+
+use super::arguments::{c_text, read_text};
+use super::call::Call;
+use super::error::{Outcome, Raised, replace};
+use super::{classify, guc, text};
+
+/// The ttl in milliseconds.
+pub fn read(call: &Call, index: usize) -> Outcome<u64> {
+    let Some(value) = call.datum(index) else {
+        return Err(Error::NullArgument { name: "ttl" }.into());
+    };
+    let limit = guc::ttl_max_seconds();
+    // SAFETY: a catalogue look-up: a domain over interval is an interval.
+    let type_oid = unsafe { pg_sys::getBaseType(call.type_of(index)) };
+    let ttl_ms = match type_oid {
+        pg_sys::INT2OID => ttl::from_seconds(i64::from(value.value() as i16), limit),
+        pg_sys::INT4OID => ttl::from_seconds(i64::from(value.value() as i32), limit),
+        pg_sys::INT8OID => ttl::from_seconds(value.value() as i64, limit),
+        pg_sys::FLOAT4OID => {
+            ttl::from_fraction(f64::from(f32::from_bits(value.value() as u32)), limit)
+        }
+        pg_sys::FLOAT8OID => ttl::from_fraction(f64::from_bits(value.value() as u64), limit),
+        pg_sys::NUMERICOID => ttl::from_fraction(numeric(value), limit),
+        pg_sys::INTERVALOID => from_interval(value, limit),
+        pg_sys::UNKNOWNOID => return from_text(&c_text(value).to_string_lossy(), limit),
+        pg_sys::TEXTOID | pg_sys::VARCHAROID => return from_text(&text::owned(value), limit),
+        _ => Err(Error::TtlType { type_name: classify::type_name(type_oid) }),
+    };
+    Ok(ttl_ms?)
+}
+
+fn numeric(value: pg_sys::Datum) -> f64 {
+    // SAFETY: the built-in conversion; out of range becomes infinity, which is refused as too long.
+    let float = unsafe {
+        pg_sys::OidFunctionCall1Coll(
+            pg_sys::Oid::from(pg_sys::F_FLOAT8_NUMERIC),
+            pg_sys::InvalidOid,
+            value,
+        )
+    };
+    f64::from_bits(float.value() as u64)
+}
+
+fn from_interval(value: pg_sys::Datum, limit: i64) -> Result<u64, Error> {
+    // SAFETY: an interval datum points at one.
+    let interval = unsafe { &*value.cast_mut_ptr::<pg_sys::Interval>() };
+    ttl::from_interval(interval.month, interval.day, interval.time, limit)
+}
+
+fn from_text(given: &str, limit: i64) -> Outcome<u64> {
+    if let Ok(seconds) = given.trim().parse::<i64>() {
+        return Ok(ttl::from_seconds(seconds, limit)?);
+    }
+    let invalid = || Error::TtlInvalid { text: given.to_owned() };
+    let literal = std::ffi::CString::new(given).map_err(|_| Raised::from(invalid()))?;
+    let datum = pg_sys::Datum::from(literal.as_ptr());
+    match read_text(pg_sys::INTERVALOID, datum) {
+        Ok(value) => Ok(from_interval(value, limit)?),
+        Err(raised) => Err(replace(raised, invalid())),
+    }
+}

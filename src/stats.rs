@@ -1,0 +1,96 @@
+//! What this backend counted, by key family.
+//!
+//! One map entry and a few additions a call. Families are bounded: keys are made by programs.
+
+use std::cell::RefCell;
+use std::collections::HashMap;
+
+use pg_cache_core::key;
+use pg_cache_core::reason::Reason;
+use serde_json::{Map, Value, json};
+
+/// More families than this are counted together.
+const FAMILIES_MAX: usize = 256;
+
+const OTHERS: &str = "(other)";
+
+#[derive(Default)]
+struct Counters {
+    hits: u64,
+    misses: u64,
+    reasons: [u64; Reason::ALL.len()],
+    fills: u64,
+    bytes_read: u64,
+    bytes_filled: u64,
+    hit_us: u64,
+    query_us: u64,
+    saved_us: u64,
+}
+
+thread_local! {
+    static FAMILIES: RefCell<HashMap<String, Counters>> = RefCell::new(HashMap::new());
+}
+
+fn count(key: &str, update: impl FnOnce(&mut Counters)) {
+    let family = key::family(key);
+    FAMILIES.with_borrow_mut(|families| match families.get_mut(family) {
+        Some(counters) => update(counters),
+        None => {
+            let name = if families.len() < FAMILIES_MAX { family } else { OTHERS };
+            update(families.entry(name.to_owned()).or_default());
+        }
+    });
+}
+
+pub fn hit(key: &str, bytes: usize, hit_us: u64, cost_us: u64) {
+    count(key, |counters| {
+        counters.hits += 1;
+        counters.bytes_read += bytes as u64;
+        counters.hit_us += hit_us;
+        counters.saved_us += cost_us.saturating_sub(hit_us);
+    });
+}
+
+/// A call that was computed, for this reason.
+pub fn miss(key: &str, reason: Reason, query_us: u64) {
+    count(key, |counters| {
+        counters.misses += 1;
+        counters.reasons[reason.index()] += 1;
+        counters.query_us += query_us;
+    });
+}
+
+pub fn fill(key: &str, bytes: usize) {
+    count(key, |counters| {
+        counters.fills += 1;
+        counters.bytes_filled += bytes as u64;
+    });
+}
+
+/// A result that could not be stored, for this reason.
+pub fn unfilled(key: &str, reason: Reason) {
+    count(key, |counters| counters.reasons[reason.index()] += 1);
+}
+
+/// All counters as an array of objects, which the view `redis_stat_cached` reads.
+pub fn as_json() -> Value {
+    let ms = |us: u64| us as f64 / 1000.0;
+    FAMILIES.with_borrow(|families| {
+        let row = |(family, c): (&String, &Counters)| {
+            json!({
+                "key_family": family, "hits": c.hits, "misses": c.misses, "reasons": reasons(c),
+                "fills": c.fills, "bytes_read": c.bytes_read, "bytes_filled": c.bytes_filled,
+                "hit_ms": ms(c.hit_us), "query_ms": ms(c.query_us), "saved_ms": ms(c.saved_us),
+            })
+        };
+        families.iter().map(row).collect()
+    })
+}
+
+fn reasons(counters: &Counters) -> Map<String, Value> {
+    let counted = Reason::ALL.iter().map(|reason| (reason, counters.reasons[reason.index()]));
+    counted
+        .filter(|(_, count)| *count > 0)
+        .map(|(reason, count)| (reason.as_str().to_owned(), count.into()))
+        .collect()
+}
