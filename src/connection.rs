@@ -15,6 +15,7 @@ use pg_cache_core::target::Target;
 use crate::client::failure::Failure;
 use crate::client::link::{Link, Moment, Route};
 use crate::client::session::{Bounds, Server, Session};
+use crate::client::{Host, Wait};
 use crate::pg::{classify, error, guc, host};
 
 /// How often a backend may warn that Redis is in trouble.
@@ -23,15 +24,24 @@ const WARN_EVERY_MS: u64 = 60_000;
 /// What a reply may hold besides values: names, sidecars, framing.
 const REPLY_OVERHEAD_BYTES: usize = 256 * 1024;
 
+const HOST: Host = Host {
+    wait_started,
+    wait_ended: host::wait_ended,
+    check_interrupts: host::check_interrupts,
+    fault_point: host::fault_point,
+};
+
 thread_local! {
     /// Never dropped: at exit there is nothing to say to Redis.
     static LINK: ManuallyDrop<RefCell<Link>> =
-        ManuallyDrop::new(RefCell::new(Link::new(host::HOST)));
+        ManuallyDrop::new(RefCell::new(Link::new(HOST)));
     static WARNINGS: RefCell<Limiter> = RefCell::new(Limiter::new(WARN_EVERY_MS));
 }
 
-/// Runs one request on the connection, opening it if there is none.
-pub fn ask<T>(request: impl FnOnce(&mut Session) -> Result<T, Failure>) -> Result<T, Failure> {
+/// Runs one request on the connection, opening it if there is none. A kept connection that turns out
+/// to be closed (an idle timeout, a restart) is replaced and the request sent once more: requests must
+/// bear that.
+pub fn ask<T>(request: impl Fn(&mut Session) -> Result<T, Failure>) -> Result<T, Failure> {
     let route = Route {
         source: guc::url(),
         bounds: Bounds {
@@ -95,6 +105,14 @@ fn client_name() -> &'static str {
             .collect();
         format!("pg_cache:{database}:{}", host::pid())
     })
+}
+
+fn wait_started(wait: Wait) {
+    host::wait_started(match wait {
+        Wait::Connect => host::Event::Connect,
+        Wait::Send => host::Event::Send,
+        Wait::Reply => host::Event::Reply,
+    });
 }
 
 /// The address, with the password from its file.

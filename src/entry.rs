@@ -74,7 +74,9 @@ fn fingerprint(plan: &Plan, bound: &[Bound], scope: &[(String, String)]) -> [u8;
         builder.text("value", &value);
     }
     if opaque {
-        settings::add_custom(&mut builder);
+        let mut custom = Vec::new();
+        settings::append_custom(&mut custom);
+        builder.bytes("custom settings", &custom);
     }
     arguments::add_to(&mut builder, bound);
     builder.finish()

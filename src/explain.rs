@@ -8,7 +8,7 @@ use crate::connection;
 use crate::entry::Entry;
 use crate::pg::error::Outcome;
 use crate::pg::plan::{self, Plan};
-use crate::pg::{classify, identity};
+use crate::pg::{Oid, classify, identity};
 use crate::read::{self, Request};
 
 /// The answer of `redis_explain`.
@@ -43,7 +43,7 @@ pub fn explain(request: &Request) -> Outcome<Value> {
 }
 
 fn tables(plan: &Plan) -> Vec<Value> {
-    let row = |relation: &pgrx::pg_sys::Oid| {
+    let row = |relation: &Oid| {
         json!({
             "name": classify::relation_name(*relation),
             "kind": classify::kind_name(*relation),

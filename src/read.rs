@@ -15,7 +15,6 @@ use pg_cache_core::fence::{Judgement, judge};
 use pg_cache_core::fill::{Effect, Event, Fill};
 use pg_cache_core::reason::Reason;
 use pg_cache_core::sidecar::{Sidecar, value_hash};
-use pgrx::pg_sys;
 
 use crate::client::failure::Failure;
 use crate::client::scripts;
@@ -26,7 +25,7 @@ use crate::pg::arguments::{Argument, Bound};
 use crate::pg::error::Outcome;
 use crate::pg::execute::Json;
 use crate::pg::plan::{self, Plan};
-use crate::pg::{guc, host, identity, text, xact};
+use crate::pg::{Datum, guc, host, identity, text, xact};
 use crate::stats;
 
 /// One call of `redis_cached`.
@@ -39,7 +38,7 @@ pub struct Request {
 
 /// The answer, and the plan that gave or would have given it.
 pub struct Answer {
-    pub json: pg_sys::Datum,
+    pub json: Datum,
     pub plan: Rc<Plan>,
 }
 
@@ -79,7 +78,7 @@ struct Reading<'a> {
 type Found = (Option<Vec<u8>>, Option<Vec<u8>>);
 
 impl Reading<'_> {
-    fn answer(&self) -> Outcome<pg_sys::Datum> {
+    fn answer(&self) -> Outcome<Datum> {
         if let Some(reason) = obstacle(self.plan) {
             return Ok(self.compute(reason)?.0);
         }
@@ -95,20 +94,20 @@ impl Reading<'_> {
         }
     }
 
-    fn without_redis(&self, failure: &Failure) -> Outcome<pg_sys::Datum> {
+    fn without_redis(&self, failure: &Failure) -> Outcome<Datum> {
         connection::warn(failure);
         Ok(self.compute(failure.reason)?.0)
     }
 
     /// The hit path: one round trip.
-    fn look(&self, entry: &Entry) -> Result<Result<pg_sys::Datum, Reason>, Failure> {
+    fn look(&self, entry: &Entry) -> Result<Result<Datum, Reason>, Failure> {
         host::fault_point("read.look");
         let found = connection::ask(|session| Ok(mget(entry).query(session)?))?;
         Ok(self.judged(entry, &found))
     }
 
     /// The value as a datum, if it is a hit.
-    fn judged(&self, entry: &Entry, found: &Found) -> Result<pg_sys::Datum, Reason> {
+    fn judged(&self, entry: &Entry, found: &Found) -> Result<Datum, Reason> {
         let (value, sidecar) = (found.0.as_deref(), found.1.as_deref());
         match judge(value, sidecar, identity::generation(), &entry.fingerprint) {
             Judgement::Hit { sidecar, value } => {
@@ -122,7 +121,7 @@ impl Reading<'_> {
     }
 
     /// The miss path: lease, or wait for whoever has it.
-    fn fill(&self, entry: &Entry, reason: Reason) -> Outcome<pg_sys::Datum> {
+    fn fill(&self, entry: &Entry, reason: Reason) -> Outcome<Datum> {
         let token = host::random().to_le_bytes();
         let mut fill = Fill::new(host::monotonic_ms(), guc::fill_wait_ms());
         let mut event = Event::Missed {};
@@ -156,11 +155,7 @@ impl Reading<'_> {
 
     /// Takes the lease if it is free and looks again, in one round trip: between the first look and
     /// the lease, another backend may have filled the entry.
-    fn lease(
-        &self,
-        entry: &Entry,
-        token: &[u8],
-    ) -> Result<(bool, Result<pg_sys::Datum, Reason>), Failure> {
+    fn lease(&self, entry: &Entry, token: &[u8]) -> Result<(bool, Result<Datum, Reason>), Failure> {
         host::fault_point("read.lease");
         let mut pipeline = redis::pipe();
         let lease_ms = guc::lease_timeout_ms();
@@ -172,7 +167,7 @@ impl Reading<'_> {
     }
 
     /// Runs the query; counts why.
-    fn compute(&self, reason: Reason) -> Outcome<(pg_sys::Datum, Json, u64)> {
+    fn compute(&self, reason: Reason) -> Outcome<(Datum, Json, u64)> {
         host::fault_point("read.compute");
         let started = Instant::now();
         let outcome = {
@@ -185,12 +180,7 @@ impl Reading<'_> {
         Ok((text::datum(json.bytes()), json, query_us))
     }
 
-    fn compute_and_store(
-        &self,
-        entry: &Entry,
-        token: &[u8],
-        reason: Reason,
-    ) -> Outcome<pg_sys::Datum> {
+    fn compute_and_store(&self, entry: &Entry, token: &[u8], reason: Reason) -> Outcome<Datum> {
         let lease = Lease { entry, token, held: true };
         let (datum, json, cost_us) = self.compute(reason)?;
         if let Err(failure) = self.store(lease, json.bytes(), cost_us) {

@@ -9,7 +9,8 @@ use crate::pg::error::Outcome;
 use crate::pg::plan::{self, Column};
 use crate::pg::{classify, quote, utility};
 
-/// Creates the view with the query's own column names and types. The key is `view:` and its name.
+/// Creates the view with the query's own column names and types. The key is `view:` and its
+/// qualified name.
 pub fn create(our_schema: String, name: &str, ttl_ms: u64, query: &CString) -> Outcome<()> {
     let plan = plan::get(query, &[])?;
     if let Some(error) = &plan.analysis.refusal {

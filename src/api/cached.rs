@@ -4,12 +4,11 @@ use std::ffi::CString;
 
 use pg_cache_core::error::Error;
 use pg_cache_core::key;
-use pgrx::pg_sys::Datum;
 
 use crate::pg::arguments::{self, Argument};
 use crate::pg::call::Call;
 use crate::pg::error::Outcome;
-use crate::pg::{recordset, text, ttl};
+use crate::pg::{Datum, recordset, text, ttl};
 use crate::read::{self, Request};
 use crate::{explain, view};
 

@@ -2,12 +2,10 @@
 
 use std::time::Instant;
 
-use pgrx::pg_sys::Datum;
-
 use crate::flush::{self, unreachable};
 use crate::pg::call::Call;
 use crate::pg::error::Outcome;
-use crate::pg::{interval, text};
+use crate::pg::{Datum, interval, text};
 use crate::{connection, health, stats};
 
 sql_function!(redis_ping, pg_finfo_redis_ping, ping);

@@ -48,7 +48,7 @@ impl Link {
         &mut self,
         route: &Route<'_>,
         moment: Moment,
-        request: impl FnOnce(&mut Session) -> Result<T, Failure>,
+        request: impl Fn(&mut Session) -> Result<T, Failure>,
     ) -> Result<T, Failure> {
         let outcome = self.attempt(route, moment, request);
         match &outcome {
@@ -65,15 +65,28 @@ impl Link {
         &mut self,
         route: &Route<'_>,
         moment: Moment,
-        request: impl FnOnce(&mut Session) -> Result<T, Failure>,
+        request: impl Fn(&mut Session) -> Result<T, Failure>,
     ) -> Result<T, Failure> {
         if self.source != route.source || self.secret_source != route.secret_source {
             self.start_over(route);
         }
-        let mut session = match self.session.take() {
-            Some(session) => session,
-            None => self.open(route, moment)?,
-        };
+        if let Some(kept) = self.session.take() {
+            match self.run(kept, route, &request) {
+                // The server closed an idle connection, or restarted: that is no failure yet.
+                Err(failure) if failure.reason == Reason::Closed => {}
+                outcome => return outcome,
+            }
+        }
+        let session = self.open(route, moment)?;
+        self.run(session, route, &request)
+    }
+
+    fn run<T>(
+        &mut self,
+        mut session: Session,
+        route: &Route<'_>,
+        request: &impl Fn(&mut Session) -> Result<T, Failure>,
+    ) -> Result<T, Failure> {
         session.set_bounds(route.bounds);
         let outcome = request(&mut session);
         if outcome.as_ref().err().is_none_or(Failure::spares_connection) {

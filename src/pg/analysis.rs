@@ -252,8 +252,8 @@ fn is_current_setting(function: pg_sys::Oid) -> bool {
 /// The function on which the executor checks EXECUTE when it prepares this node. Input and output
 /// functions of a cast by text are not among them.
 fn called_function(node: *mut pg_sys::Node, tag: NodeTag) -> Option<pg_sys::Oid> {
-    // SAFETY (each): the tag says what the node is.
     let function = match tag {
+        // SAFETY: the tag says what the node is.
         NodeTag::T_FuncExpr => unsafe { &*node.cast::<pg_sys::FuncExpr>() }.funcid,
         NodeTag::T_OpExpr | NodeTag::T_DistinctExpr | NodeTag::T_NullIfExpr => {
             // SAFETY: the three are one struct.

@@ -134,8 +134,10 @@ pub fn read_text(type_oid: pg_sys::Oid, text: pg_sys::Datum) -> Outcome<pg_sys::
     // SAFETY: a catalogue look-up into two locals.
     unsafe { pg_sys::getTypeInputInfo(type_oid, &raw mut function, &raw mut parameter) };
     let text = text.cast_mut_ptr();
+    // SAFETY: an input function of the catalogue and a C string.
+    let read = || unsafe { OidInputFunctionCall(function, text, parameter, -1) };
     // SAFETY: one C call over plain values; its error ends the statement.
-    unsafe { catch(|| OidInputFunctionCall(function, text, parameter, -1)) }
+    unsafe { catch(read) }
 }
 
 /// The parameters for the executor, palloc'ed.
@@ -146,8 +148,10 @@ pub fn parameter_list(bound: &[Bound]) -> pg_sys::ParamListInfo {
     let count = i32::try_from(bound.len()).unwrap_or(i32::MAX);
     // SAFETY: allocates room for that many parameters.
     let list = unsafe { pg_sys::makeParamList(count) };
+    // SAFETY: just allocated.
+    let fields = unsafe { &mut *list };
     // SAFETY: the flexible array has as many members as asked for.
-    let slots = unsafe { (*list).params.as_mut_slice(bound.len()) };
+    let slots = unsafe { fields.params.as_mut_slice(bound.len()) };
     for (slot, argument) in slots.iter_mut().zip(bound) {
         slot.value = argument.value.unwrap_or(pg_sys::Datum::from(0usize));
         slot.isnull = argument.value.is_none();

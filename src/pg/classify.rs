@@ -204,14 +204,16 @@ unsafe extern "C-unwind" {
 /// Whether this session made a temporary child of a permanent table: nobody else sees its rows.
 pub fn has_own_temporary_child(relation: pg_sys::Oid) -> bool {
     // SAFETY: a catalogue look-up.
-    if !unsafe { pg_guard_ffi_boundary(|| has_subclass(relation)) } {
+    let look = || unsafe { has_subclass(relation) };
+    // SAFETY: on the backend's one thread.
+    if !unsafe { pg_guard_ffi_boundary(look) } {
         return false;
     }
     let lock = pg_sys::NoLock as pg_sys::LOCKMODE;
     // SAFETY: a palloc'ed list of oids; without locks it cannot wait.
-    let children = unsafe {
-        pg_guard_ffi_boundary(|| find_all_inheritors(relation, lock, std::ptr::null_mut()))
-    };
+    let find = || unsafe { find_all_inheritors(relation, lock, std::ptr::null_mut()) };
+    // SAFETY: on the backend's one thread.
+    let children = unsafe { pg_guard_ffi_boundary(find) };
     // SAFETY: the list above, untouched by anybody else.
     let children = unsafe { pgrx::PgList::<pg_sys::Oid>::from_pg(children) };
     children.iter_oid().any(|child| {
@@ -229,7 +231,9 @@ pub fn row_version(cache: i32, oid: pg_sys::Oid) -> Option<(u32, u32, u16)> {
         return None;
     }
     // SAFETY: pinned.
-    let version = unsafe { version_of(&*tuple) };
+    let pinned = unsafe { &*tuple };
+    // SAFETY: a catalogue tuple.
+    let version = unsafe { version_of(pinned) };
     // SAFETY: pinned by the look-up above.
     unsafe { pg_sys::ReleaseSysCache(tuple) };
     Some(version)
@@ -260,6 +264,8 @@ pub fn role_name(role: pg_sys::Oid) -> String {
 }
 
 pub fn database_name() -> String {
-    // SAFETY: a palloc'ed name of the database that this backend is connected to.
-    super::call::c_string(unsafe { pg_sys::get_database_name(pg_sys::MyDatabaseId) })
+    // SAFETY: a global of the backend.
+    let database = unsafe { pg_sys::MyDatabaseId };
+    // SAFETY: a palloc'ed name, or NULL.
+    super::call::c_string(unsafe { pg_sys::get_database_name(database) })
 }

@@ -66,9 +66,10 @@ pub fn run(plan: pg_sys::SPIPlanPtr, parameters: pg_sys::ParamListInfo) -> Outco
         dest: std::ptr::from_mut(&mut receiver).cast(),
         ..pg_sys::SPIExecuteOptions::default()
     };
-    // SAFETY: C calls over plain pointers that live on this stack; an error ends the statement.
-    let code =
-        unsafe { catch(|| connected(|| SPI_execute_plan_extended(plan, &raw const options))) }?;
+    // SAFETY: the plan is kept, and the options and the receiver live on this stack.
+    let execute = || unsafe { SPI_execute_plan_extended(plan, &raw const options) };
+    // SAFETY: one C call over plain pointers; an error ends the statement.
+    let code = unsafe { in_spi(execute) }?;
     if code < 0 {
         pgrx::error!("SPI_execute_plan_extended failed: error code {code}");
     }
@@ -76,17 +77,21 @@ pub fn run(plan: pg_sys::SPIPlanPtr, parameters: pg_sys::ParamListInfo) -> Outco
     Ok(Json(output))
 }
 
-/// One call between SPI_connect and SPI_finish.
+/// One call between SPI_connect and SPI_finish; an ERROR comes back whole.
 ///
 /// # Safety
-/// As for [`catch`], inside of which it is meant to run.
-pub unsafe fn connected<T: Copy>(call: impl FnOnce() -> T) -> T {
-    // SAFETY: SPI keeps a stack of its own; an abort empties it.
-    unsafe { SPI_connect() };
-    let result = call();
-    // SAFETY: closes what was opened above.
-    unsafe { SPI_finish() };
-    result
+/// As for [`catch`].
+pub unsafe fn in_spi<T: Copy>(call: impl FnOnce() -> T) -> Outcome<T> {
+    let connected = || {
+        // SAFETY: SPI keeps a stack of its own; an abort empties it.
+        unsafe { SPI_connect() };
+        let result = call();
+        // SAFETY: closes what was opened above.
+        unsafe { SPI_finish() };
+        result
+    };
+    // SAFETY: promised by the caller.
+    unsafe { catch(connected) }
 }
 
 fn append(output: pg_sys::StringInfo, bytes: &[u8]) {
@@ -107,10 +112,12 @@ unsafe extern "C-unwind" fn start_rows(
     let copy = unsafe { pg_sys::CreateTupleDescCopy(description) };
     // SAFETY: gives anonymous rows an identity, which `row_to_json` looks their columns up by.
     receiver.description = unsafe { pg_sys::BlessTupleDesc(copy) };
+    // SAFETY: a global of the backend.
+    let parent = unsafe { pg_sys::CurrentMemoryContext };
     // SAFETY: freed with its parent at the end of the SPI call.
     receiver.row_context = unsafe {
         pg_sys::AllocSetContextCreateInternal(
-            pg_sys::CurrentMemoryContext,
+            parent,
             c"pg_cache row".as_ptr(),
             pg_sys::ALLOCSET_DEFAULT_MINSIZE as usize,
             pg_sys::ALLOCSET_DEFAULT_INITSIZE as usize,

@@ -176,14 +176,18 @@ unsafe extern "C-unwind" fn check_url(
     }
 }
 
-/// GUC_check_errdetail and GUC_check_errhint are macros over these globals: set them likewise.
+/// GUC_check_errmsg and its like are macros over these globals: set them likewise. PostgreSQL's own
+/// message would repeat the value, and with it the password.
 fn complain(detail: &str, hint: Option<&str>) {
     let duplicate = |text: &str| {
         let text = CString::new(text.replace('\0', "")).unwrap_or_default();
         // SAFETY: copies the text into the current memory context, which outlives the error.
         unsafe { pg_sys::pstrdup(text.as_ptr()) }
     };
+    let message = duplicate("invalid value for parameter \"pg_cache.url\"");
     let (detail, hint) = (duplicate(detail), hint.map(duplicate));
+    // SAFETY: as below.
+    unsafe { pg_sys::GUC_check_errmsg_string = message };
     // SAFETY: globals of guc.c that belong to the check hook which runs now.
     unsafe { pg_sys::GUC_check_errdetail_string = detail };
     if let Some(hint) = hint {

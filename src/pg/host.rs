@@ -1,45 +1,53 @@
-//! What the client needs of the backend: interrupts, wait events, fault points, the clock.
+//! What code that waits needs of the backend: interrupts, wait events, fault points, the clock.
 
-use crate::client::{Host, Wait};
 use pgrx::pg_sys;
 
-pub const HOST: Host = Host { wait_started, wait_ended, check_interrupts, fault_point };
+/// What this backend waits for, as `pg_stat_activity` names it where the server version allows.
+#[derive(Clone, Copy)]
+pub enum Event {
+    Connect,
+    Send,
+    Reply,
+    /// Another backend computes the entry that this one wants.
+    Fill,
+}
 
 /// Raises if a cancel, a timeout or a termination is pending.
 pub fn check_interrupts() {
     pgrx::check_for_interrupts!();
 }
 
-fn wait_started(wait: Wait) {
-    let event = event(wait);
+pub fn wait_started(event: Event) {
+    let event = number(event);
     // SAFETY: writes one word that other backends read for pg_stat_activity.
     unsafe { pg_sys::pgstat_report_wait_start(event) };
 }
 
-fn wait_ended() {
+pub fn wait_ended() {
     // SAFETY: as above.
     unsafe { pg_sys::pgstat_report_wait_end() };
 }
 
 /// Before 17 an extension has one wait event without a name of its own.
 #[cfg(any(feature = "pg14", feature = "pg15", feature = "pg16"))]
-fn event(_wait: Wait) -> u32 {
+fn number(_event: Event) -> u32 {
     pg_sys::PG_WAIT_EXTENSION
 }
 
 #[cfg(any(feature = "pg17", feature = "pg18"))]
-fn event(wait: Wait) -> u32 {
+fn number(event: Event) -> u32 {
     use std::cell::Cell;
     thread_local! {
-        static EVENTS: [Cell<u32>; 3] = const { [const { Cell::new(0) }; 3] };
+        static EVENTS: [Cell<u32>; 4] = const { [const { Cell::new(0) }; 4] };
     }
-    let name = match wait {
-        Wait::Connect => c"PgCacheRedisConnect",
-        Wait::Send => c"PgCacheRedisSend",
-        Wait::Reply => c"PgCacheRedisReply",
+    let name = match event {
+        Event::Connect => c"PgCacheRedisConnect",
+        Event::Send => c"PgCacheRedisSend",
+        Event::Reply => c"PgCacheRedisReply",
+        Event::Fill => c"PgCacheRedisFill",
     };
     EVENTS.with(|events| {
-        let known = &events[wait as usize];
+        let known = &events[event as usize];
         if known.get() == 0 {
             // SAFETY: looks the name up in shared memory, or adds it, under its own lock.
             known.set(unsafe { pg_sys::WaitEventExtensionNew(name.as_ptr()) });
@@ -61,15 +69,17 @@ impl HoldInterrupts {
 
 impl Drop for HoldInterrupts {
     fn drop(&mut self) {
-        // SAFETY: raised by `start`. An ERROR in between resets it to zero, so never below that.
-        unsafe { pg_sys::InterruptHoldoffCount = pg_sys::InterruptHoldoffCount.saturating_sub(1) };
+        // SAFETY: a counter of the backend.
+        let held = unsafe { pg_sys::InterruptHoldoffCount };
+        // SAFETY: raised by `start`; an ERROR in between resets it to zero, so never below that.
+        unsafe { pg_sys::InterruptHoldoffCount = held.saturating_sub(1) };
     }
 }
 
 /// Sleeps between two looks at somebody else's fill; a cancel ends it.
 pub fn pause(milliseconds: u64) {
     check_interrupts();
-    wait_started(Wait::Reply);
+    wait_started(Event::Fill);
     std::thread::sleep(std::time::Duration::from_millis(milliseconds));
     wait_ended();
     check_interrupts();

@@ -22,3 +22,5 @@ pub mod text;
 pub mod ttl;
 pub mod utility;
 pub mod xact;
+
+pub use pgrx::pg_sys::{Datum, Oid};

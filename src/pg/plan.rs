@@ -11,6 +11,7 @@ use std::num::NonZeroUsize;
 use std::rc::Rc;
 
 use lru::LruCache;
+use pg_cache_core::clock;
 use pg_cache_core::error::Error;
 use pg_cache_core::fingerprint::FingerprintBuilder;
 use pgrx::pg_guard;
@@ -18,8 +19,8 @@ use pgrx::pg_sys::{self, NodeTag};
 
 use super::analysis::{self, Analysis};
 use super::arguments::{self, Argument, Bound};
-use super::error::{Outcome, catch};
-use super::execute::{self, Json, connected};
+use super::error::Outcome;
+use super::execute::{self, Json, in_spi};
 use super::{classify, guc, identity as origin, privileges, settings};
 
 /// A prepared and analysed query.
@@ -29,6 +30,8 @@ pub struct Plan {
     /// Cleared by PostgreSQL when it frees the tree that `analysis` points into.
     tree_lives: Box<Cell<bool>>,
     roles_seen: u64,
+    /// The text may hold a literal such as 'today', which analysis froze: good for this call only.
+    froze_clock: bool,
     pub analysis: Analysis,
     pub types: Vec<pg_sys::Oid>,
     pub columns: Vec<Column>,
@@ -44,11 +47,14 @@ pub struct Column {
     pub type_modifier: i32,
 }
 
-type PlanKey = ([u8; 16], pg_sys::Oid);
+/// All that the analysis depends on, as bytes: compared whole, so that no two queries can meet.
+type PlanKey = Vec<u8>;
+
+type Plans = LruCache<PlanKey, Rc<Plan>>;
 
 thread_local! {
     /// Never dropped: at exit PostgreSQL is gone before the thread's destructors run.
-    static PLANS: ManuallyDrop<RefCell<Option<LruCache<PlanKey, Rc<Plan>>>>> =
+    static PLANS: ManuallyDrop<RefCell<Option<Plans>>> =
         const { ManuallyDrop::new(RefCell::new(None)) };
     /// Counts changes of roles and memberships: row security is decided by them at analysis.
     static ROLES_CHANGED: Cell<u64> = const { Cell::new(0) };
@@ -68,6 +74,9 @@ pub fn get(query: &CString, given: &[Argument]) -> Outcome<Rc<Plan>> {
     }
     super::host::fault_point("plan.prepare");
     let plan = Rc::new(Plan::prepare(query, given)?);
+    if plan.froze_clock {
+        return Ok(plan);
+    }
     with_plans(|plans| {
         let limit = NonZeroUsize::new(guc::plans_max()).unwrap_or(NonZeroUsize::MIN);
         if plans.cap() != limit {
@@ -83,7 +92,7 @@ pub fn kept() -> usize {
     with_plans(|plans| plans.len())
 }
 
-fn with_plans<T>(work: impl FnOnce(&mut LruCache<PlanKey, Rc<Plan>>) -> T) -> T {
+fn with_plans<T>(work: impl FnOnce(&mut Plans) -> T) -> T {
     PLANS.with(|plans| {
         let mut plans = plans.borrow_mut();
         work(plans.get_or_insert_with(|| LruCache::new(NonZeroUsize::MIN)))
@@ -91,14 +100,16 @@ fn with_plans<T>(work: impl FnOnce(&mut LruCache<PlanKey, Rc<Plan>>) -> T) -> T 
 }
 
 fn key(query: &CString, given: &[Argument]) -> PlanKey {
-    let mut builder = FingerprintBuilder::new();
-    settings::add_all(&mut builder);
-    builder.bytes("query", query.as_bytes());
+    let mut key = Vec::with_capacity(256 + query.as_bytes().len());
+    let (user, _) = origin::roles();
+    key.extend_from_slice(&user.to_u32().to_le_bytes());
+    key.extend_from_slice(&given.len().to_le_bytes());
     for argument in given {
-        builder.number("type", u64::from(argument.type_oid.to_u32()));
+        key.extend_from_slice(&argument.type_oid.to_u32().to_le_bytes());
     }
-    // SAFETY: a global of the backend.
-    (builder.finish(), unsafe { pg_sys::GetUserId() })
+    key.extend_from_slice(query.as_bytes_with_nul());
+    settings::append_all(&mut key);
+    key
 }
 
 /// Listens for changes of roles. Once per backend.
@@ -148,19 +159,16 @@ impl Plan {
         let (count, oids) = (c_int::try_from(types.len()).unwrap_or(0), types.as_mut_ptr());
         let options = pg_sys::CURSOR_OPT_PARALLEL_OK as c_int;
         let prepare = || {
-            // SAFETY: the text and the types outlive the call; the plan is moved out of SPI's memory.
-            unsafe {
-                connected(|| {
-                    let plan = SPI_prepare_cursor(text, count, oids, options);
-                    if !plan.is_null() {
-                        SPI_keepplan(plan);
-                    }
-                    plan
-                })
+            // SAFETY: the text and the types outlive the call.
+            let plan = unsafe { SPI_prepare_cursor(text, count, oids, options) };
+            if !plan.is_null() {
+                // SAFETY: moves the plan out of SPI's memory, which goes with SPI_finish.
+                unsafe { SPI_keepplan(plan) };
             }
+            plan
         };
         // SAFETY: C calls over plain pointers; an error ends the statement.
-        let spi = unsafe { catch(prepare) }?;
+        let spi = unsafe { in_spi(prepare) }?;
         if spi.is_null() {
             pgrx::error!("SPI_prepare_cursor failed");
         }
@@ -190,6 +198,7 @@ impl Plan {
             source,
             tree_lives,
             roles_seen,
+            froze_clock: clock::may_freeze(&query.to_string_lossy()),
             analysis,
             types,
             columns,
@@ -254,7 +263,7 @@ impl Drop for Kept {
 /// The types of the parameters: as given, or as the query itself infers them for untyped ones.
 fn parameter_types(query: &CString, given: &[Argument]) -> Outcome<Vec<pg_sys::Oid>> {
     let mut types: Vec<_> = given.iter().map(|argument| argument.type_oid).collect();
-    if types.iter().any(|type_oid| *type_oid == pg_sys::InvalidOid) {
+    if types.contains(&pg_sys::InvalidOid) {
         types = inferred(query, &types)?;
         if types.len() != given.len() {
             return Err(Error::ArgumentCount { given: given.len(), wanted: types.len() }.into());
@@ -283,13 +292,11 @@ fn inferred(query: &CString, types: &[pg_sys::Oid]) -> Outcome<Vec<pg_sys::Oid>>
     let count = c_int::try_from(types.len()).unwrap_or(0);
     let mut inference = Inference { types: array, count };
     let (text, argument) = (query.as_ptr(), std::ptr::from_mut(&mut inference).cast());
-    let prepare = || {
-        // SAFETY: the plan is dropped with SPI's memory; only the types are kept, in `array`, which
-        // the hook enlarges where it stands: in the caller's context.
-        unsafe { connected(|| SPI_prepare_params(text, Some(leave_types_open), argument, 0)) }
-    };
-    // SAFETY: C calls over plain pointers; an error ends the statement.
-    unsafe { catch(prepare) }?;
+    // SAFETY: the plan is dropped with SPI's memory; only the types are kept, in `array`, which the
+    // hook enlarges where it stands: in the caller's context.
+    let prepare = || unsafe { SPI_prepare_params(text, Some(leave_types_open), argument, 0) };
+    // SAFETY: one C call over plain pointers; an error ends the statement.
+    unsafe { in_spi(prepare) }?;
     let count = usize::try_from(inference.count).unwrap_or(0);
     // SAFETY: the hook keeps the array as long as it says.
     Ok(unsafe { std::slice::from_raw_parts(inference.types, count) }.to_vec())
@@ -393,7 +400,9 @@ fn identity(
 ) -> FingerprintBuilder {
     let mut builder = FingerprintBuilder::new();
     origin::add_origin(&mut builder);
-    settings::add_all(&mut builder);
+    let mut bytes = Vec::new();
+    settings::append_all(&mut bytes);
+    builder.bytes("settings", &bytes);
     builder.bytes("query", query.as_bytes());
     builder.bytes("tree", &analysis::tree_text(source.query_list));
     let stable = analysis.stable.iter().map(|(_, function)| function);

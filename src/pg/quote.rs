@@ -18,7 +18,8 @@ pub fn literal(text: &str) -> String {
     c_string(unsafe { pg_sys::quote_literal_cstr(text.as_ptr()) })
 }
 
-/// `name` or `schema.name` as written in SQL, folded and quoted anew; `None` if it is neither.
+/// `name` or `schema.name` as written in SQL, folded and quoted anew, with the schema in which CREATE
+/// would put it; `None` if it is neither.
 pub fn qualified_name(text: &str) -> Option<String> {
     let text = CString::new(text).ok()?;
     // SAFETY: cut apart in place by SplitIdentifierString, so a copy.
@@ -30,6 +31,22 @@ pub fn qualified_name(text: &str) -> Option<String> {
     if !well_formed || parts.is_empty() || parts.len() > 2 {
         return None;
     }
-    let quoted: Vec<_> = parts.iter().map(|part| identifier(&c_string(*part))).collect();
+    let mut quoted: Vec<_> = parts.iter().map(|part| identifier(&c_string(*part))).collect();
+    if quoted.len() == 1 {
+        quoted.insert(0, identifier(&creation_schema()));
+    }
     Some(quoted.join("."))
+}
+
+/// Raises if the search path has no schema to create in, as CREATE would.
+fn creation_schema() -> String {
+    let range_var = pg_sys::RangeVar {
+        type_: pg_sys::NodeTag::T_RangeVar,
+        relpersistence: pg_sys::RELPERSISTENCE_PERMANENT as _,
+        ..pg_sys::RangeVar::default()
+    };
+    // SAFETY: reads the search path; checks nothing but that there is a schema.
+    let namespace = unsafe { pg_sys::RangeVarGetCreationNamespace(&raw const range_var) };
+    // SAFETY: a palloc'ed name, or NULL.
+    c_string(unsafe { pg_sys::get_namespace_name(namespace) })
 }

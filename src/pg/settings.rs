@@ -6,7 +6,6 @@
 use std::cell::OnceCell;
 use std::ffi::CStr;
 
-use pg_cache_core::fingerprint::FingerprintBuilder;
 use pgrx::pg_sys;
 use pgrx::pg_sys::config_type;
 
@@ -42,26 +41,25 @@ thread_local! {
     static RECORDS: OnceCell<Vec<*mut pg_sys::config_generic>> = const { OnceCell::new() };
 }
 
-/// Adds the settings that concern every query.
-pub fn add_all(builder: &mut FingerprintBuilder) {
+/// Appends the values of the settings that concern every query, each so that it cannot run into the
+/// next one.
+pub fn append_all(bytes: &mut Vec<u8>) {
     RECORDS.with(|records| {
         for record in records.get_or_init(find_records) {
-            add_record(builder, *record);
+            append_value(bytes, *record);
         }
     });
 }
 
-/// Adds every setting that the session made up itself (`app.tenant`): what a function whose body we
+/// Appends every setting that the session made up itself (`app.tenant`): what a function whose body we
 /// cannot see may read.
-pub fn add_custom(builder: &mut FingerprintBuilder) {
+pub fn append_custom(bytes: &mut Vec<u8>) {
     for record in all_records() {
         // SAFETY: guc.c's own record.
         let flags = unsafe { (*record).flags };
         if flags & pg_sys::GUC_CUSTOM_PLACEHOLDER as i32 != 0 {
-            // SAFETY: as above; names end with NUL.
-            let name = unsafe { CStr::from_ptr((*record).name) };
-            builder.bytes("custom setting", name.to_bytes());
-            add_record(builder, record);
+            append_text(bytes, name_of(record));
+            append_value(bytes, record);
         }
     }
 }
@@ -74,14 +72,19 @@ pub fn value(name: &str) -> Option<String> {
     (!value.is_null()).then(|| super::call::c_string(value))
 }
 
+fn name_of<'a>(record: *mut pg_sys::config_generic) -> &'a CStr {
+    // SAFETY: guc.c's own record.
+    let name = unsafe { (*record).name };
+    // SAFETY: names end with NUL and live as long as their record.
+    unsafe { CStr::from_ptr(name) }
+}
+
 fn find_records() -> Vec<*mut pg_sys::config_generic> {
     let all = all_records();
     let named = |wanted: &&CStr| {
-        all.iter().copied().find(|record| {
-            // SAFETY: guc.c's own record; names end with NUL.
-            let name = unsafe { CStr::from_ptr((**record).name) };
-            name.to_bytes().eq_ignore_ascii_case(wanted.to_bytes())
-        })
+        all.iter()
+            .copied()
+            .find(|record| name_of(*record).to_bytes().eq_ignore_ascii_case(wanted.to_bytes()))
     };
     NAMES.iter().filter_map(named).collect()
 }
@@ -108,32 +111,35 @@ fn all_records() -> Vec<*mut pg_sys::config_generic> {
 
 /// The variable behind a record, by its type.
 #[allow(clippy::multiple_unsafe_ops_per_block)]
-fn add_record(builder: &mut FingerprintBuilder, record: *mut pg_sys::config_generic) {
+fn append_value(bytes: &mut Vec<u8>, record: *mut pg_sys::config_generic) {
     // SAFETY: `vartype` tells which struct the record is the head of, and every such struct holds
     // the address of a live variable of that type; a string variable may be NULL.
     unsafe {
         match (*record).vartype {
             config_type::PGC_BOOL => {
-                let variable = (*record.cast::<pg_sys::config_bool>()).variable;
-                builder.number("bool", u64::from(*variable));
+                bytes.push(u8::from(*(*record.cast::<pg_sys::config_bool>()).variable));
             }
             config_type::PGC_INT => {
-                let variable = (*record.cast::<pg_sys::config_int>()).variable;
-                builder.bytes("int", &(*variable).to_le_bytes());
+                let variable = *(*record.cast::<pg_sys::config_int>()).variable;
+                bytes.extend_from_slice(&variable.to_le_bytes());
             }
             config_type::PGC_REAL => {
-                let variable = (*record.cast::<pg_sys::config_real>()).variable;
-                builder.number("real", (*variable).to_bits());
+                let variable = *(*record.cast::<pg_sys::config_real>()).variable;
+                bytes.extend_from_slice(&variable.to_le_bytes());
             }
             config_type::PGC_ENUM => {
-                let variable = (*record.cast::<pg_sys::config_enum>()).variable;
-                builder.bytes("enum", &(*variable).to_le_bytes());
+                let variable = *(*record.cast::<pg_sys::config_enum>()).variable;
+                bytes.extend_from_slice(&variable.to_le_bytes());
             }
             _ => {
                 let variable = *(*record.cast::<pg_sys::config_string>()).variable;
-                let text = if variable.is_null() { c"" } else { CStr::from_ptr(variable) };
-                builder.bytes("string", text.to_bytes());
+                append_text(bytes, if variable.is_null() { c"" } else { CStr::from_ptr(variable) });
             }
         }
     }
+}
+
+/// With its NUL, which no text holds.
+fn append_text(bytes: &mut Vec<u8>, text: &CStr) {
+    bytes.extend_from_slice(text.to_bytes_with_nul());
 }

@@ -2,8 +2,8 @@
 
 use std::ffi::{CString, c_char, c_int, c_long};
 
-use super::error::{Outcome, catch};
-use super::execute::connected;
+use super::error::Outcome;
+use super::execute::in_spi;
 
 unsafe extern "C-unwind" {
     // Without pgrx's guard, so that `catch` keeps the error whole.
@@ -13,8 +13,10 @@ unsafe extern "C-unwind" {
 pub fn run(statement: &str) -> Outcome<()> {
     let statement = CString::new(statement).unwrap_or_default();
     let text = statement.as_ptr();
-    // SAFETY: C calls over a C string that outlives them; an error ends the statement.
-    let code = unsafe { catch(|| connected(|| SPI_execute(text, false, 0))) }?;
+    // SAFETY: a C string that outlives the call.
+    let execute = || unsafe { SPI_execute(text, false, 0) };
+    // SAFETY: one C call over a plain pointer; an error ends the statement.
+    let code = unsafe { in_spi(execute) }?;
     if code < 0 {
         pgrx::error!("SPI_execute failed: error code {code}");
     }

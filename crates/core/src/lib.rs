@@ -1,2 +1,16 @@
-//! Pure decisions of pg_cache: no PostgreSQL, no Redis, no clock.
+//! Pure decisions of pg_cache: no PostgreSQL, no Redis, no clock. Everything here is a value, a
+//! codec, a parser or a state machine, so every rule about correctness is tested without a server.
 #![forbid(unsafe_code)]
+
+pub mod breaker;
+pub mod clock;
+pub mod error;
+pub mod fence;
+pub mod fill;
+pub mod fingerprint;
+pub mod key;
+pub mod limiter;
+pub mod reason;
+pub mod sidecar;
+pub mod target;
+pub mod ttl;

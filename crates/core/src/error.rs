@@ -1,0 +1,381 @@
+//! Owns the catalogue of errors that pg_cache raises of its own.
+//!
+//! Invariant: one variant is one SQLSTATE, one message in lower case without a full stop, a detail
+//! and a hint in sentences, and never a secret. Programs branch on the SQLSTATE and people search
+//! for the message: if either varied by the place that raises it, both would fail. The table in
+//! `docs/errors.md` is rendered from here.
+
+mod catalogue;
+
+pub use catalogue::{catalogue, markdown};
+
+use crate::key::{KEY_BYTES_MAX, RESERVED_PREFIX};
+use crate::reason::Reason;
+
+const TTL_HINT: &str = "Give a number of seconds or an interval, such as 300 or '5 minutes'.";
+
+/// An error of pg_cache's own; errors of the user's query keep what PostgreSQL says.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Error {
+    NullArgument { name: &'static str },
+    KeyTooLong { bytes: usize },
+    KeyReserved,
+    TtlNotPositive,
+    TtlTooLong { max_seconds: i64 },
+    TtlInvalid { text: String },
+    TtlType { type_name: String },
+    NotOneStatement { count: usize },
+    NotSelect { command: String },
+    WritingCte,
+    RowLock { clause: String },
+    VolatileFunction { name: String },
+    Nested,
+    ArgumentCount { given: usize, wanted: usize },
+    ArgumentPseudoType { position: usize, type_name: String },
+    ParameterType { position: usize },
+    ColumnNotReturned { name: String, returned: Vec<String> },
+    DuplicateColumn { name: String },
+    UrlInvalid { why: String },
+    UrlSchemeLater { scheme: String },
+    PasswordFile { why: String },
+    ServerTooOld { found: String },
+    Unreachable { reason: Reason, detail: String },
+    FlushPattern,
+    RowsContext,
+    ViewName { name: String },
+}
+
+impl Error {
+    /// The five characters that programs branch on.
+    pub fn sqlstate(&self) -> &'static str {
+        match self {
+            Error::NullArgument { .. } => "22004",
+            Error::KeyTooLong { .. } => "54000",
+            Error::KeyReserved => "42939",
+            Error::TtlNotPositive
+            | Error::TtlTooLong { .. }
+            | Error::TtlInvalid { .. }
+            | Error::UrlInvalid { .. }
+            | Error::UrlSchemeLater { .. }
+            | Error::FlushPattern => "22023",
+            Error::TtlType { .. } | Error::ArgumentPseudoType { .. } => "42804",
+            Error::NotOneStatement { .. } | Error::ArgumentCount { .. } => "42601",
+            Error::NotSelect { .. } | Error::ServerTooOld { .. } | Error::RowsContext => "0A000",
+            Error::WritingCte => "25006",
+            Error::RowLock { .. } => "55000",
+            Error::VolatileFunction { .. } => "42P17",
+            Error::Nested => "42P19",
+            Error::ParameterType { .. } => "42P18",
+            Error::ColumnNotReturned { .. } => "42703",
+            Error::DuplicateColumn { .. } => "42701",
+            Error::PasswordFile { .. } => "F0000",
+            Error::ViewName { .. } => "42602",
+            Error::Unreachable { reason, .. } => unreachable_sqlstate(*reason),
+        }
+    }
+
+    /// Lower case, no full stop, as PostgreSQL's own.
+    pub fn message(&self) -> String {
+        match self {
+            Error::NullArgument { name } => format!("{name} must not be null"),
+            Error::KeyTooLong { .. } => "cache key is too long".into(),
+            Error::KeyReserved => format!("cache key must not begin with \"{RESERVED_PREFIX}\""),
+            Error::TtlNotPositive => "ttl must be greater than zero".into(),
+            Error::TtlTooLong { .. } => "ttl must not be longer than pg_cache.ttl_max".into(),
+            Error::TtlInvalid { text } => format!("invalid ttl: \"{text}\""),
+            Error::TtlType { type_name } => format!("ttl must not be of type {type_name}"),
+            Error::NotOneStatement { count: 0 } => "cached query must not be empty".into(),
+            Error::NotOneStatement { .. } => "cached query must be a single statement".into(),
+            Error::NotSelect { command } => format!("cannot cache {command}"),
+            Error::WritingCte => "cached query must not modify data in WITH".into(),
+            Error::RowLock { clause } => format!("cached query must not lock rows {clause}"),
+            Error::VolatileFunction { name } => {
+                format!("cached query must not call volatile function {name}")
+            }
+            Error::Nested => "cached query must not read through the cache itself".into(),
+            Error::ArgumentCount { .. } => "wrong number of arguments for cached query".into(),
+            Error::ArgumentPseudoType { position, type_name } => {
+                format!("argument for ${position} must not be of pseudo-type {type_name}")
+            }
+            Error::ParameterType { position } => {
+                format!("could not determine data type of parameter ${position}")
+            }
+            Error::ColumnNotReturned { name, .. } => {
+                format!("column \"{name}\" is not in the result of the cached query")
+            }
+            Error::DuplicateColumn { name } => {
+                format!("column \"{name}\" is in the result of the cached query more than once")
+            }
+            Error::UrlInvalid { .. } => "invalid value for parameter \"pg_cache.url\"".into(),
+            Error::UrlSchemeLater { scheme } => {
+                format!("scheme \"{scheme}\" is not supported in pg_cache.url")
+            }
+            Error::PasswordFile { .. } => "could not read pg_cache.password_file".into(),
+            Error::ServerTooOld { .. } => unreachable_message(Reason::Version).into(),
+            Error::Unreachable { reason, .. } => unreachable_message(*reason).into(),
+            Error::FlushPattern => "pattern must not be empty".into(),
+            Error::RowsContext => {
+                "function returning record called in context that cannot accept type record".into()
+            }
+            Error::ViewName { name } => format!("invalid view name: \"{name}\""),
+        }
+    }
+
+    /// What exactly was found, in sentences.
+    pub fn detail(&self) -> Option<String> {
+        Some(match self {
+            Error::KeyTooLong { bytes } => {
+                format!("The key has {bytes} bytes; the limit is {KEY_BYTES_MAX}.")
+            }
+            Error::KeyReserved => "Names that begin so belong to pg_cache itself.".into(),
+            Error::TtlTooLong { max_seconds } => {
+                format!("pg_cache.ttl_max is {max_seconds} seconds.")
+            }
+            Error::NotOneStatement { count } if *count > 1 => {
+                format!("The query text has {count} statements.")
+            }
+            Error::VolatileFunction { .. } => {
+                "What it returns once need not be what it returns the next time.".into()
+            }
+            Error::ArgumentCount { given, wanted } => {
+                format!("Arguments given: {given}; parameters in the query: {wanted}.")
+            }
+            Error::ColumnNotReturned { returned, .. } if returned.is_empty() => {
+                "The query returns no columns.".into()
+            }
+            Error::ColumnNotReturned { returned, .. } => {
+                format!("The query returns: {}.", returned.join(", "))
+            }
+            Error::DuplicateColumn { .. } => "Rows are read by the names of their columns.".into(),
+            Error::UrlInvalid { why } | Error::PasswordFile { why } => sentence(why),
+            Error::ServerTooOld { found } => format!("The server is {found}."),
+            Error::Unreachable { reason, detail } if detail.is_empty() => match reason {
+                // Where the sentence says more than the message does.
+                Reason::Breaker | Reason::Oom | Reason::ReadOnly | Reason::NoPerm => {
+                    reason.sentence().into()
+                }
+                _ => return None,
+            },
+            Error::Unreachable { detail, .. } => sentence(detail),
+            _ => return None,
+        })
+    }
+
+    /// What to do about it, in sentences.
+    pub fn hint(&self) -> Option<String> {
+        let hint = match self {
+            Error::NullArgument { name: "ttl" } => TTL_HINT,
+            Error::NullArgument { .. } => "Text joined with || is null if any part of it is null.",
+            Error::KeyTooLong { .. } => "Put a hash of the long part into the key.",
+            Error::KeyReserved => "Choose another prefix.",
+            Error::TtlNotPositive | Error::TtlInvalid { .. } | Error::TtlType { .. } => TTL_HINT,
+            Error::TtlTooLong { .. } => "Give a shorter ttl or raise pg_cache.ttl_max.",
+            Error::NotOneStatement { count: 0 } => return None,
+            Error::NotOneStatement { .. } => "Cache each statement under a key of its own.",
+            Error::NotSelect { .. } => "Only SELECT, VALUES and WITH ... SELECT can be cached.",
+            Error::WritingCte => "Run what modifies data as a statement of its own.",
+            Error::RowLock { .. } => "Leave the clause out: a result from the cache locks no rows.",
+            Error::VolatileFunction { .. } => {
+                "Pass its result as an argument, or declare the function STABLE if it is."
+            }
+            Error::Nested => "Put the text of the inner query in its place.",
+            Error::ArgumentCount { .. } => return None,
+            Error::ArgumentPseudoType { .. } => "Cast the argument to a type that holds values.",
+            Error::ParameterType { .. } => "Cast the parameter in the query, as in $1::integer.",
+            Error::ColumnNotReturned { .. } | Error::DuplicateColumn { .. } => {
+                "Name the columns of the query with AS."
+            }
+            Error::UrlInvalid { .. } => {
+                "Write redis://[user[:password]@]host[:port][/db] or \
+                 unix:///path[?db=N&user=U&password=P]."
+            }
+            Error::UrlSchemeLater { .. } => "Use redis:// or unix://.",
+            Error::PasswordFile { .. } => {
+                "The operating system user that runs PostgreSQL must be able to read the file."
+            }
+            Error::ServerTooOld { .. } => return unreachable_hint(Reason::Version),
+            Error::Unreachable { reason, .. } => return unreachable_hint(*reason),
+            Error::FlushPattern => {
+                "Leave the pattern out for every entry of this database, or give one such as \
+                 'user:*'."
+            }
+            Error::RowsContext => {
+                "Call the function in FROM with a column definition list, as in \
+                 AS t(id integer, name text)."
+            }
+            Error::ViewName { .. } => "Give a name or a schema and a name, quoted as in SQL.",
+        };
+        Some(hint.to_owned())
+    }
+}
+
+fn unreachable_sqlstate(reason: Reason) -> &'static str {
+    match reason {
+        Reason::Connect | Reason::Breaker => "08001",
+        Reason::Timeout | Reason::Closed => "08006",
+        Reason::Protocol => "08P01",
+        Reason::Version => "0A000",
+        Reason::NoAuth => "28P01",
+        Reason::Loading => "57P03",
+        Reason::Oom => "53200",
+        Reason::ReadOnly => "25006",
+        Reason::NoPerm => "42501",
+        _ => "38000",
+    }
+}
+
+fn unreachable_message(reason: Reason) -> &'static str {
+    match reason {
+        Reason::Connect | Reason::Breaker => "could not connect to redis",
+        Reason::Timeout => "redis did not answer in time",
+        Reason::Closed => "redis closed the connection",
+        Reason::Protocol => "what answered does not speak the redis protocol",
+        Reason::Version => "redis is too old",
+        Reason::NoAuth => "redis refused the user name or password",
+        Reason::Loading => "redis is loading its data",
+        Reason::Oom => "redis is out of memory",
+        Reason::ReadOnly => "redis is read-only",
+        Reason::NoPerm => "permission denied by redis",
+        Reason::Busy => "redis is busy with a script",
+        _ => "redis answered with an error",
+    }
+}
+
+fn unreachable_hint(reason: Reason) -> Option<String> {
+    let hint = match reason {
+        Reason::Connect => "Check pg_cache.url and that Redis is running.",
+        Reason::Breaker => "It is tried again within seconds.",
+        Reason::Timeout => "Check the load on Redis, or raise pg_cache.timeout_ms.",
+        Reason::Protocol => "Check the host and the port in pg_cache.url.",
+        Reason::Version => "pg_cache needs Redis 7.0 or later, or Valkey 7.2 or later.",
+        Reason::NoAuth => {
+            "Check the user and password in pg_cache.url, or the file pg_cache.password_file."
+        }
+        Reason::Loading => "Try again when it has finished.",
+        Reason::Oom => "Raise maxmemory, or set a maxmemory-policy that evicts keys.",
+        Reason::ReadOnly => "Let pg_cache.url name the primary.",
+        Reason::NoPerm => "Extend the access control list of the Redis user.",
+        _ => return None,
+    };
+    Some(hint.to_owned())
+}
+
+/// What the operating system or a server said, made to end as a sentence does.
+fn sentence(text: &str) -> String {
+    if text.ends_with(['.', '!', '?']) { text.to_owned() } else { format!("{text}.") }
+}
+
+impl std::fmt::Display for Error {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(&self.message())
+    }
+}
+
+impl std::error::Error for Error {}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::collections::BTreeSet;
+
+    /// A number per variant: a new variant does not compile until it stands here.
+    fn variant(error: &Error) -> usize {
+        match error {
+            Error::NullArgument { .. } => 0,
+            Error::KeyTooLong { .. } => 1,
+            Error::KeyReserved => 2,
+            Error::TtlNotPositive => 3,
+            Error::TtlTooLong { .. } => 4,
+            Error::TtlInvalid { .. } => 5,
+            Error::TtlType { .. } => 6,
+            Error::NotOneStatement { .. } => 7,
+            Error::NotSelect { .. } => 8,
+            Error::WritingCte => 9,
+            Error::RowLock { .. } => 10,
+            Error::VolatileFunction { .. } => 11,
+            Error::Nested => 12,
+            Error::ArgumentCount { .. } => 13,
+            Error::ArgumentPseudoType { .. } => 14,
+            Error::ParameterType { .. } => 15,
+            Error::ColumnNotReturned { .. } => 16,
+            Error::DuplicateColumn { .. } => 17,
+            Error::UrlInvalid { .. } => 18,
+            Error::UrlSchemeLater { .. } => 19,
+            Error::PasswordFile { .. } => 20,
+            Error::ServerTooOld { .. } => 21,
+            Error::Unreachable { .. } => 22,
+            Error::FlushPattern => 23,
+            Error::RowsContext => 24,
+            Error::ViewName { .. } => 25,
+        }
+    }
+
+    #[test]
+    fn every_error_stands_in_the_catalogue() {
+        // Danger: an error that users meet and the documentation does not know.
+        let listed: BTreeSet<usize> = catalogue().iter().map(variant).collect();
+        assert_eq!(listed, (0..=25).collect());
+    }
+
+    #[test]
+    fn texts_keep_the_style_of_postgresql() {
+        // Danger: messages that look foreign in a log, or hints that run into the next line.
+        for error in catalogue() {
+            let message = error.message();
+            let first = message.chars().next();
+            assert!(first.is_some_and(|c| !c.is_uppercase()), "{message}");
+            assert!(!message.ends_with('.') && !message.contains('\n'), "{message}");
+            for text in [error.detail(), error.hint()].into_iter().flatten() {
+                let first = text.chars().next();
+                assert!(first.is_some_and(|c| c.is_uppercase()) || text.starts_with("pg_cache"));
+                assert!(text.ends_with('.') && !text.contains('\n'), "{text}");
+                assert!(!text.contains("  "), "{text}");
+            }
+        }
+    }
+
+    #[test]
+    fn programs_can_branch_on_the_promised_sqlstates() {
+        // Danger: a client that retries on 57P03 or reconnects on 08006 stops doing so.
+        let state = |reason| Error::Unreachable { reason, detail: String::new() }.sqlstate();
+        assert_eq!(state(Reason::Connect), "08001");
+        assert_eq!(state(Reason::Breaker), "08001");
+        assert_eq!(state(Reason::Timeout), "08006");
+        assert_eq!(state(Reason::Closed), "08006");
+        assert_eq!(state(Reason::Protocol), "08P01");
+        assert_eq!(state(Reason::NoAuth), "28P01");
+        assert_eq!(state(Reason::Loading), "57P03");
+        assert_eq!(state(Reason::Oom), "53200");
+        assert_eq!(state(Reason::ReadOnly), "25006");
+        assert_eq!(state(Reason::NoPerm), "42501");
+        assert_eq!(state(Reason::Busy), "38000");
+        assert_eq!(state(Reason::ServerError), "38000");
+        assert_eq!(Error::NullArgument { name: "key" }.sqlstate(), "22004");
+        assert_eq!(Error::KeyTooLong { bytes: 1025 }.sqlstate(), "54000");
+        assert_eq!(Error::KeyReserved.sqlstate(), "42939");
+        assert_eq!(Error::TtlNotPositive.sqlstate(), "22023");
+        assert_eq!(Error::TtlTooLong { max_seconds: 1 }.sqlstate(), "22023");
+        assert_eq!(Error::NotOneStatement { count: 2 }.sqlstate(), "42601");
+        assert_eq!(Error::NotSelect { command: "INSERT".into() }.sqlstate(), "0A000");
+        assert_eq!(Error::WritingCte.sqlstate(), "25006");
+        assert_eq!(Error::RowLock { clause: "FOR UPDATE".into() }.sqlstate(), "55000");
+        assert_eq!(Error::VolatileFunction { name: "random()".into() }.sqlstate(), "42P17");
+        assert_eq!(Error::Nested.sqlstate(), "42P19");
+        assert_eq!(Error::ParameterType { position: 1 }.sqlstate(), "42P18");
+        assert_eq!(Error::DuplicateColumn { name: "id".into() }.sqlstate(), "42701");
+        let missing = Error::ColumnNotReturned { name: "id".into(), returned: Vec::new() };
+        assert_eq!(missing.sqlstate(), "42703");
+        assert_eq!(missing.detail().as_deref(), Some("The query returns no columns."));
+    }
+
+    #[test]
+    fn what_a_server_said_ends_as_a_sentence() {
+        // Danger: "…os error 2" glued to the hint that follows it.
+        let detail = |detail: &str| {
+            Error::Unreachable { reason: Reason::Breaker, detail: detail.into() }.detail()
+        };
+        assert_eq!(detail("Gone"), Some("Gone.".into()));
+        assert_eq!(detail("Gone."), Some("Gone.".into()));
+        assert_eq!(detail(""), Some(Reason::Breaker.sentence().into()));
+    }
+}
