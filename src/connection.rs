@@ -38,9 +38,9 @@ thread_local! {
     static WARNINGS: RefCell<Limiter> = RefCell::new(Limiter::new(WARN_EVERY_MS));
 }
 
-/// Runs one request on the connection, opening it if there is none. A kept connection that turns out
-/// to be closed (an idle timeout, a restart) is replaced and the request sent once more: requests must
-/// bear that.
+/// Runs one request on the connection, opening it if there is none. A kept connection that turns
+/// out to be closed (an idle timeout, a restart) is replaced and the request sent once more:
+/// requests must bear that.
 pub fn ask<T>(request: impl Fn(&mut Session) -> Result<T, Failure>) -> Result<T, Failure> {
     let route = Route {
         source: guc::url(),
@@ -83,8 +83,8 @@ pub fn server() -> Result<Server, Failure> {
     ask(|session| Ok(session.server().clone()))
 }
 
-/// Warns of a failure unless this backend warned within the last minute. A breaker that is open says
-/// nothing new.
+/// Warns of a failure unless this backend warned within the last minute. A breaker that is open
+/// says nothing new.
 pub fn warn(failure: &Failure) {
     if failure.reason == Reason::Breaker {
         return;

@@ -28,8 +28,8 @@ impl Entry {
     }
 }
 
-/// Row security gives each role and each value of the settings that its policies read other rows, so
-/// each has a key of its own; so do the values of `pg_cache.scope_settings`.
+/// Row security gives each role and each value of the settings that its policies read other rows,
+/// so each has a key of its own; so do the values of `pg_cache.scope_settings`.
 fn scope(plan: &Plan) -> Vec<(String, String)> {
     let analysis = &plan.analysis;
     let mut scope = Vec::new();

@@ -1,9 +1,9 @@
 //! pg_cache: an exact Redis cache inside PostgreSQL.
 //!
 //! Five floors; a file imports from floors below it. `api` is what SQL sees; `read`, `explain`,
-//! `flush`, `health`, `view`, `stats` are the use cases, with `entry` (which entry a call means) and
-//! `connection` (this backend's way to Redis) under them; `pg` and `client` adapt PostgreSQL and
-//! Redis; decisions are in the crate `pg_cache_core`, which knows neither.
+//! `flush`, `health`, `view`, `stats` are the use cases, with `entry` (which entry a call means)
+//! and `connection` (this backend's way to Redis) under them; `pg` and `client` adapt PostgreSQL
+//! and Redis; decisions are in the crate `pg_cache_core`, which knows neither.
 
 #[macro_use]
 mod pg;

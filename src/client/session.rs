@@ -3,7 +3,7 @@
 //! A session that fails in any way is dropped by its owner ([`super::link::Link`]), never mended:
 //! a reply that comes late would otherwise answer the next question.
 
-use std::io;
+use std::io::{self, BufReader};
 use std::time::Duration;
 
 use pg_cache_core::reason::Reason;
@@ -16,6 +16,9 @@ use super::transport::Transport;
 
 /// Replies of the handshake: INFO server and INFO replication are a few kilobytes.
 const HANDSHAKE_BYTES_MAX: usize = 256 * 1024;
+
+/// redis-rs' parser asks for 8 kB at a time; a megabyte takes a sixteenth of the system calls so.
+const READ_BUFFER_BYTES: usize = 128 * 1024;
 
 /// Scripts with flags, and BUMP's `allow-oom`, need these.
 const REDIS_AT_LEAST: (u32, u32) = (7, 0);
@@ -39,7 +42,7 @@ pub struct Bounds {
 }
 
 pub struct Session {
-    transport: Transport,
+    transport: BufReader<Transport>,
     parser: Parser,
     timeout: Duration,
     reply_bytes_max: usize,
@@ -56,7 +59,7 @@ impl Session {
                 _ => Failure::new(Reason::Connect, error.to_string()),
             })?;
         let mut session = Self {
-            transport,
+            transport: BufReader::with_capacity(READ_BUFFER_BYTES, transport),
             parser: Parser::new(),
             timeout: bounds.connect_timeout,
             reply_bytes_max: HANDSHAKE_BYTES_MAX,
@@ -167,8 +170,8 @@ impl ConnectionLike for Session {
         count: usize,
     ) -> RedisResult<Vec<Value>> {
         self.open = false;
-        self.transport.begin(self.timeout, self.reply_bytes_max);
-        self.transport.send(cmd)?;
+        self.transport.get_mut().begin(self.timeout, self.reply_bytes_max);
+        self.transport.get_mut().send(cmd)?;
         let mut replies = Vec::with_capacity(count);
         let mut refused = None;
         for position in 0..offset + count {

@@ -1,8 +1,8 @@
 //! What a query is made of, read off its analysed and rewritten tree before anything runs.
 //!
 //! Owns the rules of what may be cached. The tree is PostgreSQL's own (views expanded, row security
-//! added), so nothing is guessed from the text. If a rule here is wrong, somebody is served rows that
-//! the query would not have given.
+//! added), so nothing is guessed from the text. If a rule here is wrong, somebody is served rows
+//! that the query would not have given.
 
 use std::collections::BTreeSet;
 use std::ffi::{CStr, c_void};

@@ -1,9 +1,9 @@
 //! Errors on their way between PostgreSQL and Rust.
 //!
 //! pgrx turns an ERROR raised by a C function into a panic and back, and loses its position, query
-//! and context on the way. The user's query must fail as it would alone, so calls that can raise the
-//! *user's* errors go through [`catch`], which keeps PostgreSQL's own `ErrorData`, and leave through
-//! [`enter`], which throws that very error again.
+//! and context on the way. The user's query must fail as it would alone, so calls that can raise
+//! the *user's* errors go through [`catch`], which keeps PostgreSQL's own `ErrorData`, and leave
+//! through [`enter`], which throws that very error again.
 //!
 //! Invariant: no Rust value with a destructor is alive on the stack when an ERROR leaves. If that
 //! breaks, sockets and memory leak, or worse, a borrow stays taken for the life of the backend.
@@ -36,9 +36,9 @@ pub type Outcome<T> = Result<T, Raised>;
 
 /// Calls PostgreSQL and keeps an ERROR as it was raised.
 ///
-/// # Safety
-/// `call` must do nothing but call C functions declared without pgrx's guard, and own nothing that
-/// has a destructor: an ERROR jumps over it. Whoever gets the error must end the transaction with it.
+/// # Safety `call` must do nothing but call C functions declared without pgrx's guard, and own
+/// nothing that has a destructor: an ERROR jumps over it. Whoever gets the error must end the
+/// transaction with it.
 pub unsafe fn catch<T: Copy>(call: impl FnOnce() -> T) -> Outcome<T> {
     let mut result = MaybeUninit::<T>::uninit();
     // SAFETY: plain reads of this thread's globals; the backend has one thread.

@@ -1,7 +1,7 @@
 //! Runs a prepared query under the caller's own snapshot and writes its rows as one JSON array.
 //!
-//! The text is byte for byte that of `json_agg(row_to_json(x))`: PostgreSQL's own `row_to_json` makes
-//! each element, straight from the executor, without a table of tuples in between.
+//! The text is byte for byte that of `json_agg(row_to_json(x))`: PostgreSQL's own `row_to_json`
+//! makes each element, straight from the executor, without a table of tuples in between.
 
 use pgrx::{pg_guard, pg_sys};
 

@@ -50,7 +50,7 @@ fn register_connection() {
         GucRegistry::define_string_guc_with_hooks(
             c"pg_cache.url",
             c"Where Redis listens: redis://[user[:password]@]host[:port][/db] or unix:///path.",
-            c"Only superusers may see or change it: it may hold a password, and it aims the server.",
+            c"Only superusers may see or change it: it may hold a password.",
             &URL,
             GucContext::Suset,
             GucFlags::SUPERUSER_ONLY,

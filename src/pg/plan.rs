@@ -1,8 +1,8 @@
 //! Prepared queries, kept per backend: analysed once, checked on every call.
 //!
-//! A plan is found by everything that its analysis depends on (text, argument types, role, settings)
-//! and thrown away as soon as PostgreSQL says that one of its objects changed. If that failed, a hit
-//! would be judged by yesterday's schema, policies or privileges.
+//! A plan is found by everything that its analysis depends on (text, argument types, role,
+//! settings) and thrown away as soon as PostgreSQL says that one of its objects changed. If that
+//! failed, a hit would be judged by yesterday's schema, policies or privileges.
 
 use std::cell::{Cell, RefCell};
 use std::ffi::{CString, c_char, c_int, c_void};
@@ -379,7 +379,8 @@ fn columns(description: pg_sys::TupleDesc) -> Vec<Column> {
     if description.is_null() {
         return Vec::new();
     }
-    // SAFETY: the result description of a kept plan; the copy is dropped before the plan can change.
+    // SAFETY: the result description of a kept plan; the copy is dropped before the plan can
+    // change.
     let description = unsafe { pgrx::PgTupleDesc::from_pg_unchecked(description) };
     let column = |attribute: &pg_sys::FormData_pg_attribute| Column {
         name: attribute.name().to_owned(),

@@ -23,7 +23,8 @@ unsafe extern "C-unwind" {
 /// tables (as the view's owner).
 pub fn check_relations(analysis: &Analysis) -> Outcome<()> {
     for checked in &analysis.checked {
-        // SAFETY: one C call over lists that live with the plan's tree; its error ends the statement.
+        // SAFETY: one C call over lists that live with the plan's tree; its error ends the
+        // statement.
         unsafe { catch(|| check_level(*checked)) }?;
     }
     Ok(())

@@ -18,8 +18,8 @@ pub fn literal(text: &str) -> String {
     c_string(unsafe { pg_sys::quote_literal_cstr(text.as_ptr()) })
 }
 
-/// `name` or `schema.name` as written in SQL, folded and quoted anew, with the schema in which CREATE
-/// would put it; `None` if it is neither.
+/// `name` or `schema.name` as written in SQL, folded and quoted anew, with the schema in which
+/// CREATE would put it; `None` if it is neither.
 pub fn qualified_name(text: &str) -> Option<String> {
     let text = CString::new(text).ok()?;
     // SAFETY: cut apart in place by SplitIdentifierString, so a copy.

@@ -51,8 +51,8 @@ pub fn append_all(bytes: &mut Vec<u8>) {
     });
 }
 
-/// Appends every setting that the session made up itself (`app.tenant`): what a function whose body we
-/// cannot see may read.
+/// Appends every setting that the session made up itself (`app.tenant`): what a function whose body
+/// we cannot see may read.
 pub fn append_custom(bytes: &mut Vec<u8>) {
     for record in all_records() {
         // SAFETY: guc.c's own record.

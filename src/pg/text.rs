@@ -46,8 +46,8 @@ pub fn to_utf8(bytes: &[u8]) -> std::borrow::Cow<'_, [u8]> {
     unsafe { std::ffi::CStr::from_ptr(converted) }.to_bytes().to_vec().into()
 }
 
-/// A json datum of UTF-8 bytes from Redis, or `None` if they are not UTF-8: then nobody of ours wrote
-/// them, and they must not become a datum.
+/// A json datum of UTF-8 bytes from Redis, or `None` if they are not UTF-8: then nobody of ours
+/// wrote them, and they must not become a datum.
 pub fn json_from_utf8(bytes: &[u8]) -> Option<pg_sys::Datum> {
     let valid = std::str::from_utf8(bytes).ok().filter(|text| !text.contains('\0'))?;
     if is_utf8() {

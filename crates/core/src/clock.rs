@@ -1,9 +1,9 @@
 //! Finds query texts in which analysis may freeze the clock.
 //!
-//! PostgreSQL turns a literal such as `'today'::date` into a constant when it analyses the query, so
-//! a plan that is kept would mean the day on which it was made for as long as it lives. Invariant: a
-//! text that spells such a literal is always found; one without may be found too, and costs an
-//! analysis.
+//! PostgreSQL turns a literal such as `'today'::date` into a constant when it analyses the query,
+//! so a plan that is kept would mean the day on which it was made for as long as it lives.
+//! Invariant: a text that spells such a literal is always found; one without may be found too, and
+//! costs an analysis.
 
 const WORDS: [&str; 4] = ["now", "today", "tomorrow", "yesterday"];
 
