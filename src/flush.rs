@@ -5,11 +5,12 @@ use pg_cache_core::key::{EntryKeys, RESERVED_PREFIX, SIDECAR_PATTERN, key_of_sid
 use pg_cache_core::sidecar::Sidecar;
 
 use crate::client::failure::Failure;
+use crate::client::scripts;
 use crate::connection;
 use crate::pg::{activity, host, identity};
 
 /// How many keys Redis looks at in one step.
-const STEP_KEYS: u64 = 500;
+const STEP_KEYS: u64 = 200;
 
 /// Begins a pattern that means foreign keys too.
 const FOREIGN: char = '+';
@@ -70,23 +71,24 @@ pub fn unreachable(failure: Failure) -> Error {
 }
 
 /// Entries whose sidecar says that this database filled them.
-fn unlink_own(sidecars: &[Vec<u8>]) -> Result<u64, Failure> {
-    if sidecars.is_empty() {
+fn unlink_own(names: &[Vec<u8>]) -> Result<u64, Failure> {
+    if names.is_empty() {
         return Ok(0);
     }
     let mut look = redis::cmd("MGET");
-    look.arg(sidecars);
+    look.arg(names);
     let found: Vec<Option<Vec<u8>>> = connection::ask(|session| Ok(look.query(session)?))?;
-    let is_ours = |bytes: &Option<Vec<u8>>| {
-        let sidecar = bytes.as_deref().and_then(|bytes| Sidecar::decode(bytes).ok());
-        sidecar.is_some_and(|sidecar| sidecar.generation == identity::generation())
-    };
     let mut unlink = redis::cmd("UNLINK");
     let mut entries = 0;
-    for (name, _) in sidecars.iter().zip(&found).filter(|(_, bytes)| is_ours(bytes)) {
-        if let Some(key) = key_of_sidecar(name) {
+    for (name, bytes) in names.iter().zip(&found) {
+        let sidecar = bytes.as_deref().and_then(|bytes| Sidecar::decode(bytes).ok());
+        let ours = sidecar.filter(|sidecar| sidecar.generation == identity::generation());
+        if let (Some(key), Some(sidecar)) = (key_of_sidecar(name), ours) {
             let keys = EntryKeys::new(key);
-            unlink.arg(keys.value).arg(keys.sidecar).arg(keys.lease);
+            if still_bound(&keys, &sidecar)? {
+                unlink.arg(keys.value);
+            }
+            unlink.arg(keys.sidecar).arg(keys.lease);
             entries += 1;
         }
     }
@@ -94,6 +96,15 @@ fn unlink_own(sidecars: &[Vec<u8>]) -> Result<u64, Failure> {
         connection::ask(|session| Ok(unlink.exec(session)?))?;
     }
     Ok(entries)
+}
+
+/// Whether the value is the one that we left: somebody may have put another in its place, which is
+/// not ours to delete.
+fn still_bound(keys: &EntryKeys, sidecar: &Sidecar) -> Result<bool, Failure> {
+    host::check_interrupts();
+    let value =
+        connection::ask(|session| Ok(scripts::peek(session, &keys.value, sidecar.value_bytes)?))?;
+    Ok(value.is_some_and(|value| sidecar.binds(&value)))
 }
 
 /// Whatever matches, but for the helpers of other databases' entries.

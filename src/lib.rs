@@ -27,5 +27,5 @@ pgrx::pg_module_magic!();
 pub extern "C-unwind" fn _PG_init() {
     pg::guc::register();
     pg::guc::reserve_prefix();
-    pg::plan::register_callbacks();
+    pg::surroundings::watch();
 }

@@ -9,6 +9,8 @@ use super::session::Session;
 static FILL: LazyLock<Script> = LazyLock::new(|| Script::new(include_str!("lua/fill_3.lua")));
 static RELEASE: LazyLock<Script> = LazyLock::new(|| Script::new(include_str!("lua/release_1.lua")));
 
+static PEEK: LazyLock<Script> = LazyLock::new(|| Script::new(include_str!("lua/peek_1.lua")));
+
 /// One entry as it goes to Redis.
 pub struct Fill<'a> {
     pub value_key: &'a [u8],
@@ -35,4 +37,9 @@ pub fn fill(session: &mut Session, entry: &Fill<'_>) -> RedisResult<bool> {
 /// Gives the lease back if it is still ours.
 pub fn release(session: &mut Session, lease_key: &[u8], token: &[u8]) -> RedisResult<bool> {
     RELEASE.key(lease_key).arg(token).invoke(session)
+}
+
+/// The value under a key if it has this length.
+pub fn peek(session: &mut Session, value_key: &[u8], bytes: u64) -> RedisResult<Option<Vec<u8>>> {
+    PEEK.key(value_key).arg(bytes).invoke(session)
 }

@@ -67,7 +67,14 @@ impl Transport {
             match self.stream.write(bytes) {
                 Ok(0) => break Err(io::ErrorKind::WriteZero.into()),
                 Ok(sent) if sent == bytes.len() => break Ok(()),
-                Ok(sent) => bytes = &bytes[sent..],
+                // A peer that takes a few bytes a slice must not stretch the deadline either.
+                Ok(sent) => {
+                    bytes = &bytes[sent..];
+                    let slice_over = io::ErrorKind::WouldBlock.into();
+                    if let Err(error) = still_waiting(slice_over, self.deadline, self.host) {
+                        break Err(error);
+                    }
+                }
                 Err(error) => {
                     if let Err(error) = still_waiting(error, self.deadline, self.host) {
                         break Err(error);
@@ -86,6 +93,10 @@ impl Read for Transport {
             return Err(io::Error::new(io::ErrorKind::FileTooLarge, "the reply is too large"));
         }
         let wanted = buffer.len().min(self.allowance);
+        (self.host.fault_point)("client.receive");
+        // Also before a read that will find something: a peer that drips must not stretch the
+        // deadline, nor hold off a cancel.
+        still_waiting(io::ErrorKind::WouldBlock.into(), self.deadline, self.host)?;
         (self.host.wait_started)(Wait::Reply);
         let outcome = loop {
             match self.stream.read(&mut buffer[..wanted]) {

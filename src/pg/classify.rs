@@ -223,33 +223,29 @@ pub fn has_own_temporary_child(relation: pg_sys::Oid) -> bool {
     })
 }
 
-/// The row version of a function's or type's catalogue entry: CREATE OR REPLACE makes another.
-pub fn row_version(cache: i32, oid: pg_sys::Oid) -> Option<(u32, u32, u16)> {
+/// The row version of an object's catalogue entry: any change of it makes another.
+pub fn object_version(cache: i32, oid: pg_sys::Oid) -> Option<(u32, u32, u16)> {
     // SAFETY: pins the catalogue tuple until it is released below.
     let tuple = unsafe { pg_sys::SearchSysCache1(cache, pg_sys::Datum::from(oid)) };
     if tuple.is_null() {
         return None;
     }
     // SAFETY: pinned.
-    let pinned = unsafe { &*tuple };
-    // SAFETY: a catalogue tuple.
-    let version = unsafe { version_of(pinned) };
+    let version = row_version(unsafe { &*tuple });
     // SAFETY: pinned by the look-up above.
     unsafe { pg_sys::ReleaseSysCache(tuple) };
     Some(version)
 }
 
-#[allow(clippy::multiple_unsafe_ops_per_block)]
-unsafe fn version_of(tuple: &pg_sys::HeapTupleData) -> (u32, u32, u16) {
-    // SAFETY: a heap tuple's header holds t_heap; a catalogue tuple is never a bare datum.
-    let xmin = unsafe { (*tuple.t_data).t_choice.t_heap.t_xmin };
+/// The transaction that wrote a catalogue tuple, and where it stands.
+pub fn row_version(tuple: &pg_sys::HeapTupleData) -> (u32, u32, u16) {
+    // SAFETY: a catalogue tuple has a header.
+    let header = unsafe { &*tuple.t_data };
+    // SAFETY: in a table's tuple, which is never a bare datum, the union holds t_heap.
+    let xmin = unsafe { header.t_choice.t_heap }.t_xmin;
     let at = tuple.t_self;
     let block = (u32::from(at.ip_blkid.bi_hi) << 16) | u32::from(at.ip_blkid.bi_lo);
-    (xid_bits(xmin), block, at.ip_posid)
-}
-
-fn xid_bits(xid: pg_sys::TransactionId) -> u32 {
-    xid.into_inner()
+    (xmin.into_inner(), block, at.ip_posid)
 }
 
 /// The name of a role, for telling a person which scope an entry has.

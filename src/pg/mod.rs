@@ -18,6 +18,8 @@ pub mod privileges;
 pub mod quote;
 pub mod recordset;
 pub mod settings;
+pub mod shape;
+pub mod surroundings;
 pub mod text;
 pub mod ttl;
 pub mod utility;

@@ -14,14 +14,13 @@ use lru::LruCache;
 use pg_cache_core::clock;
 use pg_cache_core::error::Error;
 use pg_cache_core::fingerprint::FingerprintBuilder;
-use pgrx::pg_guard;
 use pgrx::pg_sys::{self, NodeTag};
 
 use super::analysis::{self, Analysis};
 use super::arguments::{self, Argument, Bound};
 use super::error::Outcome;
 use super::execute::{self, Json, in_spi};
-use super::{classify, guc, identity as origin, privileges, settings};
+use super::{guc, identity as origin, privileges, settings, shape, surroundings};
 
 /// A prepared and analysed query.
 pub struct Plan {
@@ -29,7 +28,7 @@ pub struct Plan {
     source: *mut pg_sys::CachedPlanSource,
     /// Cleared by PostgreSQL when it frees the tree that `analysis` points into.
     tree_lives: Box<Cell<bool>>,
-    roles_seen: u64,
+    surroundings_seen: u64,
     /// The text may hold a literal such as 'today', which analysis froze: good for this call only.
     froze_clock: bool,
     pub analysis: Analysis,
@@ -56,15 +55,12 @@ thread_local! {
     /// Never dropped: at exit PostgreSQL is gone before the thread's destructors run.
     static PLANS: ManuallyDrop<RefCell<Option<Plans>>> =
         const { ManuallyDrop::new(RefCell::new(None)) };
-    /// Counts changes of roles and memberships: row security is decided by them at analysis.
-    static ROLES_CHANGED: Cell<u64> = const { Cell::new(0) };
 }
 
 /// The plan for this query, kept or made.
 pub fn get(query: &CString, given: &[Argument]) -> Outcome<Rc<Plan>> {
     let key = key(query, given);
-    // SAFETY: catches up with what others changed, as the start of a statement that locks would.
-    unsafe { pg_sys::AcceptInvalidationMessages() };
+    let seen = surroundings::catch_up();
     let kept = with_plans(|plans| plans.get(&key).cloned());
     if let Some(plan) = kept {
         if plan.is_current() {
@@ -73,7 +69,7 @@ pub fn get(query: &CString, given: &[Argument]) -> Outcome<Rc<Plan>> {
         with_plans(|plans| plans.pop(&key));
     }
     super::host::fault_point("plan.prepare");
-    let plan = Rc::new(Plan::prepare(query, given)?);
+    let plan = Rc::new(Plan::prepare(query, given, seen)?);
     if plan.froze_clock {
         return Ok(plan);
     }
@@ -112,23 +108,6 @@ fn key(query: &CString, given: &[Argument]) -> PlanKey {
     key
 }
 
-/// Listens for changes of roles. Once per backend.
-pub fn register_callbacks() {
-    use pg_sys::SysCacheIdentifier::{AUTHMEMROLEMEM, AUTHOID};
-    for cache in [AUTHOID, AUTHMEMROLEMEM] {
-        let nothing = pg_sys::Datum::from(0usize);
-        // SAFETY: the callback lives as long as the library, which is never unloaded.
-        unsafe {
-            pg_sys::CacheRegisterSyscacheCallback(cache as c_int, Some(roles_changed), nothing);
-        }
-    }
-}
-
-#[pg_guard]
-extern "C-unwind" fn roles_changed(_arg: pg_sys::Datum, _cache: c_int, _hash: u32) {
-    ROLES_CHANGED.with(|count| count.set(count.get() + 1));
-}
-
 unsafe extern "C-unwind" {
     // Without pgrx's guard, so that `catch` keeps the user's error whole.
     fn SPI_prepare_cursor(
@@ -153,7 +132,7 @@ unsafe extern "C-unwind" {
 }
 
 impl Plan {
-    fn prepare(query: &CString, given: &[Argument]) -> Outcome<Self> {
+    fn prepare(query: &CString, given: &[Argument], seen: u64) -> Outcome<Self> {
         let mut types = parameter_types(query, given)?;
         let text = query.as_ptr();
         let (count, oids) = (c_int::try_from(types.len()).unwrap_or(0), types.as_mut_ptr());
@@ -174,7 +153,7 @@ impl Plan {
         }
         let kept = Kept(spi);
         let source = single_select(spi)?;
-        Ok(Self::analysed(kept, source, query, types))
+        Ok(Self::analysed(kept, source, query, types, seen))
     }
 
     fn analysed(
@@ -182,6 +161,7 @@ impl Plan {
         source: *mut pg_sys::CachedPlanSource,
         query: &CString,
         types: Vec<pg_sys::Oid>,
+        surroundings_seen: u64,
     ) -> Self {
         // SAFETY: the source of a kept plan.
         let source_ref = unsafe { &*source };
@@ -191,13 +171,12 @@ impl Plan {
         let analysis = query_tree.first().map(|tree| analysis::analyse(*tree)).unwrap_or_default();
         let columns = columns(source_ref.resultDesc);
         let identity = identity(source_ref, query, &analysis, &columns);
-        let roles_seen = ROLES_CHANGED.with(Cell::get);
         let fixed_fingerprint = identity.clone().finish();
         Self {
             spi: kept.release(),
             source,
             tree_lives,
-            roles_seen,
+            surroundings_seen,
             froze_clock: clock::may_freeze(&query.to_string_lossy()),
             analysis,
             types,
@@ -213,7 +192,7 @@ impl Plan {
         let source = unsafe { &*self.source };
         self.tree_lives.get()
             && source.is_valid
-            && self.roles_seen == ROLES_CHANGED.with(Cell::get)
+            && self.surroundings_seen == surroundings::seen()
             && search_path_matches(source)
     }
 
@@ -408,25 +387,12 @@ fn identity(
     builder.bytes("tree", &analysis::tree_text(source.query_list));
     let stable = analysis.stable.iter().map(|(_, function)| function);
     for function in analysis.called.iter().chain(stable) {
-        add_version(&mut builder, pg_sys::SysCacheIdentifier::PROCOID as i32, *function);
+        shape::add_function(&mut builder, *function);
     }
     for column in columns {
         builder.text("column", &column.name);
-        builder.number("type", u64::from(column.type_oid.to_u32()));
         builder.bytes("modifier", &column.type_modifier.to_le_bytes());
-        add_version(&mut builder, pg_sys::SysCacheIdentifier::TYPEOID as i32, column.type_oid);
+        shape::add_type(&mut builder, column.type_oid);
     }
     builder
-}
-
-/// Objects that initdb made do not change their meaning.
-fn add_version(builder: &mut FingerprintBuilder, cache: i32, oid: pg_sys::Oid) {
-    if classify::is_built_in(oid) {
-        return;
-    }
-    if let Some((xmin, block, offset)) = classify::row_version(cache, oid) {
-        builder.number("object", u64::from(oid.to_u32()));
-        builder.number("row version", u64::from(xmin));
-        builder.number("row place", (u64::from(block) << 16) | u64::from(offset));
-    }
 }

@@ -1,0 +1,93 @@
+//! What the objects of a query look like: versions of functions and types, attributes of composite
+//! types, labels of enums. All of it goes into the fingerprint, since all of it shows in the result.
+
+use pg_cache_core::fingerprint::FingerprintBuilder;
+use pgrx::pg_sys::{self, SysCacheIdentifier};
+
+use super::classify;
+
+/// Types nest; nobody nests them deeper.
+const DEPTH_MAX: u32 = 16;
+
+/// The version of a function's definition: CREATE OR REPLACE makes another.
+pub fn add_function(builder: &mut FingerprintBuilder, function: pg_sys::Oid) {
+    add_version(builder, SysCacheIdentifier::PROCOID as i32, function);
+}
+
+/// A type, and whatever it is made of.
+pub fn add_type(builder: &mut FingerprintBuilder, type_oid: pg_sys::Oid) {
+    add_nested(builder, type_oid, DEPTH_MAX);
+}
+
+fn add_nested(builder: &mut FingerprintBuilder, type_oid: pg_sys::Oid, depth: u32) {
+    builder.number("type", u64::from(type_oid.to_u32()));
+    // SAFETY: a catalogue look-up; InvalidOid if it is no array.
+    let element = unsafe { pg_sys::get_element_type(type_oid) };
+    if depth == 0 || (classify::is_built_in(type_oid) && element == pg_sys::InvalidOid) {
+        return;
+    }
+    add_version(builder, SysCacheIdentifier::TYPEOID as i32, type_oid);
+    // SAFETY: a catalogue look-up; the type itself if it is no domain.
+    let base = unsafe { pg_sys::getBaseType(type_oid) };
+    // SAFETY: a catalogue look-up; InvalidOid if it is no range.
+    let bound = unsafe { pg_sys::get_range_subtype(type_oid) };
+    for inner in [element, base, bound] {
+        if inner != pg_sys::InvalidOid && inner != type_oid {
+            add_nested(builder, inner, depth - 1);
+        }
+    }
+    // SAFETY: a catalogue look-up.
+    if unsafe { pg_sys::type_is_enum(type_oid) } {
+        add_labels(builder, type_oid);
+    }
+    // SAFETY: a catalogue look-up; InvalidOid if it is not composite.
+    if unsafe { pg_sys::get_typ_typrelid(type_oid) } != pg_sys::InvalidOid {
+        add_attributes(builder, type_oid, depth - 1);
+    }
+}
+
+fn add_attributes(builder: &mut FingerprintBuilder, type_oid: pg_sys::Oid, depth: u32) {
+    // SAFETY: a reference-counted description, released when the copy is dropped.
+    let description = unsafe { pg_sys::lookup_rowtype_tupdesc(type_oid, -1) };
+    // SAFETY: as above: PgTupleDesc drops the reference.
+    let description = unsafe { pgrx::PgTupleDesc::from_pg(description) };
+    for attribute in description.iter().filter(|attribute| !attribute.attisdropped) {
+        builder.text("attribute", attribute.name());
+        builder.bytes("modifier", &attribute.atttypmod.to_le_bytes());
+        add_nested(builder, attribute.atttypid, depth);
+    }
+}
+
+fn add_labels(builder: &mut FingerprintBuilder, type_oid: pg_sys::Oid) {
+    let nothing = pg_sys::Datum::from(0usize);
+    let cache = SysCacheIdentifier::ENUMTYPOIDNAME as i32;
+    // SAFETY: pins the labels' catalogue tuples until the list is released below.
+    let list = unsafe {
+        pg_sys::SearchSysCacheList(cache, 1, pg_sys::Datum::from(type_oid), nothing, nothing)
+    };
+    // SAFETY: pinned.
+    let pinned = unsafe { &*list };
+    let count = usize::try_from(pinned.n_members).unwrap_or(0);
+    // SAFETY: the flexible array has that many members.
+    for member in unsafe { pinned.members.as_slice(count) } {
+        // SAFETY: pinned with the list.
+        let tuple = unsafe { &(**member).tuple };
+        let (xmin, block, offset) = classify::row_version(tuple);
+        builder.number("label version", u64::from(xmin));
+        builder.number("label place", (u64::from(block) << 16) | u64::from(offset));
+    }
+    // SAFETY: pinned by the look-up above.
+    unsafe { pg_sys::ReleaseCatCacheList(list) };
+}
+
+/// Objects that initdb made do not change their meaning.
+fn add_version(builder: &mut FingerprintBuilder, cache: i32, oid: pg_sys::Oid) {
+    if classify::is_built_in(oid) {
+        return;
+    }
+    if let Some((xmin, block, offset)) = classify::object_version(cache, oid) {
+        builder.number("object", u64::from(oid.to_u32()));
+        builder.number("row version", u64::from(xmin));
+        builder.number("row place", (u64::from(block) << 16) | u64::from(offset));
+    }
+}
