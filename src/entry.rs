@@ -54,7 +54,7 @@ fn named_value(name: &str) -> (String, String) {
 fn fingerprint(plan: &Plan, bound: &[Bound], scope: &[(String, String)]) -> [u8; 16] {
     let analysis = &plan.analysis;
     let opaque = analysis.is_opaque();
-    let roles = analysis.reads_role || analysis.row_secured || opaque;
+    let roles = analysis.reads_role() || analysis.row_secured || opaque;
     let settled = !roles && bound.is_empty() && scope.is_empty() && analysis.settings.is_empty();
     if settled {
         return plan.fixed_fingerprint;

@@ -59,10 +59,11 @@ fn functions(plan: &Plan) -> Vec<Value> {
     let called = analysis.stable.iter().map(|(kind, function)| {
         json!({ "name": classify::function_signature(*function), "kind": kind.as_str() })
     });
-    let time = analysis
-        .reads_time
-        .then(|| json!({ "name": "CURRENT_TIMESTAMP, CURRENT_DATE or the like", "kind": "time" }));
-    called.chain(time).collect()
+    let values = analysis
+        .value_functions
+        .iter()
+        .map(|(kind, name)| json!({ "name": name, "kind": kind.as_str() }));
+    called.chain(values).collect()
 }
 
 /// Looks without taking a lease and without counting.

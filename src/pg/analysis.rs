@@ -29,10 +29,8 @@ pub struct Analysis {
     pub stable: Vec<(Stable, pg_sys::Oid)>,
     /// Settings read by `current_setting('…')`.
     pub settings: BTreeSet<String>,
-    /// `current_user` and its like occur.
-    pub reads_role: bool,
-    /// `CURRENT_TIMESTAMP` and its like occur.
-    pub reads_time: bool,
+    /// `CURRENT_TIMESTAMP`, `CURRENT_USER` and their like.
+    pub value_functions: Vec<(Stable, &'static str)>,
     /// A row security policy applies to the caller.
     pub row_secured: bool,
     /// Range tables whose privileges the executor would check.
@@ -50,6 +48,13 @@ pub struct Checked {
 impl Analysis {
     pub fn is_opaque(&self) -> bool {
         self.stable.iter().any(|(kind, _)| *kind == Stable::Opaque)
+    }
+
+    /// Whether the rows hang on who asks, other than by privileges.
+    pub fn reads_role(&self) -> bool {
+        let is_role = |kind: Stable| kind == Stable::Role;
+        self.stable.iter().any(|(kind, _)| is_role(*kind))
+            || self.value_functions.iter().any(|(kind, _)| is_role(*kind))
     }
 }
 
@@ -195,7 +200,6 @@ impl Walk {
             } else if kind == Stable::Session {
                 self.bypass(Reason::SessionFunction);
             }
-            self.found.reads_role |= kind == Stable::Role;
         }
     }
 
@@ -222,14 +226,10 @@ impl Walk {
     }
 
     fn value_function(&mut self, function: &pg_sys::SQLValueFunction) {
-        use pg_sys::SQLValueFunctionOp::*;
-        match function.op {
-            SVFOP_CURRENT_ROLE | SVFOP_CURRENT_USER | SVFOP_USER | SVFOP_SESSION_USER => {
-                self.found.reads_role = true;
-            }
-            SVFOP_CURRENT_CATALOG | SVFOP_CURRENT_SCHEMA => {}
-            _ if self.in_policy => self.bypass(Reason::RowSecurity),
-            _ => self.found.reads_time = true,
+        let (kind, name) = classify::value_function(function.op);
+        add(&mut self.found.value_functions, (kind, name));
+        if self.in_policy && kind == Stable::Time {
+            self.bypass(Reason::RowSecurity);
         }
     }
 }
@@ -314,6 +314,28 @@ fn add<T: PartialEq>(found: &mut Vec<T>, item: T) {
 pub fn nodes<T>(list: *mut pg_sys::List) -> Vec<*mut T> {
     // SAFETY: lists in a tree are NULL or valid, and nobody changes them meanwhile.
     unsafe { PgList::<T>::from_pg(list) }.iter_ptr().collect()
+}
+
+/// The highest `$n` of a raw statement: how many arguments it takes.
+pub fn parameters(statement: *mut pg_sys::Node) -> usize {
+    let mut highest = 0usize;
+    visit_raw(statement, std::ptr::from_mut(&mut highest).cast());
+    highest
+}
+
+#[pg_guard]
+extern "C-unwind" fn visit_raw(node: *mut pg_sys::Node, context: *mut c_void) -> bool {
+    // SAFETY: nodes of a raw tree are NULL or valid.
+    let Some(tag) = (unsafe { node.as_ref() }).map(|node| node.type_) else { return false };
+    if tag == NodeTag::T_ParamRef {
+        // SAFETY: the tag says what it is.
+        let number = unsafe { &*node.cast::<pg_sys::ParamRef>() }.number;
+        // SAFETY: the counter on the stack of `parameters`.
+        let highest = unsafe { &mut *context.cast::<usize>() };
+        *highest = (*highest).max(usize::try_from(number).unwrap_or(0));
+    }
+    // SAFETY: visits the children with this same function.
+    unsafe { pg_sys::raw_expression_tree_walker(node, Some(visit_raw), context) }
 }
 
 /// The whole tree as text, oids included: the same query over the same objects gives the same text.

@@ -89,6 +89,24 @@ pub fn stable(function: pg_sys::Oid) -> Stable {
     }
 }
 
+/// What SQL spells without parentheses, and what it hangs on.
+pub fn value_function(operation: pg_sys::SQLValueFunctionOp::Type) -> (Stable, &'static str) {
+    use pg_sys::SQLValueFunctionOp::*;
+    match operation {
+        SVFOP_CURRENT_ROLE => (Stable::Role, "current_role"),
+        SVFOP_CURRENT_USER => (Stable::Role, "current_user"),
+        SVFOP_USER => (Stable::Role, "user"),
+        SVFOP_SESSION_USER => (Stable::Role, "session_user"),
+        SVFOP_CURRENT_CATALOG => (Stable::Setting, "current_catalog"),
+        SVFOP_CURRENT_SCHEMA => (Stable::Setting, "current_schema"),
+        SVFOP_CURRENT_DATE => (Stable::Time, "current_date"),
+        SVFOP_CURRENT_TIME | SVFOP_CURRENT_TIME_N => (Stable::Time, "current_time"),
+        SVFOP_LOCALTIME | SVFOP_LOCALTIME_N => (Stable::Time, "localtime"),
+        SVFOP_LOCALTIMESTAMP | SVFOP_LOCALTIMESTAMP_N => (Stable::Time, "localtimestamp"),
+        _ => (Stable::Time, "current_timestamp"),
+    }
+}
+
 /// Made by initdb, hence the same in every database of this version.
 pub fn is_built_in(oid: pg_sys::Oid) -> bool {
     oid.to_u32() < pg_sys::FirstNormalObjectId
@@ -149,8 +167,13 @@ pub fn relation_name(relation: pg_sys::Oid) -> String {
         return relation.to_u32().to_string();
     }
     let namespace = namespace_of(relation);
-    // SAFETY: a palloc'ed name, or NULL, which quoting leaves out.
-    let schema = unsafe { pg_sys::get_namespace_name(namespace) };
+    // SAFETY: compares with this session's temporary schema, whose real name differs by session.
+    let schema = if unsafe { pg_sys::isTempNamespace(namespace) } {
+        c"pg_temp".as_ptr().cast_mut()
+    } else {
+        // SAFETY: a palloc'ed name, or NULL, which quoting leaves out.
+        unsafe { pg_sys::get_namespace_name(namespace) }
+    };
     // SAFETY: a palloc'ed text of two C strings.
     super::call::c_string(unsafe { pg_sys::quote_qualified_identifier(schema, name) })
 }

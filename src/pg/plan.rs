@@ -152,7 +152,7 @@ impl Plan {
             pgrx::error!("SPI_prepare_cursor failed");
         }
         let kept = Kept(spi);
-        let source = single_select(spi)?;
+        let source = single_select(spi, given.len())?;
         Ok(Self::analysed(kept, source, query, types, seen))
     }
 
@@ -292,8 +292,12 @@ unsafe extern "C-unwind" fn leave_types_open(
     unsafe { setup_parse_variable_parameters(state, types, count) };
 }
 
-/// The source of a plan that is one SELECT, VALUES or WITH … SELECT.
-fn single_select(spi: pg_sys::SPIPlanPtr) -> Result<*mut pg_sys::CachedPlanSource, Error> {
+/// The source of a plan that is one SELECT, VALUES or WITH … SELECT, and takes as many arguments as
+/// are given: one too many is a mistake that nothing else would tell.
+fn single_select(
+    spi: pg_sys::SPIPlanPtr,
+    given: usize,
+) -> Result<*mut pg_sys::CachedPlanSource, Error> {
     // SAFETY: the list belongs to the plan.
     let sources = unsafe { pg_sys::SPI_plan_get_plan_sources(spi) };
     let sources = analysis::nodes::<pg_sys::CachedPlanSource>(sources);
@@ -307,18 +311,19 @@ fn single_select(spi: pg_sys::SPIPlanPtr) -> Result<*mut pg_sys::CachedPlanSourc
     // SAFETY: a static name.
     let command = unsafe { pg_sys::GetCommandTagName(source_ref.commandTag) };
     let command = super::call::c_string(command);
-    if command == "SELECT" && is_plain_select(statement) {
-        return Ok(source);
-    }
-    Err(Error::NotSelect { command })
-}
-
-fn is_plain_select(statement: *mut pg_sys::Node) -> bool {
     // SAFETY: a raw statement is a valid node.
-    let tag = unsafe { (*statement).type_ };
+    if unsafe { (*statement).type_ } != NodeTag::T_SelectStmt {
+        return Err(Error::NotSelect { command });
+    }
     // SAFETY: the tag says what it is.
-    tag == NodeTag::T_SelectStmt
-        && unsafe { (*statement.cast::<pg_sys::SelectStmt>()).intoClause.is_null() }
+    if !unsafe { (*statement.cast::<pg_sys::SelectStmt>()).intoClause.is_null() } {
+        return Err(Error::NotSelect { command: "SELECT INTO".to_owned() });
+    }
+    let wanted = analysis::parameters(statement);
+    if given > wanted {
+        return Err(Error::ArgumentCount { given, wanted });
+    }
+    Ok(source)
 }
 
 /// Learns when PostgreSQL frees the analysed tree, as it does when it analyses again.
