@@ -74,9 +74,6 @@ struct Reading<'a> {
     started: Instant,
 }
 
-/// What a look found.
-type Found = (Option<Vec<u8>>, Option<Vec<u8>>);
-
 impl Reading<'_> {
     fn answer(&self) -> Outcome<Datum> {
         if let Some(reason) = obstacle(self.plan) {
@@ -102,13 +99,21 @@ impl Reading<'_> {
     /// The hit path: one round trip.
     fn look(&self, entry: &Entry) -> Result<Result<Datum, Reason>, Failure> {
         host::fault_point("read.look");
-        let found = connection::ask(|session| Ok(mget(entry).query(session)?))?;
-        Ok(self.judged(entry, &found))
+        let keys = &entry.keys;
+        let judged = connection::ask(|session| {
+            let (value, sidecar) = session.look(&keys.value, &keys.sidecar)?;
+            Ok(self.judged(entry, value, sidecar))
+        })?;
+        Ok(judged)
     }
 
     /// The value as a datum, if it is a hit.
-    fn judged(&self, entry: &Entry, found: &Found) -> Result<Datum, Reason> {
-        let (value, sidecar) = (found.0.as_deref(), found.1.as_deref());
+    fn judged(
+        &self,
+        entry: &Entry,
+        value: Option<&[u8]>,
+        sidecar: Option<&[u8]>,
+    ) -> Result<Datum, Reason> {
         match judge(value, sidecar, identity::generation(), &entry.fingerprint) {
             Judgement::Hit { sidecar, value } => {
                 let json = text::json_from_utf8(value).ok_or(Reason::Foreign)?;
@@ -160,10 +165,11 @@ impl Reading<'_> {
         let mut pipeline = redis::pipe();
         let lease_ms = guc::lease_timeout_ms();
         pipeline.cmd("SET").arg(&entry.keys.lease).arg(token).arg("NX").arg("PX").arg(lease_ms);
-        pipeline.add_command(mget(entry));
-        let (set, found): (Option<String>, Found) =
+        pipeline.cmd("MGET").arg(&entry.keys.value).arg(&entry.keys.sidecar);
+        type Looked = (Option<String>, (Option<Vec<u8>>, Option<Vec<u8>>));
+        let (set, (value, sidecar)): Looked =
             connection::ask(|session| Ok(pipeline.query(session)?))?;
-        Ok((set.is_some(), self.judged(entry, &found)))
+        Ok((set.is_some(), self.judged(entry, value.as_deref(), sidecar.as_deref())))
     }
 
     /// Runs the query; counts why.
@@ -269,12 +275,6 @@ impl Drop for Computing {
     fn drop(&mut self) {
         COMPUTING.set(false);
     }
-}
-
-fn mget(entry: &Entry) -> redis::Cmd {
-    let mut command = redis::cmd("MGET");
-    command.arg(&entry.keys.value).arg(&entry.keys.sidecar);
-    command
 }
 
 fn micros(since: Instant) -> u64 {

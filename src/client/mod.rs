@@ -4,6 +4,7 @@
 //! points) comes in as a [`Host`].
 
 pub mod failure;
+pub mod inbox;
 pub mod link;
 pub mod scripts;
 pub mod session;

@@ -3,22 +3,22 @@
 //! A session that fails in any way is dropped by its owner ([`super::link::Link`]), never mended:
 //! a reply that comes late would otherwise answer the next question.
 
-use std::io::{self, BufReader};
+use std::io;
+use std::ops::Range;
 use std::time::Duration;
 
 use pg_cache_core::reason::Reason;
+use pg_cache_core::resp::{self, Look};
 use pg_cache_core::target::Target;
 use redis::{Cmd, ConnectionLike, Parser, Pipeline, RedisError, RedisResult, Value};
 
 use super::Host;
 use super::failure::Failure;
+use super::inbox::Inbox;
 use super::transport::Transport;
 
 /// Replies of the handshake: INFO server and INFO replication are a few kilobytes.
 const HANDSHAKE_BYTES_MAX: usize = 256 * 1024;
-
-/// redis-rs' parser asks for 8 kB at a time; a megabyte takes a sixteenth of the system calls so.
-const READ_BUFFER_BYTES: usize = 128 * 1024;
 
 /// Scripts with flags, and BUMP's `allow-oom`, need these.
 const REDIS_AT_LEAST: (u32, u32) = (7, 0);
@@ -41,13 +41,20 @@ pub struct Bounds {
     pub reply_bytes_max: usize,
 }
 
+/// A value and its sidecar, as far as they are there.
+pub type Found<'a> = (Option<&'a [u8]>, Option<&'a [u8]>);
+
 pub struct Session {
-    transport: BufReader<Transport>,
+    transport: Transport,
+    inbox: Inbox,
+    outbox: Vec<u8>,
     parser: Parser,
     timeout: Duration,
     reply_bytes_max: usize,
     db: i64,
     open: bool,
+    /// What the full parser read of a look that was not plain.
+    other: (Option<Vec<u8>>, Option<Vec<u8>>),
     server: Server,
 }
 
@@ -59,12 +66,15 @@ impl Session {
                 _ => Failure::new(Reason::Connect, error.to_string()),
             })?;
         let mut session = Self {
-            transport: BufReader::with_capacity(READ_BUFFER_BYTES, transport),
+            transport,
+            inbox: Inbox::default(),
+            outbox: Vec::new(),
             parser: Parser::new(),
             timeout: bounds.connect_timeout,
             reply_bytes_max: HANDSHAKE_BYTES_MAX,
             db: target.db,
             open: true,
+            other: (None, None),
             server: Server {
                 run_id: String::new(),
                 name: "redis",
@@ -105,9 +115,49 @@ impl Session {
         Ok(server)
     }
 
+    /// The hit path: value and sidecar of an entry, borrowed from the buffer that they came into.
+    pub fn look(&mut self, value_key: &[u8], sidecar_key: &[u8]) -> RedisResult<Found<'_>> {
+        self.begin()?;
+        self.outbox.clear();
+        resp::write_look(&mut self.outbox, value_key, sidecar_key);
+        self.transport.send(&self.outbox)?;
+        self.inbox.fill(&mut self.transport, 0)?;
+        loop {
+            match resp::read_look(self.inbox.pending()) {
+                Look::Complete { value, sidecar, used } => {
+                    self.inbox.consume(used);
+                    self.open = true;
+                    let reply = self.inbox.last(used);
+                    let part = |range: Option<Range<usize>>| range.map(|range| &reply[range]);
+                    return Ok((part(value), part(sidecar)));
+                }
+                Look::Incomplete { at_least } => self.inbox.fill(&mut self.transport, at_least)?,
+                Look::Other => return self.look_at_other(),
+            }
+        }
+    }
+
+    /// An error, or a push before the answer: the full parser reads it from the first byte on.
+    fn look_at_other(&mut self) -> RedisResult<Found<'_>> {
+        let found = self.receive()?;
+        self.open = true;
+        let (value, sidecar) =
+            redis::from_redis_value::<(Option<Vec<u8>>, Option<Vec<u8>>)>(found.extract_error()?)?;
+        self.other = (value, sidecar);
+        Ok((self.other.0.as_deref(), self.other.1.as_deref()))
+    }
+
+    /// From here until the complete reply, the connection is not to be used for anything else.
+    fn begin(&mut self) -> RedisResult<()> {
+        self.open = false;
+        self.inbox.prepare()?;
+        self.transport.begin(self.timeout, self.reply_bytes_max);
+        Ok(())
+    }
+
     fn receive(&mut self) -> RedisResult<Value> {
         loop {
-            match self.parser.parse_value(&mut self.transport)? {
+            match self.parser.parse_value(self.inbox.reader(&mut self.transport))? {
                 // RESP3 may push (a script's `redis.setresp`, tracking): not an answer to anything.
                 Value::Push { .. } => continue,
                 value => return Ok(value),
@@ -169,9 +219,8 @@ impl ConnectionLike for Session {
         offset: usize,
         count: usize,
     ) -> RedisResult<Vec<Value>> {
-        self.open = false;
-        self.transport.get_mut().begin(self.timeout, self.reply_bytes_max);
-        self.transport.get_mut().send(cmd)?;
+        self.begin()?;
+        self.transport.send(cmd)?;
         let mut replies = Vec::with_capacity(count);
         let mut refused = None;
         for position in 0..offset + count {

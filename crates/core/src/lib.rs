@@ -11,6 +11,7 @@ pub mod fingerprint;
 pub mod key;
 pub mod limiter;
 pub mod reason;
+pub mod resp;
 pub mod sidecar;
 pub mod target;
 pub mod ttl;

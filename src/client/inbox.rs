@@ -1,0 +1,83 @@
+//! Bytes that came from Redis and are not read yet.
+//!
+//! Owns the one buffer of a session. Invariant: between two requests it is empty; a byte that nobody
+//! asked for would be read as the beginning of the next answer.
+
+use std::io::{self, Read};
+
+use super::transport::Transport;
+
+/// What one system call may bring.
+const READ_BYTES: usize = 16 * 1024;
+
+/// A larger buffer is given back after the reply that needed it.
+const KEPT_BYTES_MAX: usize = 1024 * 1024;
+
+#[derive(Default)]
+pub struct Inbox {
+    bytes: Vec<u8>,
+    start: usize,
+    end: usize,
+}
+
+impl Inbox {
+    pub fn pending(&self) -> &[u8] {
+        &self.bytes[self.start..self.end]
+    }
+
+    /// Marks bytes as read. They stay where they are until the next call of `prepare`.
+    pub fn consume(&mut self, count: usize) {
+        self.start = (self.start + count).min(self.end);
+    }
+
+    /// The bytes of the reply that was just consumed.
+    pub fn last(&self, count: usize) -> &[u8] {
+        &self.bytes[self.start - count.min(self.start)..self.start]
+    }
+
+    /// Before a request: what is left over belongs to no question of ours.
+    pub fn prepare(&mut self) -> io::Result<()> {
+        if !self.pending().is_empty() {
+            return Err(io::Error::new(io::ErrorKind::InvalidData, "bytes that nobody asked for"));
+        }
+        (self.start, self.end) = (0, 0);
+        if self.bytes.len() > KEPT_BYTES_MAX {
+            self.bytes = Vec::new();
+        }
+        Ok(())
+    }
+
+    /// Reads once, with room for `at_least` pending bytes.
+    pub fn fill(&mut self, transport: &mut Transport, at_least: usize) -> io::Result<()> {
+        let room = at_least.max(self.end - self.start + READ_BYTES);
+        if self.start + room > self.bytes.len() {
+            self.bytes.resize(self.start + room, 0);
+        }
+        self.end += transport.read(&mut self.bytes[self.end..])?;
+        Ok(())
+    }
+
+    /// The pending bytes and then the transport's, for the full parser.
+    pub fn reader<'a>(&'a mut self, transport: &'a mut Transport) -> Reader<'a> {
+        Reader { inbox: self, transport }
+    }
+}
+
+pub struct Reader<'a> {
+    inbox: &'a mut Inbox,
+    transport: &'a mut Transport,
+}
+
+impl Read for Reader<'_> {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        if self.inbox.pending().is_empty() {
+            self.inbox.prepare()?;
+            self.inbox.fill(self.transport, 0)?;
+        }
+        let pending = self.inbox.pending();
+        let count = pending.len().min(buffer.len());
+        buffer[..count].copy_from_slice(&pending[..count]);
+        self.inbox.consume(count);
+        Ok(count)
+    }
+}
