@@ -12,10 +12,10 @@ use crate::pg::{Oid, classify, identity};
 use crate::read::{self, Request};
 
 /// The answer of `redis_explain`.
-pub fn explain(request: &Request) -> Outcome<Value> {
-    let plan = plan::get(&request.query, &request.arguments)?;
+pub fn explain(request: &Request<'_>) -> Outcome<Value> {
+    let plan = plan::get(request.query, &request.arguments)?;
     let bound = plan.bind(&request.arguments)?;
-    let entry = Entry::new(request.key.as_bytes(), &plan, &bound);
+    let entry = Entry::new(request.key, &plan, &bound);
     let refusal = plan.analysis.refusal.as_ref().map(|error| error.message());
     let obstacle = read::obstacle(&plan);
     let reason = refusal.clone().or_else(|| obstacle.map(|reason| reason.sentence().to_owned()));
@@ -31,7 +31,7 @@ pub fn explain(request: &Request) -> Outcome<Value> {
     Ok(json!({
         "cacheable": reason.is_none(),
         "reason": reason,
-        "redis_key": String::from_utf8_lossy(&entry.keys.value),
+        "redis_key": String::from_utf8_lossy(entry.keys.value()),
         "scope": scope.collect::<Vec<_>>(),
         "tables": tables(&plan),
         "functions": functions(&plan),
@@ -72,8 +72,8 @@ fn status(plan: &Plan, entry: &Entry) -> Outcome<(Value, Value)> {
         return Ok((Value::from("permission"), Value::Null));
     }
     let mut pipeline = redis::pipe();
-    pipeline.cmd("MGET").arg(&entry.keys.value).arg(&entry.keys.sidecar);
-    pipeline.cmd("PTTL").arg(&entry.keys.value);
+    pipeline.cmd("MGET").arg(entry.keys.value()).arg(entry.keys.sidecar());
+    pipeline.cmd("PTTL").arg(entry.keys.value());
     type Look = ((Option<Vec<u8>>, Option<Vec<u8>>), i64);
     let ((value, sidecar), ttl_ms): Look =
         match connection::ask(|session| Ok(pipeline.query(session)?)) {

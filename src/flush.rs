@@ -86,9 +86,9 @@ fn unlink_own(names: &[Vec<u8>]) -> Result<u64, Failure> {
         if let (Some(key), Some(sidecar)) = (key_of_sidecar(name), ours) {
             let keys = EntryKeys::new(key);
             if still_bound(&keys, &sidecar)? {
-                unlink.arg(keys.value);
+                unlink.arg(keys.value());
             }
-            unlink.arg(keys.sidecar).arg(keys.lease);
+            unlink.arg(keys.sidecar()).arg(keys.lease());
             entries += 1;
         }
     }
@@ -103,7 +103,7 @@ fn unlink_own(names: &[Vec<u8>]) -> Result<u64, Failure> {
 fn still_bound(keys: &EntryKeys, sidecar: &Sidecar) -> Result<bool, Failure> {
     host::check_interrupts();
     let value =
-        connection::ask(|session| Ok(scripts::peek(session, &keys.value, sidecar.value_bytes)?))?;
+        connection::ask(|session| Ok(scripts::peek(session, keys.value(), sidecar.value_bytes)?))?;
     Ok(value.is_some_and(|value| sidecar.binds(&value)))
 }
 

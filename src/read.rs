@@ -5,7 +5,6 @@
 //! costs time and a counter, never a result.
 
 use std::cell::Cell;
-use std::ffi::CString;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::rc::Rc;
 use std::time::Instant;
@@ -28,11 +27,11 @@ use crate::pg::plan::{self, Plan};
 use crate::pg::{Datum, guc, host, identity, text, xact};
 use crate::stats;
 
-/// One call of `redis_cached`.
-pub struct Request {
-    pub key: String,
+/// One call of `redis_cached`, borrowed from its arguments.
+pub struct Request<'a> {
+    pub key: &'a [u8],
     pub ttl_ms: u64,
-    pub query: CString,
+    pub query: &'a [u8],
     pub arguments: Vec<Argument>,
 }
 
@@ -46,11 +45,11 @@ thread_local! {
     static COMPUTING: Cell<bool> = const { Cell::new(false) };
 }
 
-pub fn read(request: &Request) -> Outcome<Answer> {
+pub fn read(request: &Request<'_>) -> Outcome<Answer> {
     if COMPUTING.get() {
         return Err(Error::Nested.into());
     }
-    let plan = plan::get(&request.query, &request.arguments)?;
+    let plan = plan::get(request.query, &request.arguments)?;
     if let Some(error) = &plan.analysis.refusal {
         return Err(error.clone().into());
     }
@@ -68,7 +67,7 @@ pub fn obstacle(plan: &Plan) -> Option<Reason> {
 }
 
 struct Reading<'a> {
-    request: &'a Request,
+    request: &'a Request<'a>,
     plan: &'a Plan,
     bound: &'a [Bound],
     started: Instant,
@@ -83,7 +82,7 @@ impl Reading<'_> {
             // The executor knows best which function is refused, or whether it is reached at all.
             return Ok(self.compute(Reason::Cold)?.0);
         }
-        let entry = Entry::new(self.request.key.as_bytes(), self.plan, self.bound);
+        let entry = Entry::new(self.request.key, self.plan, self.bound);
         match self.look(&entry) {
             Ok(Ok(json)) => Ok(json),
             Ok(Err(reason)) => self.fill(&entry, reason),
@@ -101,7 +100,7 @@ impl Reading<'_> {
         host::fault_point("read.look");
         let keys = &entry.keys;
         let judged = connection::ask(|session| {
-            let (value, sidecar) = session.look(&keys.value, &keys.sidecar)?;
+            let (value, sidecar) = session.look(keys.value(), keys.sidecar())?;
             Ok(self.judged(entry, value, sidecar))
         })?;
         Ok(judged)
@@ -118,7 +117,7 @@ impl Reading<'_> {
             Judgement::Hit { sidecar, value } => {
                 let json = text::json_from_utf8(value).ok_or(Reason::Foreign)?;
                 let hit_us = micros(self.started);
-                stats::hit(&self.request.key, value.len(), hit_us, sidecar.cost_us);
+                stats::hit(self.request.key, value.len(), hit_us, sidecar.cost_us);
                 Ok(json)
             }
             Judgement::Miss(reason) => Err(reason),
@@ -164,8 +163,8 @@ impl Reading<'_> {
         host::fault_point("read.lease");
         let mut pipeline = redis::pipe();
         let lease_ms = guc::lease_timeout_ms();
-        pipeline.cmd("SET").arg(&entry.keys.lease).arg(token).arg("NX").arg("PX").arg(lease_ms);
-        pipeline.cmd("MGET").arg(&entry.keys.value).arg(&entry.keys.sidecar);
+        pipeline.cmd("SET").arg(entry.keys.lease()).arg(token).arg("NX").arg("PX").arg(lease_ms);
+        pipeline.cmd("MGET").arg(entry.keys.value()).arg(entry.keys.sidecar());
         type Looked = (Option<String>, (Option<Vec<u8>>, Option<Vec<u8>>));
         let (set, (value, sidecar)): Looked =
             connection::ask(|session| Ok(pipeline.query(session)?))?;
@@ -182,7 +181,7 @@ impl Reading<'_> {
         };
         let json = outcome?;
         let query_us = micros(started);
-        stats::miss(&self.request.key, reason, query_us);
+        stats::miss(self.request.key, reason, query_us);
         Ok((text::datum(json.bytes()), json, query_us))
     }
 
@@ -190,7 +189,7 @@ impl Reading<'_> {
         let lease = Lease { entry, token, held: true };
         let (datum, json, cost_us) = self.compute(reason)?;
         if let Err(failure) = self.store(lease, json.bytes(), cost_us) {
-            stats::unfilled(&self.request.key, failure.reason);
+            stats::unfilled(self.request.key, failure.reason);
             if failure.reason != Reason::TooLarge {
                 connection::warn(&failure);
             }
@@ -218,9 +217,9 @@ impl Reading<'_> {
             deps: Vec::new(),
         };
         let entry = scripts::Fill {
-            value_key: &lease.entry.keys.value,
-            sidecar_key: &lease.entry.keys.sidecar,
-            lease_key: &lease.entry.keys.lease,
+            value_key: lease.entry.keys.value(),
+            sidecar_key: lease.entry.keys.sidecar(),
+            lease_key: &lease.entry.keys.lease(),
             token: lease.token,
             value: &value,
             sidecar: &sidecar.encode(),
@@ -228,7 +227,7 @@ impl Reading<'_> {
         };
         lease.held = false;
         if connection::ask(|session| Ok(scripts::fill(session, &entry)?))? {
-            stats::fill(&self.request.key, value.len());
+            stats::fill(self.request.key, value.len());
         }
         Ok(())
     }
@@ -255,7 +254,7 @@ fn release(entry: &Entry, token: &[u8]) {
     let _held = host::HoldInterrupts::start();
     let ask = || {
         connection::ask(|session: &mut Session| {
-            Ok(scripts::release(session, &entry.keys.lease, token)?)
+            Ok(scripts::release(session, &entry.keys.lease(), token)?)
         })
     };
     let _ = catch_unwind(AssertUnwindSafe(ask));

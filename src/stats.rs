@@ -31,8 +31,8 @@ thread_local! {
     static FAMILIES: RefCell<HashMap<String, Counters>> = RefCell::new(HashMap::new());
 }
 
-fn count(key: &str, update: impl FnOnce(&mut Counters)) {
-    let family = key::family(key);
+fn count(key: &[u8], update: impl FnOnce(&mut Counters)) {
+    let family = key::family(std::str::from_utf8(key).unwrap_or(OTHERS));
     FAMILIES.with_borrow_mut(|families| match families.get_mut(family) {
         Some(counters) => update(counters),
         None => {
@@ -42,7 +42,7 @@ fn count(key: &str, update: impl FnOnce(&mut Counters)) {
     });
 }
 
-pub fn hit(key: &str, bytes: usize, hit_us: u64, cost_us: u64) {
+pub fn hit(key: &[u8], bytes: usize, hit_us: u64, cost_us: u64) {
     count(key, |counters| {
         counters.hits += 1;
         counters.bytes_read += bytes as u64;
@@ -52,7 +52,7 @@ pub fn hit(key: &str, bytes: usize, hit_us: u64, cost_us: u64) {
 }
 
 /// A call that was computed, for this reason.
-pub fn miss(key: &str, reason: Reason, query_us: u64) {
+pub fn miss(key: &[u8], reason: Reason, query_us: u64) {
     count(key, |counters| {
         counters.misses += 1;
         counters.reasons[reason.index()] += 1;
@@ -60,7 +60,7 @@ pub fn miss(key: &str, reason: Reason, query_us: u64) {
     });
 }
 
-pub fn fill(key: &str, bytes: usize) {
+pub fn fill(key: &[u8], bytes: usize) {
     count(key, |counters| {
         counters.fills += 1;
         counters.bytes_filled += bytes as u64;
@@ -68,7 +68,7 @@ pub fn fill(key: &str, bytes: usize) {
 }
 
 /// A result that could not be stored, for this reason.
-pub fn unfilled(key: &str, reason: Reason) {
+pub fn unfilled(key: &[u8], reason: Reason) {
     count(key, |counters| counters.reasons[reason.index()] += 1);
 }
 

@@ -1,8 +1,6 @@
 //! `redis_cached_view`: a view over `redis_cached_rows`, so that an ORM reads through the cache
 //! without knowing it.
 
-use std::ffi::CString;
-
 use pg_cache_core::error::Error;
 
 use crate::pg::error::Outcome;
@@ -11,7 +9,7 @@ use crate::pg::{classify, quote, utility};
 
 /// Creates the view with the query's own column names and types. The key is `view:` and its
 /// qualified name.
-pub fn create(our_schema: String, name: &str, ttl_ms: u64, query: &CString) -> Outcome<()> {
+pub fn create(our_schema: String, name: &str, ttl_ms: u64, query: &[u8]) -> Outcome<()> {
     let plan = plan::get(query, &[])?;
     if let Some(error) = &plan.analysis.refusal {
         return Err(error.clone().into());
@@ -29,7 +27,7 @@ pub fn create(our_schema: String, name: &str, ttl_ms: u64, query: &CString) -> O
          interval '{ttl_ms} milliseconds', {query}) AS t({columns})",
         schema = quote::identifier(&our_schema),
         key = quote::literal(&format!("view:{view}")),
-        query = quote::literal(&query.to_string_lossy()),
+        query = quote::literal(&String::from_utf8_lossy(query)),
         columns = columns.join(", "),
     );
     utility::run(&statement)

@@ -1,7 +1,5 @@
 //! `redis_cached`, `redis_cached_rows`, `redis_cached_view`, `redis_explain`.
 
-use std::ffi::CString;
-
 use pg_cache_core::error::Error;
 use pg_cache_core::key;
 
@@ -36,7 +34,7 @@ fn cached_rows_text(call: &Call) -> Outcome<Datum> {
     rows(call, &request(call, arguments::untyped(call, 3))?)
 }
 
-fn rows(call: &Call, request: &Request) -> Outcome<Datum> {
+fn rows(call: &Call, request: &Request<'_>) -> Outcome<Datum> {
     let expected = recordset::expected_columns(call)?;
     let answer = read::read(request)?;
     recordset::check_columns(&expected, &answer.plan.columns)?;
@@ -47,7 +45,7 @@ fn cached_view(call: &Call) -> Outcome<Datum> {
     let name = call.text(0).ok_or(Error::NullArgument { name: "name" })?;
     let ttl_ms = ttl::read(call, 1)?;
     let query = query(call, 2)?;
-    view::create(call.function_schema(), &name, ttl_ms, &query)?;
+    view::create(call.function_schema(), &name, ttl_ms, query)?;
     Ok(Datum::from(0usize))
 }
 
@@ -64,19 +62,17 @@ fn explanation(call: &Call, arguments: Vec<Argument>) -> Outcome<Datum> {
     Ok(text::datum(explain::explain(&request)?.to_string().as_bytes()))
 }
 
-fn request(call: &Call, arguments: Vec<Argument>) -> Outcome<Request> {
+fn request(call: &Call, arguments: Vec<Argument>) -> Outcome<Request<'_>> {
     let (key, ttl_ms, query) = (key(call)?, ttl::read(call, 1)?, query(call, 2)?);
     Ok(Request { key, ttl_ms, query, arguments })
 }
 
-fn key(call: &Call) -> Outcome<String> {
-    let key = call.text(0).ok_or(Error::NullArgument { name: "key" })?;
-    key::check(key.as_bytes())?;
+fn key(call: &Call) -> Outcome<&[u8]> {
+    let key = text::bytes(call.datum(0).ok_or(Error::NullArgument { name: "key" })?);
+    key::check(key)?;
     Ok(key)
 }
 
-fn query(call: &Call, index: usize) -> Outcome<CString> {
-    let query = call.datum(index).ok_or(Error::NullArgument { name: "query" })?;
-    // A text holds no NUL, so nothing can be cut off here.
-    Ok(CString::new(text::bytes(query)).unwrap_or_default())
+fn query(call: &Call, index: usize) -> Outcome<&[u8]> {
+    Ok(text::bytes(call.datum(index).ok_or(Error::NullArgument { name: "query" })?))
 }

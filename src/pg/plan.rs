@@ -31,6 +31,8 @@ pub struct Plan {
     surroundings_seen: u64,
     /// The text may hold a literal such as 'today', which analysis froze: good for this call only.
     froze_clock: bool,
+    /// The role of this plan may read all of it.
+    permitted: Cell<bool>,
     pub analysis: Analysis,
     pub types: Vec<pg_sys::Oid>,
     pub columns: Vec<Column>,
@@ -55,21 +57,31 @@ thread_local! {
     /// Never dropped: at exit PostgreSQL is gone before the thread's destructors run.
     static PLANS: ManuallyDrop<RefCell<Option<Plans>>> =
         const { ManuallyDrop::new(RefCell::new(None)) };
+    /// The key of the call at hand: one buffer for all.
+    static KEY: RefCell<PlanKey> = const { RefCell::new(Vec::new()) };
 }
 
 /// The plan for this query, kept or made.
-pub fn get(query: &CString, given: &[Argument]) -> Outcome<Rc<Plan>> {
-    let key = key(query, given);
+pub fn get(query: &[u8], given: &[Argument]) -> Outcome<Rc<Plan>> {
     let seen = surroundings::catch_up();
-    let kept = with_plans(|plans| plans.get(&key).cloned());
-    if let Some(plan) = kept {
-        if plan.is_current() {
-            return Ok(plan);
-        }
-        with_plans(|plans| plans.pop(&key));
+    let kept = KEY.with_borrow_mut(|key| {
+        write_key(key, query, given);
+        with_plans(|plans| plans.get(key).cloned())
+    });
+    match kept {
+        Some(plan) if plan.is_current() => Ok(plan),
+        _ => prepared(query, given, seen),
     }
+}
+
+fn prepared(query: &[u8], given: &[Argument], seen: u64) -> Outcome<Rc<Plan>> {
+    let mut key = Vec::new();
+    write_key(&mut key, query, given);
+    with_plans(|plans| plans.pop(&key));
     super::host::fault_point("plan.prepare");
-    let plan = Rc::new(Plan::prepare(query, given, seen)?);
+    // A text holds no NUL, so nothing can be cut off here.
+    let query = CString::new(query).unwrap_or_default();
+    let plan = Rc::new(Plan::prepare(&query, given, seen)?);
     if plan.froze_clock {
         return Ok(plan);
     }
@@ -95,17 +107,16 @@ fn with_plans<T>(work: impl FnOnce(&mut Plans) -> T) -> T {
     })
 }
 
-fn key(query: &CString, given: &[Argument]) -> PlanKey {
-    let mut key = Vec::with_capacity(256 + query.as_bytes().len());
+fn write_key(key: &mut Vec<u8>, query: &[u8], given: &[Argument]) {
+    key.clear();
     let (user, _) = origin::roles();
+    key.extend_from_slice(&settings::version().to_le_bytes());
     key.extend_from_slice(&user.to_u32().to_le_bytes());
     key.extend_from_slice(&given.len().to_le_bytes());
     for argument in given {
         key.extend_from_slice(&argument.type_oid.to_u32().to_le_bytes());
     }
-    key.extend_from_slice(query.as_bytes_with_nul());
-    settings::append_all(&mut key);
-    key
+    key.extend_from_slice(query);
 }
 
 unsafe extern "C-unwind" {
@@ -178,6 +189,7 @@ impl Plan {
             tree_lives,
             surroundings_seen,
             froze_clock: clock::may_freeze(&query.to_string_lossy()),
+            permitted: Cell::new(false),
             analysis,
             types,
             columns,
@@ -205,9 +217,19 @@ impl Plan {
     }
 
     /// Raises if the caller may not read what the query reads; false if a function is not for him.
+    ///
+    /// The answer holds as long as the plan is current: a plan belongs to one role, and every GRANT,
+    /// REVOKE, change of owner, role or membership reaches this backend as an invalidation of the
+    /// plan or a change of its surroundings, by the same messages on which PostgreSQL's own checks
+    /// rely. A hook may ask the world, so with one it is asked every time.
     pub fn may_read(&self) -> Outcome<bool> {
+        if self.permitted.get() && !privileges::have_hook() {
+            return Ok(true);
+        }
         privileges::check_relations(&self.analysis)?;
-        Ok(privileges::may_execute(&self.analysis))
+        let permitted = privileges::may_execute(&self.analysis);
+        self.permitted.set(permitted);
+        Ok(permitted)
     }
 
     /// The part of the fingerprint that is the same for every call of this plan.
@@ -385,9 +407,7 @@ fn identity(
 ) -> FingerprintBuilder {
     let mut builder = FingerprintBuilder::new();
     origin::add_origin(&mut builder);
-    let mut bytes = Vec::new();
-    settings::append_all(&mut bytes);
-    builder.bytes("settings", &bytes);
+    builder.bytes("settings", &settings::values());
     builder.bytes("query", query.as_bytes());
     builder.bytes("tree", &analysis::tree_text(source.query_list));
     let stable = analysis.stable.iter().map(|(_, function)| function);

@@ -66,3 +66,9 @@ fn may_execute_one(function: pg_sys::Oid, user: pg_sys::Oid) -> bool {
     let result = unsafe { pg_sys::object_aclcheck(class, function, user, execute) };
     result == pg_sys::AclResult::ACLCHECK_OK
 }
+
+/// Whether another module has a say in who may read a table.
+pub fn have_hook() -> bool {
+    // SAFETY: a global of the executor, set when modules are loaded.
+    unsafe { pg_sys::ExecutorCheckPerms_hook }.is_some()
+}

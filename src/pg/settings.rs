@@ -3,7 +3,8 @@
 //! A hit must read about twenty settings; looking each up by name would cost as much as Redis. The
 //! records of built-in settings are static in the server, so their addresses are found once.
 
-use std::cell::OnceCell;
+use std::cell::{OnceCell, RefCell};
+use std::collections::HashMap;
 use std::ffi::CStr;
 
 use pgrx::pg_sys;
@@ -37,13 +38,53 @@ const NAMES: &[&CStr] = &[
     c"session_replication_role",
 ];
 
+/// A session that goes on inventing values forgets them all now and then.
+const VERSIONS_MAX: usize = 1024;
+
 thread_local! {
+    static KNOWN: RefCell<Known> = RefCell::new(Known::default());
     static RECORDS: OnceCell<Vec<*mut pg_sys::config_generic>> = const { OnceCell::new() };
 }
 
-/// Appends the values of the settings that concern every query, each so that it cannot run into the
-/// next one.
-pub fn append_all(bytes: &mut Vec<u8>) {
+/// A number that stands for the present values: the same values give the same number for as long
+/// as this backend lives.
+pub fn version() -> u64 {
+    KNOWN.with_borrow_mut(|known| {
+        known.now.clear();
+        append_all(&mut known.now);
+        if known.now != known.last {
+            known.last.clone_from(&known.now);
+            if known.versions.len() >= VERSIONS_MAX {
+                known.versions.clear();
+            }
+            let version = known.versions.entry(known.now.clone()).or_insert(known.next);
+            known.next += u64::from(*version == known.next);
+            known.version = *version;
+        }
+        known.version
+    })
+}
+
+/// The present values themselves.
+pub fn values() -> Vec<u8> {
+    let mut bytes = Vec::new();
+    append_all(&mut bytes);
+    bytes
+}
+
+/// Every combination that this session has used; buffers that are used again.
+#[derive(Default)]
+struct Known {
+    versions: HashMap<Vec<u8>, u64>,
+    version: u64,
+    /// Never given twice: a plan that is kept under an old number must not be found by other values.
+    next: u64,
+    last: Vec<u8>,
+    now: Vec<u8>,
+}
+
+/// Each value ends where it cannot run into the next one.
+fn append_all(bytes: &mut Vec<u8>) {
     RECORDS.with(|records| {
         for record in records.get_or_init(find_records) {
             append_value(bytes, *record);

@@ -15,9 +15,7 @@ pub fn read(call: &Call, index: usize) -> Outcome<u64> {
         return Err(Error::NullArgument { name: "ttl" }.into());
     };
     let limit = guc::ttl_max_seconds();
-    // SAFETY: a catalogue look-up: a domain over interval is an interval.
-    let type_oid = unsafe { pg_sys::getBaseType(call.type_of(index)) };
-    let ttl_ms = match type_oid {
+    let ttl_ms = match base_type(call.type_of(index)) {
         pg_sys::INT2OID => ttl::from_seconds(i64::from(value.value() as i16), limit),
         pg_sys::INT4OID => ttl::from_seconds(i64::from(value.value() as i32), limit),
         pg_sys::INT8OID => ttl::from_seconds(value.value() as i64, limit),
@@ -29,9 +27,18 @@ pub fn read(call: &Call, index: usize) -> Outcome<u64> {
         pg_sys::INTERVALOID => from_interval(value, limit),
         pg_sys::UNKNOWNOID => return from_text(&c_text(value).to_string_lossy(), limit),
         pg_sys::TEXTOID | pg_sys::VARCHAROID => return from_text(&text::owned(value), limit),
-        _ => Err(Error::TtlType { type_name: classify::type_name(type_oid) }),
+        other => Err(Error::TtlType { type_name: classify::type_name(other) }),
     };
     Ok(ttl_ms?)
+}
+
+/// A domain over interval is an interval. Types that initdb made are no domains that matter here.
+fn base_type(type_oid: pg_sys::Oid) -> pg_sys::Oid {
+    if classify::is_built_in(type_oid) {
+        return type_oid;
+    }
+    // SAFETY: a catalogue look-up.
+    unsafe { pg_sys::getBaseType(type_oid) }
 }
 
 fn numeric(value: pg_sys::Datum) -> f64 {

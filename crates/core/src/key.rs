@@ -22,6 +22,7 @@ const TAG_BYTES: usize = 3;
 const SIDECAR_PREFIX: &[u8] = b"pgc:e:{";
 const LEASE_PREFIX: &[u8] = b"pgc:l:{";
 const TAG_END: &[u8] = b"}:";
+const NAME_HEAD_BYTES: usize = SIDECAR_PREFIX.len() + TAG_BYTES + TAG_END.len();
 const SCOPE_HEX_DIGITS: usize = 16;
 const FAMILY_BYTES_MAX: usize = 32;
 const FAMILY_OTHER: &str = "(other)";
@@ -48,22 +49,32 @@ pub fn slot_tag(slot: u16) -> [u8; TAG_BYTES] {
     SLOT_TAGS[slot as usize % SLOTS]
 }
 
-/// The three names of one entry.
+/// The three names of one entry, in one buffer: a sidecar's name ends with the value's.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct EntryKeys {
-    pub value: Vec<u8>,
-    pub sidecar: Vec<u8>,
-    pub lease: Vec<u8>,
+    sidecar: Vec<u8>,
 }
 
 impl EntryKeys {
     pub fn new(key: &[u8]) -> Self {
-        let tag = slot_tag(slot(key));
-        EntryKeys {
-            value: key.to_vec(),
-            sidecar: [SIDECAR_PREFIX, &tag, TAG_END, key].concat(),
-            lease: [LEASE_PREFIX, &tag, TAG_END, key].concat(),
-        }
+        let mut sidecar = Vec::with_capacity(NAME_HEAD_BYTES + key.len());
+        sidecar.extend_from_slice(SIDECAR_PREFIX);
+        sidecar.extend_from_slice(&slot_tag(slot(key)));
+        sidecar.extend_from_slice(TAG_END);
+        sidecar.extend_from_slice(key);
+        EntryKeys { sidecar }
+    }
+
+    pub fn value(&self) -> &[u8] {
+        &self.sidecar[NAME_HEAD_BYTES..]
+    }
+
+    pub fn sidecar(&self) -> &[u8] {
+        &self.sidecar
+    }
+
+    pub fn lease(&self) -> Vec<u8> {
+        [LEASE_PREFIX, &self.sidecar[SIDECAR_PREFIX.len()..]].concat()
     }
 }
 
@@ -241,9 +252,9 @@ mod tests {
     fn names_of_an_entry_never_change() {
         // Danger: as above; and programs that look at Redis know these names from the documents.
         let keys = EntryKeys::new(b"foo");
-        assert_eq!(keys.value, b"foo");
-        assert_eq!(keys.sidecar, b"pgc:e:{9Le}:foo");
-        assert_eq!(keys.lease, b"pgc:l:{9Le}:foo");
+        assert_eq!(keys.value(), b"foo");
+        assert_eq!(keys.sidecar(), b"pgc:e:{9Le}:foo");
+        assert_eq!(keys.lease(), b"pgc:l:{9Le}:foo");
         assert_eq!(scoped(b"top", 0xbeef), b"top#000000000000beef");
     }
 
@@ -265,9 +276,9 @@ mod tests {
     #[test]
     fn other_names_are_no_sidecars() {
         // Danger: redis_flush deletes what some program happened to name like a sidecar.
-        let sidecar = EntryKeys::new(b"foo").sidecar;
+        let sidecar = EntryKeys::new(b"foo").sidecar().to_vec();
         assert_eq!(key_of_sidecar(&sidecar), Some(&b"foo"[..]));
-        let lease = EntryKeys::new(b"foo").lease;
+        let lease = EntryKeys::new(b"foo").lease();
         let cut = &sidecar[..sidecar.len() - 4];
         let other_tag = sidecar.replace_tag(b"000");
         for name in [&b""[..], b"pgc:e:", b"pgc:e:{", b"pgc:e:{ab", b"foo", &lease, cut, &other_tag]
@@ -314,18 +325,18 @@ mod tests {
         fn an_entry_lies_in_one_slot(key in prop::collection::vec(any::<u8>(), 0..80)) {
             // Danger: the fill script is refused with CROSSSLOT for some keys and nobody knows why.
             let keys = EntryKeys::new(&key);
-            prop_assert_eq!(slot(&keys.value), slot(&keys.sidecar));
-            prop_assert_eq!(slot(&keys.value), slot(&keys.lease));
-            prop_assert_eq!(key_of_sidecar(&keys.sidecar), Some(&key[..]));
+            prop_assert_eq!(slot(keys.value()), slot(keys.sidecar()));
+            prop_assert_eq!(slot(keys.value()), slot(&keys.lease()));
+            prop_assert_eq!(key_of_sidecar(keys.sidecar()), Some(&key[..]));
         }
 
         #[test]
         fn braces_do_not_move_an_entry(key in "[{}a:]{0,12}") {
             // Danger: as above, for the keys whose own braces decide where they lie.
             let keys = EntryKeys::new(key.as_bytes());
-            prop_assert_eq!(slot(&keys.value), slot(&keys.sidecar));
-            prop_assert_eq!(slot(&keys.value), slot(&keys.lease));
-            prop_assert_eq!(key_of_sidecar(&keys.sidecar), Some(key.as_bytes()));
+            prop_assert_eq!(slot(keys.value()), slot(keys.sidecar()));
+            prop_assert_eq!(slot(keys.value()), slot(&keys.lease()));
+            prop_assert_eq!(key_of_sidecar(keys.sidecar()), Some(key.as_bytes()));
         }
 
         #[test]

@@ -103,6 +103,8 @@ mod tests {
     fn fractions_round_down_but_never_to_zero() {
         // Danger: 0.0004 seconds becomes PX 0, an error reply for a value that was asked for.
         assert_eq!(from_fraction(0.5, MAX), Ok(500));
+        assert_eq!(from_fraction(MAX as f64, MAX), Ok(2_592_000_000));
+        assert_eq!(from_fraction(MAX as f64 + 0.5, MAX), TOO_LONG);
         assert_eq!(from_fraction(1.9999, MAX), Ok(1999));
         assert_eq!(from_fraction(0.0004, MAX), Ok(1));
         assert_eq!(from_fraction(f64::MIN_POSITIVE, MAX), Ok(1));

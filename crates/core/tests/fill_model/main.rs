@@ -24,8 +24,8 @@ const CALM: World = World {
     entry_ms: 100,
     lease_ms: 100,
     fill_wait_ms: 100,
-    begin_ms_max: 2,
-    end_ms: 4,
+    begin_ms_max: 1,
+    end_ms: 3,
     deaths_max: 0,
     late_fill: false,
 };
