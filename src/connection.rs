@@ -84,9 +84,9 @@ pub fn server() -> Result<Server, Failure> {
 }
 
 /// Warns of a failure unless this backend warned within the last minute. A breaker that is open
-/// says nothing new.
+/// says nothing new, and a value that is too large is no trouble of Redis.
 pub fn warn(failure: &Failure) {
-    if failure.reason == Reason::Breaker {
+    if matches!(failure.reason, Reason::Breaker | Reason::TooLarge | Reason::Encoding) {
         return;
     }
     let now_ms = host::monotonic_ms();

@@ -15,7 +15,7 @@ use crate::read::{self, Request};
 pub fn explain(request: &Request<'_>) -> Outcome<Value> {
     let plan = plan::get(request.query, &request.arguments)?;
     let bound = plan.bind(&request.arguments)?;
-    let entry = Entry::new(request.key, &plan, &bound);
+    let entry = Entry::new(&request.key, &plan, &bound);
     let refusal = plan.analysis.refusal.as_ref().map(|error| error.message());
     let obstacle = read::obstacle(&plan);
     let reason = refusal.clone().or_else(|| obstacle.map(|reason| reason.sentence().to_owned()));

@@ -4,6 +4,7 @@
 //! carries them out. Whatever goes wrong with Redis, the answer is the query's own: a failure here
 //! costs time and a counter, never a result.
 
+use std::borrow::Cow;
 use std::cell::Cell;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::rc::Rc;
@@ -29,7 +30,8 @@ use crate::stats;
 
 /// One call of `redis_cached`, borrowed from its arguments.
 pub struct Request<'a> {
-    pub key: &'a [u8],
+    /// In UTF-8, as it stands in Redis.
+    pub key: Cow<'a, [u8]>,
     pub ttl_ms: u64,
     pub query: &'a [u8],
     pub arguments: Vec<Argument>,
@@ -82,7 +84,7 @@ impl Reading<'_> {
             // The executor knows best which function is refused, or whether it is reached at all.
             return Ok(self.compute(Reason::Cold)?.0);
         }
-        let entry = Entry::new(self.request.key, self.plan, self.bound);
+        let entry = Entry::new(&self.request.key, self.plan, self.bound);
         match self.look(&entry) {
             Ok(Ok(json)) => Ok(json),
             Ok(Err(reason)) => self.fill(&entry, reason),
@@ -117,7 +119,7 @@ impl Reading<'_> {
             Judgement::Hit { sidecar, value } => {
                 let json = text::json_from_utf8(value).ok_or(Reason::Foreign)?;
                 let hit_us = micros(self.started);
-                stats::hit(self.request.key, value.len(), hit_us, sidecar.cost_us);
+                stats::hit(&self.request.key, value.len(), hit_us, sidecar.cost_us);
                 Ok(json)
             }
             Judgement::Miss(reason) => Err(reason),
@@ -181,7 +183,7 @@ impl Reading<'_> {
         };
         let json = outcome?;
         let query_us = micros(started);
-        stats::miss(self.request.key, reason, query_us);
+        stats::miss(&self.request.key, reason, query_us);
         Ok((text::datum(json.bytes()), json, query_us))
     }
 
@@ -189,17 +191,17 @@ impl Reading<'_> {
         let lease = Lease { entry, token, held: true };
         let (datum, json, cost_us) = self.compute(reason)?;
         if let Err(failure) = self.store(lease, json.bytes(), cost_us) {
-            stats::unfilled(self.request.key, failure.reason);
-            if failure.reason != Reason::TooLarge {
-                connection::warn(&failure);
-            }
+            stats::unfilled(&self.request.key, failure.reason);
+            connection::warn(&failure);
         }
         Ok(datum)
     }
 
     fn store(&self, mut lease: Lease<'_>, json: &[u8], cost_us: u64) -> Result<(), Failure> {
         host::fault_point("read.fill");
-        let value = text::to_utf8(json);
+        let Some(value) = text::to_utf8(json) else {
+            return Err(Failure::new(Reason::Encoding, "no UTF-8"));
+        };
         if value.len() > guc::value_bytes_max() {
             return Err(Failure::new(Reason::TooLarge, "above pg_cache.value_bytes_max"));
         }
@@ -227,7 +229,7 @@ impl Reading<'_> {
         };
         lease.held = false;
         if connection::ask(|session| Ok(scripts::fill(session, &entry)?))? {
-            stats::fill(self.request.key, value.len());
+            stats::fill(&self.request.key, value.len());
         }
         Ok(())
     }

@@ -42,34 +42,39 @@ fn count(key: &[u8], update: impl FnOnce(&mut Counters)) {
     });
 }
 
+/// What a sidecar says of costs came from outside: sums must bear any number.
+fn add(sum: &mut u64, part: u64) {
+    *sum = sum.saturating_add(part);
+}
+
 pub fn hit(key: &[u8], bytes: usize, hit_us: u64, cost_us: u64) {
     count(key, |counters| {
-        counters.hits += 1;
-        counters.bytes_read += bytes as u64;
-        counters.hit_us += hit_us;
-        counters.saved_us += cost_us.saturating_sub(hit_us);
+        add(&mut counters.hits, 1);
+        add(&mut counters.bytes_read, bytes as u64);
+        add(&mut counters.hit_us, hit_us);
+        add(&mut counters.saved_us, cost_us.saturating_sub(hit_us));
     });
 }
 
 /// A call that was computed, for this reason.
 pub fn miss(key: &[u8], reason: Reason, query_us: u64) {
     count(key, |counters| {
-        counters.misses += 1;
-        counters.reasons[reason.index()] += 1;
-        counters.query_us += query_us;
+        add(&mut counters.misses, 1);
+        add(&mut counters.reasons[reason.index()], 1);
+        add(&mut counters.query_us, query_us);
     });
 }
 
 pub fn fill(key: &[u8], bytes: usize) {
     count(key, |counters| {
-        counters.fills += 1;
-        counters.bytes_filled += bytes as u64;
+        add(&mut counters.fills, 1);
+        add(&mut counters.bytes_filled, bytes as u64);
     });
 }
 
 /// A result that could not be stored, for this reason.
 pub fn unfilled(key: &[u8], reason: Reason) {
-    count(key, |counters| counters.reasons[reason.index()] += 1);
+    count(key, |counters| add(&mut counters.reasons[reason.index()], 1));
 }
 
 /// All counters as an array of objects, which the view `redis_stat_cached` reads.

@@ -5,7 +5,7 @@ use pg_cache_core::error::Error;
 
 use crate::pg::error::Outcome;
 use crate::pg::plan::{self, Column};
-use crate::pg::{classify, quote, utility};
+use crate::pg::{classify, quote, text, utility};
 
 /// Creates the view with the query's own column names and types. The key is `view:` and its
 /// qualified name.
@@ -27,7 +27,7 @@ pub fn create(our_schema: String, name: &str, ttl_ms: u64, query: &[u8]) -> Outc
          interval '{ttl_ms} milliseconds', {query}) AS t({columns})",
         schema = quote::identifier(&our_schema),
         key = quote::literal(&format!("view:{view}")),
-        query = quote::literal(&String::from_utf8_lossy(query)),
+        query = quote::literal(&text::string(query)),
         columns = columns.join(", "),
     );
     utility::run(&statement)

@@ -1,5 +1,7 @@
 //! `redis_cached`, `redis_cached_rows`, `redis_cached_view`, `redis_explain`.
 
+use std::borrow::Cow;
+
 use pg_cache_core::error::Error;
 use pg_cache_core::key;
 
@@ -59,7 +61,7 @@ fn explained_text(call: &Call) -> Outcome<Datum> {
 
 fn explanation(call: &Call, arguments: Vec<Argument>) -> Outcome<Datum> {
     let request = Request { key: key(call)?, ttl_ms: 0, query: query(call, 1)?, arguments };
-    Ok(text::datum(explain::explain(&request)?.to_string().as_bytes()))
+    Ok(text::json(&explain::explain(&request)?))
 }
 
 fn request(call: &Call, arguments: Vec<Argument>) -> Outcome<Request<'_>> {
@@ -67,9 +69,11 @@ fn request(call: &Call, arguments: Vec<Argument>) -> Outcome<Request<'_>> {
     Ok(Request { key, ttl_ms, query, arguments })
 }
 
-fn key(call: &Call) -> Outcome<&[u8]> {
+fn key(call: &Call) -> Outcome<Cow<'_, [u8]>> {
     let key = text::bytes(call.datum(0).ok_or(Error::NullArgument { name: "key" })?);
-    key::check(key)?;
+    // A key that is no text in UTF-8 is used by its bytes.
+    let key = text::to_utf8(key).unwrap_or(Cow::Borrowed(key));
+    key::check(&key)?;
     Ok(key)
 }
 

@@ -23,7 +23,7 @@ fn ping(_call: &Call) -> Outcome<Datum> {
 }
 
 fn health_json(_call: &Call) -> Outcome<Datum> {
-    Ok(text::datum(health::checks().to_string().as_bytes()))
+    Ok(text::json(&health::checks()))
 }
 
 fn flush_keys(call: &Call) -> Outcome<Datum> {
@@ -33,5 +33,5 @@ fn flush_keys(call: &Call) -> Outcome<Datum> {
 }
 
 fn stat_cached_json(_call: &Call) -> Outcome<Datum> {
-    Ok(text::datum(stats::as_json().to_string().as_bytes()))
+    Ok(text::json(&stats::as_json()))
 }

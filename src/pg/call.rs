@@ -105,11 +105,11 @@ impl Call {
     }
 }
 
-/// What a setting or a C string holds; empty where there is none.
+/// What a setting or a C string in the server's encoding holds; empty where there is none.
 pub fn c_string(pointer: *const std::ffi::c_char) -> String {
     if pointer.is_null() {
         return String::new();
     }
     // SAFETY: PostgreSQL's strings end with NUL and live for this statement at least.
-    unsafe { CStr::from_ptr(pointer) }.to_string_lossy().into_owned()
+    super::text::string(unsafe { CStr::from_ptr(pointer) }.to_bytes())
 }

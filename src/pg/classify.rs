@@ -1,7 +1,5 @@
 //! What kind of function, relation or type an oid names: the facts that analysis decides by.
 
-use std::ffi::CStr;
-
 use pgrx::pg_sys;
 use pgrx::pg_sys::ffi::pg_guard_ffi_boundary;
 
@@ -275,11 +273,7 @@ pub fn row_version(tuple: &pg_sys::HeapTupleData) -> (u32, u32, u16) {
 pub fn role_name(role: pg_sys::Oid) -> String {
     // SAFETY: a palloc'ed name, or NULL for a role that is gone.
     let name = unsafe { pg_sys::GetUserNameFromId(role, true) };
-    if name.is_null() {
-        return role.to_u32().to_string();
-    }
-    // SAFETY: a C string.
-    unsafe { CStr::from_ptr(name) }.to_string_lossy().into_owned()
+    if name.is_null() { role.to_u32().to_string() } else { super::call::c_string(name) }
 }
 
 pub fn database_name() -> String {

@@ -121,14 +121,10 @@ pub fn enter(body: impl FnOnce() -> Outcome<pg_sys::Datum>) -> pg_sys::Datum {
 }
 
 fn raise(error: &Error) -> ! {
-    let mut report = ErrorReport::new(sqlstate(error.sqlstate()), error.message(), "");
-    if let Some(detail) = error.detail() {
-        report = report.set_detail(detail);
-    }
-    if let Some(hint) = error.hint() {
-        report = report.set_hint(hint);
-    }
-    report.report(PgLogLevel::ERROR);
+    let (detail, hint) = (error.detail().map(said), error.hint().map(said));
+    let code = sqlstate(error.sqlstate());
+    plain(code, &said(error.message()), detail.as_deref(), hint.as_deref())
+        .report(PgLogLevel::ERROR);
     unreachable!("an ERROR does not return")
 }
 
@@ -150,6 +146,10 @@ fn raise_panic(panic: Box<dyn Any + Send>) -> ! {
     };
     report.report(PgLogLevel::ERROR);
     unreachable!("an ERROR does not return")
+}
+
+fn said(text: String) -> String {
+    super::text::message(&text)
 }
 
 fn plain(
@@ -191,6 +191,6 @@ fn sqlstate(code: &str) -> PgSqlErrorCode {
 pub fn warn_unusable(reason: Reason, detail: &str) {
     let message = "redis is not usable, computing without the cache";
     ErrorReport::new(PgSqlErrorCode::ERRCODE_WARNING, message, "")
-        .set_detail(format!("{} ({detail})", reason.sentence()))
+        .set_detail(said(format!("{} ({detail})", reason.sentence())))
         .report(PgLogLevel::WARNING);
 }

@@ -188,7 +188,7 @@ impl Plan {
             source,
             tree_lives,
             surroundings_seen,
-            froze_clock: clock::may_freeze(&query.to_string_lossy()),
+            froze_clock: clock::may_freeze(&super::text::string(query.as_bytes())),
             permitted: Cell::new(false),
             analysis,
             types,
@@ -269,9 +269,11 @@ fn parameter_types(query: &CString, given: &[Argument]) -> Outcome<Vec<pg_sys::O
         if types.len() != given.len() {
             return Err(Error::ArgumentCount { given: given.len(), wanted: types.len() }.into());
         }
-        let unknown = |oid: &pg_sys::Oid| matches!(*oid, pg_sys::InvalidOid | pg_sys::UNKNOWNOID);
-        if let Some(index) = types.iter().position(unknown) {
-            return Err(Error::ParameterType { position: index + 1 }.into());
+        // Where the query infers nothing, as in `$1 IS NULL`, a text stays a text.
+        for type_oid in &mut types {
+            if matches!(*type_oid, pg_sys::InvalidOid | pg_sys::UNKNOWNOID) {
+                *type_oid = pg_sys::TEXTOID;
+            }
         }
     }
     Ok(types)
@@ -389,7 +391,7 @@ fn columns(description: pg_sys::TupleDesc) -> Vec<Column> {
     // change.
     let description = unsafe { pgrx::PgTupleDesc::from_pg_unchecked(description) };
     let column = |attribute: &pg_sys::FormData_pg_attribute| Column {
-        name: attribute.name().to_owned(),
+        name: super::text::name(&attribute.attname),
         type_oid: attribute.atttypid,
         type_modifier: attribute.atttypmod,
     };

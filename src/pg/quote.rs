@@ -1,19 +1,18 @@
 //! Names and literals as SQL writes them, by PostgreSQL's own rules.
 
-use std::ffi::CString;
-
 use pgrx::pg_sys;
 
 use super::call::c_string;
+use super::text::statement;
 
 pub fn identifier(name: &str) -> String {
-    let name = CString::new(name).unwrap_or_default();
+    let name = statement(name);
     // SAFETY: the name itself or a palloc'ed quoted copy; copied again here.
     c_string(unsafe { pg_sys::quote_identifier(name.as_ptr()) })
 }
 
 pub fn literal(text: &str) -> String {
-    let text = CString::new(text).unwrap_or_default();
+    let text = statement(text);
     // SAFETY: a palloc'ed quoted copy.
     c_string(unsafe { pg_sys::quote_literal_cstr(text.as_ptr()) })
 }
@@ -21,7 +20,7 @@ pub fn literal(text: &str) -> String {
 /// `name` or `schema.name` as written in SQL, folded and quoted anew, with the schema in which
 /// CREATE would put it; `None` if it is neither.
 pub fn qualified_name(text: &str) -> Option<String> {
-    let text = CString::new(text).ok()?;
+    let text = statement(text);
     // SAFETY: cut apart in place by SplitIdentifierString, so a copy.
     let copy = unsafe { pg_sys::pstrdup(text.as_ptr()) };
     let mut parts = std::ptr::null_mut();

@@ -22,7 +22,7 @@ pub fn expected_columns(call: &Call) -> Result<Vec<String>, Error> {
     }
     // SAFETY: belongs to the executor, which outlives the call; forgotten, not freed, below.
     let description = unsafe { pgrx::PgTupleDesc::from_pg_unchecked(info.expectedDesc) };
-    let names = description.iter().map(|column| column.name().to_owned()).collect();
+    let names = description.iter().map(|column| super::text::name(&column.attname)).collect();
     std::mem::forget(description);
     Ok(names)
 }

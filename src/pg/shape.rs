@@ -52,7 +52,7 @@ fn add_attributes(builder: &mut FingerprintBuilder, type_oid: pg_sys::Oid, depth
     // SAFETY: as above: PgTupleDesc drops the reference.
     let description = unsafe { pgrx::PgTupleDesc::from_pg(description) };
     for attribute in description.iter().filter(|attribute| !attribute.attisdropped) {
-        builder.text("attribute", attribute.name());
+        builder.text("attribute", &super::text::name(&attribute.attname));
         builder.bytes("modifier", &attribute.atttypmod.to_le_bytes());
         add_nested(builder, attribute.atttypid, depth);
     }

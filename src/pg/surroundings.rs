@@ -16,10 +16,11 @@ thread_local! {
     static CHANGES: Cell<u64> = const { Cell::new(0) };
 }
 
-/// Names of relations, functions, operators and types; casts, collations and enum labels; roles and
+/// Names of relations, their attributes, functions, operators and types; casts, collations and enum labels; roles and
 /// their memberships.
-const WATCHED: [Cache::Type; 9] = [
+const WATCHED: [Cache::Type; 10] = [
     Cache::RELNAMENSP,
+    Cache::ATTNUM,
     Cache::PROCNAMEARGSNSP,
     Cache::OPERNAMENSP,
     Cache::TYPENAMENSP,

@@ -1,6 +1,6 @@
 //! Runs one statement of ours that changes the database, as the caller would.
 
-use std::ffi::{CString, c_char, c_int, c_long};
+use std::ffi::{c_char, c_int, c_long};
 
 use super::error::Outcome;
 use super::execute::in_spi;
@@ -11,7 +11,7 @@ unsafe extern "C-unwind" {
 }
 
 pub fn run(statement: &str) -> Outcome<()> {
-    let statement = CString::new(statement).unwrap_or_default();
+    let statement = super::text::statement(statement);
     let text = statement.as_ptr();
     // SAFETY: a C string that outlives the call.
     let execute = || unsafe { SPI_execute(text, false, 0) };

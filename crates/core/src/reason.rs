@@ -21,6 +21,7 @@ pub enum Reason {
     Setting,
     LeaseWait,
     TooLarge,
+    Encoding,
     Breaker,
     Connect,
     Timeout,
@@ -38,7 +39,7 @@ pub enum Reason {
 
 impl Reason {
     /// Every reason, in the order of `index`.
-    pub const ALL: [Reason; 27] = [
+    pub const ALL: [Reason; 28] = [
         Reason::Cold,
         Reason::Fingerprint,
         Reason::Foreign,
@@ -53,6 +54,7 @@ impl Reason {
         Reason::Setting,
         Reason::LeaseWait,
         Reason::TooLarge,
+        Reason::Encoding,
         Reason::Breaker,
         Reason::Connect,
         Reason::Timeout,
@@ -90,6 +92,7 @@ impl Reason {
             Reason::Setting => "setting",
             Reason::LeaseWait => "lease_wait",
             Reason::TooLarge => "too_large",
+            Reason::Encoding => "encoding",
             Reason::Breaker => "breaker",
             Reason::Connect => "connect",
             Reason::Timeout => "timeout",
@@ -137,6 +140,7 @@ impl Reason {
                  pg_cache.fill_wait_ms."
             }
             Reason::TooLarge => "The result is larger than pg_cache.value_bytes_max.",
+            Reason::Encoding => "The result cannot be written in UTF-8.",
             Reason::Breaker => "Redis failed a moment ago and is not tried again yet.",
             Reason::Connect => "Redis could not be connected to.",
             Reason::Timeout => "Redis did not answer in time.",
@@ -181,8 +185,8 @@ mod tests {
         assert_eq!(
             words,
             "cold fingerprint foreign format own_xid serializable disabled temp_table \
-             system_catalog row_security session_function setting lease_wait too_large breaker \
-             connect timeout closed protocol version noauth loading oom readonly noperm busy \
+             system_catalog row_security session_function setting lease_wait too_large encoding \
+             breaker connect timeout closed protocol version noauth loading oom readonly noperm busy \
              server_error"
         );
     }

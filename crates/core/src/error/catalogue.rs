@@ -50,7 +50,6 @@ pub fn catalogue() -> Vec<Error> {
         Error::Nested,
         Error::ArgumentCount { given: 1, wanted: 2 },
         Error::ArgumentPseudoType { position: 1, type_name: "record".into() },
-        Error::ParameterType { position: 1 },
         Error::ColumnNotReturned {
             name: "total".into(),
             returned: vec!["carrier".into(), "delay".into()],
