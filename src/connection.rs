@@ -21,6 +21,9 @@ use crate::pg::{classify, error, guc, host};
 /// How often a backend may warn that Redis is in trouble.
 const WARN_EVERY_MS: u64 = 60_000;
 
+/// How long a message that need not be heard may take: a cancel waits for it.
+const TELL_TIMEOUT: Duration = Duration::from_millis(40);
+
 /// What a reply may hold besides values: names, sidecars, framing.
 const REPLY_OVERHEAD_BYTES: usize = 256 * 1024;
 
@@ -55,6 +58,16 @@ pub fn ask<T>(request: impl Fn(&mut Session) -> Result<T, Failure>) -> Result<T,
     };
     let moment = Moment { now_ms: host::monotonic_ms(), random: host::random };
     LINK.with(|link| link.borrow_mut().ask(&route, moment, request))
+}
+
+/// Says something that need not be heard: only if there is a connection, and within a moment.
+pub fn tell<T>(request: impl Fn(&mut Session) -> Result<T, Failure>) -> Option<T> {
+    let bounds = Bounds {
+        connect_timeout: TELL_TIMEOUT,
+        timeout: TELL_TIMEOUT,
+        reply_bytes_max: REPLY_OVERHEAD_BYTES,
+    };
+    LINK.with(|link| link.borrow_mut().tell(bounds, request))
 }
 
 /// Forgets the breaker, for somebody who asks in person.

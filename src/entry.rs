@@ -64,6 +64,9 @@ fn fingerprint(plan: &Plan, bound: &[Bound], scope: &[(String, String)]) -> [u8;
         let (user, session_user) = identity::roles();
         builder.number("role", u64::from(user.to_u32()));
         builder.number("session role", u64::from(session_user.to_u32()));
+        // The query may show the name, which can change.
+        builder.text("role name", &classify::role_name(user));
+        builder.text("session role name", &classify::role_name(session_user));
     }
     for (name, value) in scope {
         builder.text("scope", name);
@@ -75,8 +78,8 @@ fn fingerprint(plan: &Plan, bound: &[Bound], scope: &[(String, String)]) -> [u8;
     }
     if opaque {
         let mut custom = Vec::new();
-        settings::append_custom(&mut custom);
-        builder.bytes("custom settings", &custom);
+        settings::append_session(&mut custom);
+        builder.bytes("session settings", &custom);
     }
     arguments::add_to(&mut builder, bound);
     builder.finish()

@@ -17,7 +17,7 @@ use pg_cache_core::reason::Reason;
 use pg_cache_core::sidecar::{Sidecar, value_hash};
 
 use crate::client::failure::Failure;
-use crate::client::scripts;
+use crate::client::scripts::{self, Filled};
 use crate::client::session::Session;
 use crate::connection;
 use crate::entry::Entry;
@@ -87,6 +87,8 @@ impl Reading<'_> {
         let entry = Entry::new(&self.request.key, self.plan, self.bound);
         match self.look(&entry) {
             Ok(Ok(json)) => Ok(json),
+            // Its snapshot may be as old as the transaction: not what others should get.
+            Ok(Err(reason)) if xact::keeps_snapshot() => Ok(self.compute(reason)?.0),
             Ok(Err(reason)) => self.fill(&entry, reason),
             Err(failure) => self.without_redis(&failure),
         }
@@ -165,12 +167,17 @@ impl Reading<'_> {
         host::fault_point("read.lease");
         let mut pipeline = redis::pipe();
         let lease_ms = guc::lease_timeout_ms();
-        pipeline.cmd("SET").arg(entry.keys.lease()).arg(token).arg("NX").arg("PX").arg(lease_ms);
+        let lease = entry.keys.lease();
+        pipeline.cmd("SET").arg(&lease).arg(token).arg("NX").arg("GET").arg("PX").arg(lease_ms);
+        // A lease that something else left without an end would keep everybody out for ever.
+        pipeline.cmd("PEXPIRE").arg(&lease).arg(lease_ms).arg("NX").ignore();
         pipeline.cmd("MGET").arg(entry.keys.value()).arg(entry.keys.sidecar());
-        type Looked = (Option<String>, (Option<Vec<u8>>, Option<Vec<u8>>));
-        let (set, (value, sidecar)): Looked =
+        type Looked = (Option<Vec<u8>>, (Option<Vec<u8>>, Option<Vec<u8>>));
+        let (holder, (value, sidecar)): Looked =
             connection::ask(|session| Ok(pipeline.query(session)?))?;
-        Ok((set.is_some(), self.judged(entry, value.as_deref(), sidecar.as_deref())))
+        // Our own token may stand there already: the answer to a first try was lost.
+        let ours = holder.is_none_or(|holder| holder == token);
+        Ok((ours, self.judged(entry, value.as_deref(), sidecar.as_deref())))
     }
 
     /// Runs the query; counts why.
@@ -228,8 +235,10 @@ impl Reading<'_> {
             ttl_ms: self.request.ttl_ms,
         };
         lease.held = false;
-        if connection::ask(|session| Ok(scripts::fill(session, &entry)?))? {
-            stats::fill(&self.request.key, value.len());
+        match connection::ask(|session| Ok(scripts::fill(session, &entry)?))? {
+            Filled::Stored => stats::fill(&self.request.key, value.len()),
+            Filled::NotOurs => stats::unfilled(&self.request.key, Reason::Foreign),
+            Filled::Overtaken => {}
         }
         Ok(())
     }
@@ -250,12 +259,12 @@ impl Drop for Lease<'_> {
     }
 }
 
-/// Gives a lease back as well as it can be done: it ends by itself otherwise. This runs while an
-/// error unwinds, so interrupts wait and nothing may come out of it.
+/// Gives a lease back as well as it can be done in a moment: it ends by itself otherwise. This runs
+/// while an error unwinds, so interrupts wait and nothing may come out of it.
 fn release(entry: &Entry, token: &[u8]) {
     let _held = host::HoldInterrupts::start();
     let ask = || {
-        connection::ask(|session: &mut Session| {
+        connection::tell(|session: &mut Session| {
             Ok(scripts::release(session, &entry.keys.lease(), token)?)
         })
     };

@@ -47,8 +47,10 @@ impl Inbox {
         Ok(())
     }
 
-    /// Reads once, with room for `at_least` pending bytes.
+    /// Reads once, with room for `at_least` pending bytes: as the server announced it, so only as far
+    /// as the transport would read at all.
     pub fn fill(&mut self, transport: &mut Transport, at_least: usize) -> io::Result<()> {
+        transport.permit(at_least.saturating_sub(self.end - self.start))?;
         let room = at_least.max(self.end - self.start + READ_BYTES);
         if self.start + room > self.bytes.len() {
             self.bytes.resize(self.start + room, 0);

@@ -81,6 +81,19 @@ impl Link {
         self.run(session, route, &request)
     }
 
+    /// Uses the connection if there is one; opens none and blames nobody.
+    pub fn tell<T>(
+        &mut self,
+        bounds: Bounds,
+        request: impl Fn(&mut Session) -> Result<T, Failure>,
+    ) -> Option<T> {
+        let mut session = self.session.take()?;
+        session.set_bounds(bounds);
+        let answer = request(&mut session).ok()?;
+        self.session = Some(session);
+        Some(answer)
+    }
+
     fn run<T>(
         &mut self,
         mut session: Session,

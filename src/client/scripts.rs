@@ -22,16 +22,32 @@ pub struct Fill<'a> {
     pub ttl_ms: u64,
 }
 
-/// Stores the entry if the lease is still ours; says whether it did.
-pub fn fill(session: &mut Session, entry: &Fill<'_>) -> RedisResult<bool> {
-    FILL.key(entry.value_key)
+/// What became of an entry that was to be stored.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Filled {
+    Stored,
+    /// The lease was no longer ours.
+    Overtaken,
+    /// Another program's value stands under the key.
+    NotOurs,
+}
+
+/// Stores the entry if the lease is still ours.
+pub fn fill(session: &mut Session, entry: &Fill<'_>) -> RedisResult<Filled> {
+    let outcome: i64 = FILL
+        .key(entry.value_key)
         .key(entry.sidecar_key)
         .key(entry.lease_key)
         .arg(entry.token)
         .arg(entry.value)
         .arg(entry.sidecar)
         .arg(entry.ttl_ms)
-        .invoke(session)
+        .invoke(session)?;
+    Ok(match outcome {
+        1 => Filled::Stored,
+        0 => Filled::Overtaken,
+        _ => Filled::NotOurs,
+    })
 }
 
 /// Gives the lease back if it is still ours.

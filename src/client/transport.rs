@@ -63,6 +63,14 @@ impl Transport {
         self.reads = 0;
     }
 
+    /// Whether the reply at hand may still bring so many bytes.
+    pub fn permit(&self, bytes: usize) -> io::Result<()> {
+        if bytes > self.allowance {
+            return Err(io::Error::new(io::ErrorKind::FileTooLarge, "the reply is too large"));
+        }
+        Ok(())
+    }
+
     pub fn send(&mut self, mut bytes: &[u8]) -> io::Result<()> {
         (self.host.fault_point)("client.send");
         // The first write takes a small command whole: nothing to wait for, nothing to name.
@@ -98,9 +106,7 @@ impl Transport {
 
 impl Read for Transport {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
-        if self.allowance == 0 {
-            return Err(io::Error::new(io::ErrorKind::FileTooLarge, "the reply is too large"));
-        }
+        self.permit(1)?;
         let wanted = buffer.len().min(self.allowance);
         (self.host.fault_point)("client.receive");
         // Also before a read that will find something, but for the first: a peer that drips must

@@ -1,18 +1,22 @@
 //! What a query is made of, read off its analysed and rewritten tree before anything runs.
 //!
 //! Owns the rules of what may be cached. The tree is PostgreSQL's own (views expanded, row security
-//! added), so nothing is guessed from the text. If a rule here is wrong, somebody is served rows
-//! that the query would not have given.
+//! added), so nothing is guessed from the text; what runs without standing in it is looked up. If a
+//! rule here is wrong, somebody is served rows that the query would not have given.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeSet, VecDeque};
 use std::ffi::{CStr, c_void};
 
 use pg_cache_core::error::Error;
 use pg_cache_core::reason::Reason;
 use pgrx::pg_sys::{self, NodeTag};
-use pgrx::{PgList, pg_guard};
 
-use super::classify::{self, Stable};
+use super::classify;
+use super::error::Outcome;
+use super::implicit;
+use super::settings;
+use super::stable::Stable;
+use super::tree::{self, Met};
 
 /// The outcome of a walk through one query.
 #[derive(Default)]
@@ -29,10 +33,14 @@ pub struct Analysis {
     pub stable: Vec<(Stable, pg_sys::Oid)>,
     /// Settings read by `current_setting('…')`.
     pub settings: BTreeSet<String>,
+    /// Types of its values that are not built in, or are made of such.
+    pub types: Vec<pg_sys::Oid>,
     /// `CURRENT_TIMESTAMP`, `CURRENT_USER` and their like.
     pub value_functions: Vec<(Stable, &'static str)>,
     /// A row security policy applies to the caller.
     pub row_secured: bool,
+    /// A foreign table is scanned with the user mapping of whoever asks.
+    pub foreign: bool,
     /// Range tables whose privileges the executor would check.
     pub checked: Vec<Checked>,
 }
@@ -53,54 +61,30 @@ impl Analysis {
     /// Whether the rows hang on who asks, other than by privileges.
     pub fn reads_role(&self) -> bool {
         let is_role = |kind: Stable| kind == Stable::Role;
-        self.stable.iter().any(|(kind, _)| is_role(*kind))
+        self.foreign
+            || self.stable.iter().any(|(kind, _)| is_role(*kind))
             || self.value_functions.iter().any(|(kind, _)| is_role(*kind))
     }
 }
 
-/// Walks one rewritten query.
-pub fn analyse(query: *mut pg_sys::Query) -> Analysis {
-    let mut walk = Walk { found: Analysis::default(), in_policy: false };
-    visit(query.cast(), std::ptr::from_mut(&mut walk).cast());
-    walk.found
-}
-
-struct Walk {
-    found: Analysis,
-    in_policy: bool,
-}
-
-/// PostgreSQL calls this for each node; true would end the walk.
-#[pg_guard]
-extern "C-unwind" fn visit(node: *mut pg_sys::Node, context: *mut c_void) -> bool {
-    // SAFETY: the context is the Walk that `analyse` keeps on its stack; one walk at a time.
-    let walk = unsafe { &mut *context.cast::<Walk>() };
-    // SAFETY: nodes of a tree are NULL or valid.
-    let Some(tag) = (unsafe { node.as_ref() }).map(|node| node.type_) else { return false };
-    match tag {
-        // SAFETY: the tag says what it is.
-        NodeTag::T_Query => walk.query(unsafe { &mut *node.cast() }),
-        // SAFETY: as above.
-        NodeTag::T_CommonTableExpr if unsafe { is_unused(node) } => {}
-        _ => {
-            walk.expression(node, tag);
-            // SAFETY: visits the children with this same function.
-            unsafe { pg_sys::expression_tree_walker(node, Some(visit), context) };
-        }
+/// Looks at one rewritten query.
+pub fn analyse(query: *mut pg_sys::Query) -> Outcome<Analysis> {
+    let met = tree::collect(query.cast(), false)?;
+    let mut rules = Rules { found: Analysis::default(), ahead: met.into(), seen: Vec::new() };
+    while let Some(met) = rules.ahead.pop_front() {
+        rules.look_at(met)?;
     }
-    false
+    Ok(rules.found)
 }
 
-/// A WITH query that nothing refers to is never planned: it neither runs nor needs privileges.
-unsafe fn is_unused(node: *mut pg_sys::Node) -> bool {
-    // SAFETY: the caller saw the tag of a CommonTableExpr.
-    let cte = unsafe { &*node.cast::<pg_sys::CommonTableExpr>() };
-    // SAFETY: its query is an analysed Query.
-    let query = unsafe { &*cte.ctequery.cast::<pg_sys::Query>() };
-    cte.cterefcount == 0 && query.commandType == pg_sys::CmdType::CMD_SELECT
+struct Rules {
+    found: Analysis,
+    ahead: VecDeque<Met>,
+    /// Types that were looked at.
+    seen: Vec<pg_sys::Oid>,
 }
 
-impl Walk {
+impl Rules {
     fn refuse(&mut self, error: Error) {
         self.found.refusal.get_or_insert(error);
     }
@@ -109,11 +93,18 @@ impl Walk {
         self.found.obstacle.get_or_insert(reason);
     }
 
-    fn descend<T>(&mut self, node: *mut T) {
-        visit(node.cast(), std::ptr::from_mut(self).cast());
+    fn look_at(&mut self, met: Met) -> Outcome<()> {
+        match met.tag {
+            // SAFETY: the tag says what it is.
+            NodeTag::T_Query => self.query(unsafe { &*met.node.cast() }),
+            // SAFETY: as above.
+            NodeTag::T_RangeTblEntry => self.entry(unsafe { &*met.node.cast() }),
+            _ => self.expression(met)?,
+        }
+        Ok(())
     }
 
-    fn query(&mut self, query: &mut pg_sys::Query) {
+    fn query(&mut self, query: &pg_sys::Query) {
         if query.hasModifyingCTE || query.commandType != pg_sys::CmdType::CMD_SELECT {
             self.refuse(Error::WritingCte);
         }
@@ -125,86 +116,136 @@ impl Walk {
             #[cfg(not(any(feature = "pg14", feature = "pg15")))]
             permissions: query.rteperminfos,
         });
-        for entry in nodes::<pg_sys::RangeTblEntry>(query.rtable) {
-            // SAFETY: members of a range table are range table entries.
-            self.entry(unsafe { &*entry });
-        }
-        let context = std::ptr::from_mut(self).cast();
-        let flags = pg_sys::QTW_IGNORE_RANGE_TABLE as i32;
-        // SAFETY: visits everything but the range table, which was just done.
-        unsafe { pg_sys::query_tree_walker(query, Some(visit), context, flags) };
     }
 
     fn entry(&mut self, entry: &pg_sys::RangeTblEntry) {
-        if entry.rtekind == pg_sys::RTEKind::RTE_RELATION {
+        self.found.row_secured |= !entry.securityQuals.is_null();
+        if entry.rtekind == pg_sys::RTEKind::RTE_RELATION && !classify::is_view(entry.relid) {
             self.relation(entry.relid, entry.inh);
-        }
-        self.descend(entry.tablesample);
-        self.descend(entry.subquery);
-        self.descend(entry.functions);
-        self.descend(entry.tablefunc);
-        self.descend(entry.values_lists);
-        self.descend(entry.joinaliasvars);
-        #[cfg(feature = "pg18")]
-        self.descend(entry.groupexprs);
-        if !entry.securityQuals.is_null() {
-            self.found.row_secured = true;
-            let outside = std::mem::replace(&mut self.in_policy, true);
-            self.descend(entry.securityQuals);
-            self.in_policy = outside;
         }
     }
 
     fn relation(&mut self, relation: pg_sys::Oid, with_children: bool) {
-        if classify::is_view(relation) {
-            return;
-        }
         add(&mut self.found.relations, relation);
         if classify::is_catalog(relation) {
             self.bypass(Reason::SystemCatalog);
-        } else if classify::is_temporary(relation)
-            || (with_children && classify::has_own_temporary_child(relation))
-        {
+        } else if classify::is_temporary(relation) {
             self.bypass(Reason::TempTable);
         }
-    }
-
-    fn expression(&mut self, node: *mut pg_sys::Node, tag: NodeTag) {
-        if let Some(function) = called_function(node, tag) {
-            add(&mut self.found.called, function);
-        }
-        match tag {
-            // SAFETY: the tag says what it is.
-            NodeTag::T_FuncExpr => self.setting(unsafe { &*node.cast() }),
-            // SAFETY: as above.
-            NodeTag::T_SQLValueFunction => self.value_function(unsafe { &*node.cast() }),
-            NodeTag::T_NextValueExpr => self.volatile("nextval".to_owned()),
-            _ => {}
-        }
-        let context = std::ptr::from_mut(self).cast();
-        // SAFETY: calls back once for each function that the node runs, and for none below it.
-        unsafe { pg_sys::check_functions_in_node(node, Some(note_function), context) };
-    }
-
-    fn function(&mut self, function: pg_sys::Oid) {
-        if classify::is_ours(function) {
-            self.refuse(Error::Nested);
-        } else if classify::is_volatile(function) {
-            self.volatile(classify::function_signature(function));
-        } else if classify::is_stable(function) {
-            let kind = classify::stable(function);
-            add(&mut self.found.stable, (kind, function));
-            let resolved = is_current_setting(function);
-            if self.in_policy && !resolved {
-                self.bypass(Reason::RowSecurity);
-            } else if kind == Stable::Session {
-                self.bypass(Reason::SessionFunction);
+        self.found.foreign |= classify::is_foreign(relation);
+        let children = if with_children { classify::children(relation) } else { Vec::new() };
+        for child in children {
+            self.found.foreign |= classify::is_foreign(child);
+            if classify::is_own_temporary(child) {
+                self.bypass(Reason::TempTable);
             }
         }
     }
 
-    fn volatile(&mut self, name: String) {
-        if self.in_policy {
+    fn expression(&mut self, met: Met) -> Outcome<()> {
+        let Met { node, tag, in_policy } = met;
+        if let Some(function) = called_function(node, tag) {
+            add(&mut self.found.called, function);
+        }
+        if let Some(type_oid) = type_of(node, tag) {
+            self.value_of(type_oid, tag, in_policy);
+        }
+        match tag {
+            NodeTag::T_FuncExpr => {
+                // SAFETY: the tag says what it is.
+                let call = unsafe { &*node.cast::<pg_sys::FuncExpr>() };
+                self.setting(call, in_policy);
+                if let Some(defaults) = implicit::defaults_of(call) {
+                    self.ahead.extend(tree::collect(defaults, in_policy)?);
+                }
+            }
+            NodeTag::T_Aggref => {
+                // SAFETY: as above.
+                self.aggregate(unsafe { &*node.cast::<pg_sys::Aggref>() }.aggfnoid, in_policy);
+            }
+            NodeTag::T_WindowFunc => {
+                // SAFETY: as above.
+                self.aggregate(unsafe { &*node.cast::<pg_sys::WindowFunc>() }.winfnoid, in_policy);
+            }
+            // SAFETY: as above.
+            NodeTag::T_SQLValueFunction => self.value_function(unsafe { &*node.cast() }, in_policy),
+            NodeTag::T_NextValueExpr => self.volatile("nextval".to_owned(), in_policy),
+            // SAFETY: as above.
+            NodeTag::T_TableSampleClause => self.sample(unsafe { &*node.cast() }, in_policy),
+            _ => {}
+        }
+        for function in functions_in(node) {
+            self.function(function, in_policy);
+        }
+        Ok(())
+    }
+
+    /// Without REPEATABLE, every scan takes another sample.
+    fn sample(&mut self, sample: &pg_sys::TableSampleClause, in_policy: bool) {
+        if sample.repeatable.is_null() {
+            let method = classify::function_name(sample.tsmhandler);
+            self.volatile(format!("TABLESAMPLE {method} without REPEATABLE"), in_policy);
+        }
+    }
+
+    fn aggregate(&mut self, aggregate: pg_sys::Oid, in_policy: bool) {
+        for part in implicit::parts_of_aggregate(aggregate) {
+            self.function(part, in_policy);
+        }
+    }
+
+    /// A value of this type may be written as text or JSON. What writes a user's type is code, and
+    /// what writes an oid as a name reads the catalogs by the effective search path.
+    fn value_of(&mut self, type_oid: pg_sys::Oid, tag: NodeTag, in_policy: bool) {
+        if classify::is_name_of_object(type_oid) {
+            let configuration = matches!(type_oid, pg_sys::REGCONFIGOID | pg_sys::REGDICTIONARYOID);
+            if !(configuration && tag == NodeTag::T_Const) {
+                self.bypass(Reason::SystemCatalog);
+            }
+            return;
+        }
+        if self.seen.contains(&type_oid) {
+            return;
+        }
+        self.seen.push(type_oid);
+        if !classify::is_built_in(type_oid) {
+            add(&mut self.found.types, type_oid);
+        }
+        for writer in implicit::writers_of(type_oid) {
+            if !classify::is_built_in(writer) {
+                self.function(writer, in_policy);
+            }
+        }
+        for part in classify::parts_of_type(type_oid) {
+            self.value_of(part, NodeTag::T_Var, in_policy);
+        }
+    }
+
+    fn function(&mut self, function: pg_sys::Oid, in_policy: bool) {
+        if classify::is_ours(function) {
+            self.refuse(Error::Nested);
+        } else if classify::is_volatile(function) {
+            self.volatile(classify::function_signature(function), in_policy);
+        } else if classify::is_stable(function) {
+            self.stable(function, in_policy);
+        }
+    }
+
+    fn stable(&mut self, function: pg_sys::Oid, in_policy: bool) {
+        let kind = classify::stable(function);
+        add(&mut self.found.stable, (kind, function));
+        match kind {
+            _ if in_policy && !is_current_setting(function) => self.bypass(Reason::RowSecurity),
+            Stable::Session => self.bypass(Reason::SessionFunction),
+            Stable::Catalog => self.bypass(Reason::SystemCatalog),
+            // It may read the session's own temporary tables.
+            Stable::Opaque if classify::has_temporary_schema() => self.bypass(Reason::TempTable),
+            _ => {}
+        }
+    }
+
+    fn volatile(&mut self, name: String, in_policy: bool) {
+        if in_policy {
             self.bypass(Reason::RowSecurity);
         } else {
             self.refuse(Error::VolatileFunction { name });
@@ -212,34 +253,72 @@ impl Walk {
     }
 
     /// `current_setting` of a name that stands in the query can be followed; of another, not.
-    fn setting(&mut self, call: &pg_sys::FuncExpr) {
+    fn setting(&mut self, call: &pg_sys::FuncExpr, in_policy: bool) {
         if !is_current_setting(call.funcid) {
             return;
         }
-        match nodes::<pg_sys::Node>(call.args).first().and_then(|name| constant_text(*name)) {
+        match tree::nodes::<pg_sys::Node>(call.args).first().and_then(|name| constant_text(*name)) {
+            Some(name) if settings::is_secret(&name) => self.bypass(Reason::Setting),
             Some(name) => {
                 self.found.settings.insert(name);
             }
-            None if self.in_policy => self.bypass(Reason::RowSecurity),
+            None if in_policy => self.bypass(Reason::RowSecurity),
             None => self.bypass(Reason::Setting),
         }
     }
 
-    fn value_function(&mut self, function: &pg_sys::SQLValueFunction) {
+    fn value_function(&mut self, function: &pg_sys::SQLValueFunction, in_policy: bool) {
         let (kind, name) = classify::value_function(function.op);
         add(&mut self.found.value_functions, (kind, name));
-        if self.in_policy && kind == Stable::Time {
-            self.bypass(Reason::RowSecurity);
+        match kind {
+            Stable::Session => self.bypass(Reason::SessionFunction),
+            Stable::Time if in_policy => self.bypass(Reason::RowSecurity),
+            _ => {}
         }
     }
 }
 
-#[pg_guard]
-extern "C-unwind" fn note_function(function: pg_sys::Oid, context: *mut c_void) -> bool {
-    // SAFETY: the Walk handed to check_functions_in_node.
-    let walk = unsafe { &mut *context.cast::<Walk>() };
-    walk.function(function);
+/// The functions that PostgreSQL runs for this node itself, not for its children.
+fn functions_in(node: *mut pg_sys::Node) -> Vec<pg_sys::Oid> {
+    let mut found = Vec::new();
+    let context = std::ptr::from_mut(&mut found).cast();
+    // SAFETY: calls back once for each function of the node; the context is the list.
+    unsafe { pg_sys::check_functions_in_node(node, Some(note_function), context) };
+    found
+}
+
+unsafe extern "C-unwind" fn note_function(function: pg_sys::Oid, context: *mut c_void) -> bool {
+    // SAFETY: the list of `functions_in`.
+    unsafe { &mut *context.cast::<Vec<pg_sys::Oid>>() }.push(function);
     false
+}
+
+/// The type of the values that a node brings in. Nodes that only pass values on need no look.
+fn type_of(node: *mut pg_sys::Node, tag: NodeTag) -> Option<pg_sys::Oid> {
+    macro_rules! field {
+        ($node:ident, $field:ident) => {
+            // SAFETY: the tag says what it is.
+            Some(unsafe { &*node.cast::<pg_sys::$node>() }.$field)
+        };
+    }
+    match tag {
+        NodeTag::T_Var => field!(Var, vartype),
+        NodeTag::T_Const => field!(Const, consttype),
+        NodeTag::T_Param => field!(Param, paramtype),
+        NodeTag::T_FuncExpr => field!(FuncExpr, funcresulttype),
+        NodeTag::T_OpExpr => field!(OpExpr, opresulttype),
+        NodeTag::T_Aggref => field!(Aggref, aggtype),
+        NodeTag::T_WindowFunc => field!(WindowFunc, wintype),
+        NodeTag::T_SubscriptingRef => field!(SubscriptingRef, refrestype),
+        NodeTag::T_FieldSelect => field!(FieldSelect, resulttype),
+        NodeTag::T_RelabelType => field!(RelabelType, resulttype),
+        NodeTag::T_CoerceViaIO => field!(CoerceViaIO, resulttype),
+        NodeTag::T_ArrayCoerceExpr => field!(ArrayCoerceExpr, resulttype),
+        NodeTag::T_ConvertRowtypeExpr => field!(ConvertRowtypeExpr, resulttype),
+        NodeTag::T_RowExpr => field!(RowExpr, row_typeid),
+        NodeTag::T_CoerceToDomain => field!(CoerceToDomain, resulttype),
+        _ => None,
+    }
 }
 
 fn is_current_setting(function: pg_sys::Oid) -> bool {
@@ -293,7 +372,9 @@ fn constant_text(node: *mut pg_sys::Node) -> Option<String> {
 
 fn lock_clause(marks: *mut pg_sys::List) -> &'static str {
     use pg_sys::LockClauseStrength::*;
-    let Some(mark) = nodes::<pg_sys::RowMarkClause>(marks).first().copied() else { return "" };
+    let Some(mark) = tree::nodes::<pg_sys::RowMarkClause>(marks).first().copied() else {
+        return "";
+    };
     // SAFETY: members of rowMarks are RowMarkClauses.
     match unsafe { &*mark }.strength {
         LCS_FORKEYSHARE => "FOR KEY SHARE",
@@ -308,34 +389,6 @@ fn add<T: PartialEq>(found: &mut Vec<T>, item: T) {
     if !found.contains(&item) {
         found.push(item);
     }
-}
-
-/// The members of a list of nodes.
-pub fn nodes<T>(list: *mut pg_sys::List) -> Vec<*mut T> {
-    // SAFETY: lists in a tree are NULL or valid, and nobody changes them meanwhile.
-    unsafe { PgList::<T>::from_pg(list) }.iter_ptr().collect()
-}
-
-/// The highest `$n` of a raw statement: how many arguments it takes.
-pub fn parameters(statement: *mut pg_sys::Node) -> usize {
-    let mut highest = 0usize;
-    visit_raw(statement, std::ptr::from_mut(&mut highest).cast());
-    highest
-}
-
-#[pg_guard]
-extern "C-unwind" fn visit_raw(node: *mut pg_sys::Node, context: *mut c_void) -> bool {
-    // SAFETY: nodes of a raw tree are NULL or valid.
-    let Some(tag) = (unsafe { node.as_ref() }).map(|node| node.type_) else { return false };
-    if tag == NodeTag::T_ParamRef {
-        // SAFETY: the tag says what it is.
-        let number = unsafe { &*node.cast::<pg_sys::ParamRef>() }.number;
-        // SAFETY: the counter on the stack of `parameters`.
-        let highest = unsafe { &mut *context.cast::<usize>() };
-        *highest = (*highest).max(usize::try_from(number).unwrap_or(0));
-    }
-    // SAFETY: visits the children with this same function.
-    unsafe { pg_sys::raw_expression_tree_walker(node, Some(visit_raw), context) }
 }
 
 /// The whole tree as text, oids included: the same query over the same objects gives the same text.

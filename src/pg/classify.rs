@@ -3,87 +3,13 @@
 use pgrx::pg_sys;
 use pgrx::pg_sys::ffi::pg_guard_ffi_boundary;
 
-/// What a STABLE function's result hangs on besides its arguments.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Stable {
-    /// The clock of the transaction: the entry is as old as its ttl allows.
-    Time,
-    /// Who asks.
-    Role,
-    /// This very connection: sharing it would be wrong.
-    Session,
-    /// `current_setting`, or settings that every fingerprint holds.
-    Setting,
-    /// A body that we cannot see.
-    Opaque,
-}
-
-impl Stable {
-    pub fn as_str(self) -> &'static str {
-        match self {
-            Stable::Time => "time",
-            Stable::Role => "role",
-            Stable::Session => "session",
-            Stable::Setting => "setting",
-            Stable::Opaque => "opaque",
-        }
-    }
-}
-
-/// Built-in STABLE functions that tell the time.
-const TIME: &[&str] = &["now", "transaction_timestamp", "statement_timestamp", "age"];
-
-/// Built-in STABLE functions that depend on the role; `has_…_privilege` belong here too.
-const ROLE: &[&str] =
-    &["current_user", "session_user", "getpgusername", "pg_has_role", "row_security_active"];
-
-/// Built-in STABLE functions that depend on the connection or the transaction. `pg_stat_…` and
-/// `inet_…` belong here too.
-const SESSION: &[&str] = &[
-    "pg_backend_pid",
-    "pg_current_xact_id",
-    "pg_current_xact_id_if_assigned",
-    "pg_current_snapshot",
-    "txid_current",
-    "txid_current_if_assigned",
-    "txid_current_snapshot",
-    "pg_my_temp_schema",
-    "pg_is_other_temp_schema",
-    "pg_trigger_depth",
-    "pg_cursor",
-    "pg_prepared_statement",
-    "pg_lock_status",
-    "current_query",
-    "pg_conf_load_time",
-    "pg_postmaster_start_time",
-    "pg_listening_channels",
-    "pg_show_all_settings",
-    "pg_safe_snapshot_blocking_pids",
-    "pg_blocking_pids",
-    "pg_is_in_recovery",
-];
+use super::stable::{self, Stable};
 
 /// The kind of a STABLE function.
 pub fn stable(function: pg_sys::Oid) -> Stable {
-    if !is_built_in(function) {
-        return Stable::Opaque;
-    }
-    let name = function_name(function);
-    let name = name.as_str();
-    if name == "current_setting" {
-        Stable::Setting
-    } else if TIME.contains(&name) {
-        Stable::Time
-    } else if ROLE.contains(&name) || (name.starts_with("has_") && name.ends_with("_privilege")) {
-        Stable::Role
-    } else if SESSION.contains(&name)
-        || name.starts_with("pg_stat_")
-        || name.starts_with("inet_client")
-        || name.starts_with("inet_server")
-    {
-        Stable::Session
-    } else {
-        Stable::Setting
+    match is_built_in(function) {
+        true => stable::built_in(&function_name(function)),
+        false => Stable::Opaque,
     }
 }
 
@@ -96,7 +22,7 @@ pub fn value_function(operation: pg_sys::SQLValueFunctionOp::Type) -> (Stable, &
         SVFOP_USER => (Stable::Role, "user"),
         SVFOP_SESSION_USER => (Stable::Role, "session_user"),
         SVFOP_CURRENT_CATALOG => (Stable::Setting, "current_catalog"),
-        SVFOP_CURRENT_SCHEMA => (Stable::Setting, "current_schema"),
+        SVFOP_CURRENT_SCHEMA => (Stable::Session, "current_schema"),
         SVFOP_CURRENT_DATE => (Stable::Time, "current_date"),
         SVFOP_CURRENT_TIME | SVFOP_CURRENT_TIME_N => (Stable::Time, "current_time"),
         SVFOP_LOCALTIME | SVFOP_LOCALTIME_N => (Stable::Time, "localtime"),
@@ -197,6 +123,10 @@ pub fn is_view(relation: pg_sys::Oid) -> bool {
     kind(relation) == pg_sys::RELKIND_VIEW
 }
 
+pub fn is_foreign(relation: pg_sys::Oid) -> bool {
+    kind(relation) == pg_sys::RELKIND_FOREIGN_TABLE
+}
+
 pub fn kind_name(relation: pg_sys::Oid) -> &'static str {
     match kind(relation) {
         pg_sys::RELKIND_PARTITIONED_TABLE => "partitioned table",
@@ -222,13 +152,13 @@ unsafe extern "C-unwind" {
     ) -> *mut pg_sys::List;
 }
 
-/// Whether this session made a temporary child of a permanent table: nobody else sees its rows.
-pub fn has_own_temporary_child(relation: pg_sys::Oid) -> bool {
+/// All partitions and inheritance children of a table, of any depth.
+pub fn children(relation: pg_sys::Oid) -> Vec<pg_sys::Oid> {
     // SAFETY: a catalogue look-up.
     let look = || unsafe { has_subclass(relation) };
     // SAFETY: on the backend's one thread.
     if !unsafe { pg_guard_ffi_boundary(look) } {
-        return false;
+        return Vec::new();
     }
     let lock = pg_sys::NoLock as pg_sys::LOCKMODE;
     // SAFETY: a palloc'ed list of oids; without locks it cannot wait.
@@ -237,11 +167,82 @@ pub fn has_own_temporary_child(relation: pg_sys::Oid) -> bool {
     let children = unsafe { pg_guard_ffi_boundary(find) };
     // SAFETY: the list above, untouched by anybody else.
     let children = unsafe { pgrx::PgList::<pg_sys::Oid>::from_pg(children) };
-    children.iter_oid().any(|child| {
-        let namespace = namespace_of(child);
-        // SAFETY: compares with this session's temporary schema.
-        unsafe { pg_sys::isTempNamespace(namespace) }
+    children.iter_oid().filter(|child| *child != relation).collect()
+}
+
+/// A temporary table of this session: as a child of a permanent one, nobody else sees its rows.
+pub fn is_own_temporary(relation: pg_sys::Oid) -> bool {
+    let namespace = namespace_of(relation);
+    // SAFETY: compares with this session's temporary schema.
+    unsafe { pg_sys::isTempNamespace(namespace) }
+}
+
+/// Whether this session has a temporary schema, hence perhaps temporary tables.
+pub fn has_temporary_schema() -> bool {
+    let (mut schema, mut toast) = (pg_sys::InvalidOid, pg_sys::InvalidOid);
+    // SAFETY: reads the session's state into two locals.
+    unsafe { pg_sys::GetTempNamespaceState(&raw mut schema, &raw mut toast) };
+    schema != pg_sys::InvalidOid
+}
+
+/// Whether values of the type are oids that are written as names.
+pub fn is_name_of_object(type_oid: pg_sys::Oid) -> bool {
+    matches!(
+        type_oid,
+        pg_sys::REGCLASSOID
+            | pg_sys::REGPROCOID
+            | pg_sys::REGPROCEDUREOID
+            | pg_sys::REGOPEROID
+            | pg_sys::REGOPERATOROID
+            | pg_sys::REGTYPEOID
+            | pg_sys::REGROLEOID
+            | pg_sys::REGNAMESPACEOID
+            | pg_sys::REGCONFIGOID
+            | pg_sys::REGDICTIONARYOID
+            | pg_sys::REGCOLLATIONOID
+    )
+}
+
+/// The types that a type is made of: elements, the base of a domain, bounds, attributes.
+pub fn parts_of_type(type_oid: pg_sys::Oid) -> Vec<pg_sys::Oid> {
+    // SAFETY: a catalogue look-up; InvalidOid if it is no array.
+    let element = unsafe { pg_sys::get_element_type(type_oid) };
+    let mut parts = vec![element];
+    if !is_built_in(type_oid) {
+        // SAFETY: a catalogue look-up; the type itself if it is no domain.
+        parts.push(unsafe { pg_sys::getBaseType(type_oid) });
+        // SAFETY: a catalogue look-up; InvalidOid if it is no range.
+        parts.push(unsafe { pg_sys::get_range_subtype(type_oid) });
+        parts.extend(attributes_of(type_oid).into_iter().map(|attribute| attribute.type_oid));
+    }
+    parts.retain(|part| *part != pg_sys::InvalidOid && *part != type_oid);
+    parts
+}
+
+/// An attribute of a composite type.
+pub struct Attribute {
+    pub name: String,
+    pub type_oid: pg_sys::Oid,
+    pub modifier: i32,
+}
+
+/// The attributes of a composite type; none if it is not one.
+pub fn attributes_of(type_oid: pg_sys::Oid) -> Vec<Attribute> {
+    // SAFETY: a catalogue look-up; InvalidOid if it is not composite.
+    if unsafe { pg_sys::get_typ_typrelid(type_oid) } == pg_sys::InvalidOid {
+        return Vec::new();
+    }
+    // SAFETY: a reference-counted description.
+    let description = unsafe { pg_sys::lookup_rowtype_tupdesc(type_oid, -1) };
+    // SAFETY: as above: PgTupleDesc gives the reference back when it is dropped.
+    let description = unsafe { pgrx::PgTupleDesc::from_pg(description) };
+    let live = description.iter().filter(|attribute| !attribute.attisdropped);
+    live.map(|attribute| Attribute {
+        name: super::text::name(&attribute.attname),
+        type_oid: attribute.atttypid,
+        modifier: attribute.atttypmod,
     })
+    .collect()
 }
 
 /// The row version of an object's catalogue entry: any change of it makes another.

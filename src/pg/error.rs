@@ -15,7 +15,7 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use pg_cache_core::error::Error;
 use pg_cache_core::reason::Reason;
 use pgrx::pg_sys;
-use pgrx::pg_sys::panic::{CaughtError, ErrorReport, pgrx_extern_c_guard};
+use pgrx::pg_sys::panic::{CaughtError, ErrorReport, ErrorReportWithLevel, pgrx_extern_c_guard};
 use pgrx::{PgLogLevel, PgSqlErrorCode};
 
 /// Why a call ends without a result.
@@ -135,17 +135,19 @@ fn raise_panic(panic: Box<dyn Any + Send>) -> ! {
         Ok(caught) => match *caught {
             CaughtError::PostgresError(report)
             | CaughtError::ErrorReport(report)
-            | CaughtError::RustPanic { ereport: report, .. } => {
-                plain(report.sql_error_code(), report.message(), report.detail(), report.hint())
-            }
+            | CaughtError::RustPanic { ereport: report, .. } => without_backtrace(&report),
         },
-        Err(panic) => match panic.downcast::<ErrorReport>() {
-            Ok(report) => *report,
+        Err(panic) => match panic.downcast::<ErrorReportWithLevel>() {
+            Ok(report) => without_backtrace(&report),
             Err(panic) => defect(&*panic),
         },
     };
     report.report(PgLogLevel::ERROR);
     unreachable!("an ERROR does not return")
+}
+
+fn without_backtrace(report: &ErrorReportWithLevel) -> ErrorReport {
+    plain(report.sql_error_code(), report.message(), report.detail(), report.hint())
 }
 
 fn said(text: String) -> String {

@@ -3,18 +3,38 @@
 //! The text is byte for byte that of `json_agg(row_to_json(x))`: PostgreSQL's own `row_to_json`
 //! makes each element, straight from the executor, without a table of tuples in between.
 
+use std::ffi::{c_char, c_int};
+
 use pgrx::{pg_guard, pg_sys};
 
 use super::error::{Outcome, catch};
 
 unsafe extern "C-unwind" {
-    // Without pgrx's guard, so that `catch` keeps the user's error whole.
+    // Without pgrx's guard, so that an error of the user's query, or of what turns its values into
+    // JSON, jumps to `catch` as it was raised.
     fn SPI_execute_plan_extended(
         plan: pg_sys::SPIPlanPtr,
         options: *const pg_sys::SPIExecuteOptions,
-    ) -> std::ffi::c_int;
-    fn SPI_connect() -> std::ffi::c_int;
-    fn SPI_finish() -> std::ffi::c_int;
+    ) -> c_int;
+    fn SPI_connect() -> c_int;
+    fn SPI_finish() -> c_int;
+    fn MemoryContextReset(context: pg_sys::MemoryContext);
+    fn ExecFetchSlotHeapTuple(
+        slot: *mut pg_sys::TupleTableSlot,
+        materialize: bool,
+        should_free: *mut bool,
+    ) -> pg_sys::HeapTuple;
+    fn heap_copy_tuple_as_datum(
+        tuple: pg_sys::HeapTuple,
+        description: pg_sys::TupleDesc,
+    ) -> pg_sys::Datum;
+    fn FunctionCall1Coll(
+        function: *mut pg_sys::FmgrInfo,
+        collation: pg_sys::Oid,
+        argument: pg_sys::Datum,
+    ) -> pg_sys::Datum;
+    fn text_to_cstring(text: *const pg_sys::text) -> *mut c_char;
+    fn appendStringInfoString(output: pg_sys::StringInfo, text: *const c_char);
 }
 
 /// Takes the executor's rows. PostgreSQL knows only `base`, so that comes first.
@@ -25,6 +45,7 @@ struct JsonReceiver {
     row_context: pg_sys::MemoryContext,
     description: pg_sys::TupleDesc,
     row_to_json: pg_sys::FmgrInfo,
+    is_first: bool,
 }
 
 /// A palloc'ed JSON text in the server's encoding.
@@ -58,6 +79,7 @@ pub fn run(plan: pg_sys::SPIPlanPtr, parameters: pg_sys::ParamListInfo) -> Outco
         row_context: std::ptr::null_mut(),
         description: std::ptr::null_mut(),
         row_to_json: pg_sys::FmgrInfo::default(),
+        is_first: true,
     };
     let options = pg_sys::SPIExecuteOptions {
         params: parameters,
@@ -103,7 +125,7 @@ fn append(output: pg_sys::StringInfo, bytes: &[u8]) {
 #[pg_guard]
 unsafe extern "C-unwind" fn start_rows(
     receiver: *mut pg_sys::DestReceiver,
-    _operation: std::ffi::c_int,
+    _operation: c_int,
     description: pg_sys::TupleDesc,
 ) {
     // SAFETY: PostgreSQL hands back the receiver that it was given.
@@ -129,7 +151,7 @@ unsafe extern "C-unwind" fn start_rows(
     unsafe { pg_sys::fmgr_info(function, &raw mut receiver.row_to_json) };
 }
 
-#[pg_guard]
+/// Calls C functions and owns nothing: an error in here jumps over it to `catch`.
 unsafe extern "C-unwind" fn receive_row(
     slot: *mut pg_sys::TupleTableSlot,
     receiver: *mut pg_sys::DestReceiver,
@@ -137,25 +159,27 @@ unsafe extern "C-unwind" fn receive_row(
     // SAFETY: PostgreSQL hands back the receiver that it was given.
     let receiver = unsafe { &mut *receiver.cast::<JsonReceiver>() };
     // SAFETY: empties the context of the row before; nothing of it is kept.
-    unsafe { pg_sys::MemoryContextReset(receiver.row_context) };
-    // SAFETY: a context made in start_rows.
+    unsafe { MemoryContextReset(receiver.row_context) };
+    // SAFETY: a context made in start_rows; what is allocated from here on goes with the row.
     let outer = unsafe { pg_sys::MemoryContextSwitchTo(receiver.row_context) };
     let mut should_free = false;
-    // SAFETY: the slot holds a row; what must be freed goes with the row's context.
-    let tuple = unsafe { pg_sys::ExecFetchSlotHeapTuple(slot, false, &raw mut should_free) };
+    // SAFETY: the slot holds a row.
+    let tuple = unsafe { ExecFetchSlotHeapTuple(slot, false, &raw mut should_free) };
     // SAFETY: the description has the same columns as the slot.
-    let row = unsafe { pg_sys::heap_copy_tuple_as_datum(tuple, receiver.description) };
+    let row = unsafe { heap_copy_tuple_as_datum(tuple, receiver.description) };
+    let function = &raw mut receiver.row_to_json;
     // SAFETY: row_to_json(record) takes one composite datum and is strict.
-    let json = unsafe {
-        pg_sys::FunctionCall1Coll(&raw mut receiver.row_to_json, pg_sys::InvalidOid, row)
-    };
+    let json = unsafe { FunctionCall1Coll(function, pg_sys::InvalidOid, row) };
+    // SAFETY: the result is a text.
+    let json = unsafe { text_to_cstring(json.cast_mut_ptr()) };
+    let separator = if receiver.is_first { c"" } else { c", " };
+    receiver.is_first = false;
+    // SAFETY: the buffer made in `run` grows in its own context.
+    unsafe { appendStringInfoString(receiver.output, separator.as_ptr()) };
+    // SAFETY: as above; JSON holds no NUL.
+    unsafe { appendStringInfoString(receiver.output, json) };
     // SAFETY: back to where the executor was.
     unsafe { pg_sys::MemoryContextSwitchTo(outer) };
-    // SAFETY: a buffer made in `run`; reads a plain field.
-    if unsafe { (*receiver.output).len } > 1 {
-        append(receiver.output, b", ");
-    }
-    append(receiver.output, super::text::bytes(json));
     true
 }
 

@@ -67,6 +67,7 @@ fn register_connection() {
         GucFlags::SUPERUSER_ONLY,
     );
     integer(
+        GucContext::Userset,
         c"pg_cache.connect_timeout_ms",
         c"How long opening a connection to Redis may take, handshake included.",
         &CONNECT_TIMEOUT_MS,
@@ -74,6 +75,7 @@ fn register_connection() {
         GucFlags::UNIT_MS,
     );
     integer(
+        GucContext::Userset,
         c"pg_cache.timeout_ms",
         c"How long one answer from Redis may take before the query is computed instead.",
         &TIMEOUT_MS,
@@ -82,6 +84,8 @@ fn register_connection() {
     );
 }
 
+/// What one session may do to entries that all share, only a superuser sets: a lease keeps others
+/// out, a ttl and a size take room.
 fn register_reading() {
     GucRegistry::define_bool_guc(
         c"pg_cache.enabled",
@@ -92,6 +96,7 @@ fn register_reading() {
         GucFlags::default(),
     );
     integer(
+        GucContext::Suset,
         c"pg_cache.lease_timeout_ms",
         c"How long one backend may compute an entry before another may take over.",
         &LEASE_TIMEOUT_MS,
@@ -99,6 +104,7 @@ fn register_reading() {
         GucFlags::UNIT_MS,
     );
     integer(
+        GucContext::Userset,
         c"pg_cache.fill_wait_ms",
         c"How long to wait for another backend that computes the same entry.",
         &FILL_WAIT_MS,
@@ -106,6 +112,7 @@ fn register_reading() {
         GucFlags::UNIT_MS,
     );
     integer(
+        GucContext::Suset,
         c"pg_cache.value_bytes_max",
         c"Results larger than this are returned and not stored.",
         &VALUE_BYTES_MAX,
@@ -113,6 +120,7 @@ fn register_reading() {
         GucFlags::UNIT_BYTE,
     );
     integer(
+        GucContext::Suset,
         c"pg_cache.ttl_max",
         c"The longest ttl that a caller may ask for.",
         &TTL_MAX,
@@ -120,6 +128,7 @@ fn register_reading() {
         GucFlags::UNIT_S,
     );
     integer(
+        GucContext::Userset,
         c"pg_cache.plans_max",
         c"How many prepared queries a backend keeps; the least recently used goes first.",
         &PLANS_MAX,
@@ -146,6 +155,7 @@ fn string(
 }
 
 fn integer(
+    context: GucContext,
     name: &'static CStr,
     about: &'static CStr,
     setting: &'static GucSetting<i32>,
@@ -153,7 +163,6 @@ fn integer(
     flags: GucFlags,
 ) {
     let (least, most) = (*range.start(), *range.end());
-    let context = GucContext::Userset;
     GucRegistry::define_int_guc(name, about, c"", setting, least, most, context, flags);
 }
 

@@ -20,14 +20,12 @@ use super::analysis::{self, Analysis};
 use super::arguments::{self, Argument, Bound};
 use super::error::Outcome;
 use super::execute::{self, Json, in_spi};
-use super::{guc, identity as origin, privileges, settings, shape, surroundings};
+use super::{guc, identity as origin, privileges, settings, shape, surroundings, tree};
 
 /// A prepared and analysed query.
 pub struct Plan {
-    spi: pg_sys::SPIPlanPtr,
+    kept: Kept,
     source: *mut pg_sys::CachedPlanSource,
-    /// Cleared by PostgreSQL when it frees the tree that `analysis` points into.
-    tree_lives: Box<Cell<bool>>,
     surroundings_seen: u64,
     /// The text may hold a literal such as 'today', which analysis froze: good for this call only.
     froze_clock: bool,
@@ -162,9 +160,9 @@ impl Plan {
         if spi.is_null() {
             pgrx::error!("SPI_prepare_cursor failed");
         }
-        let kept = Kept(spi);
+        let kept = Kept { spi, tree_lives: Box::new(Cell::new(true)) };
         let source = single_select(spi, given.len())?;
-        Ok(Self::analysed(kept, source, query, types, seen))
+        Self::analysed(kept, source, query, types, seen)
     }
 
     fn analysed(
@@ -173,20 +171,22 @@ impl Plan {
         query: &CString,
         types: Vec<pg_sys::Oid>,
         surroundings_seen: u64,
-    ) -> Self {
+    ) -> Outcome<Self> {
         // SAFETY: the source of a kept plan.
         let source_ref = unsafe { &*source };
-        let tree_lives = Box::new(Cell::new(true));
-        watch_tree(source_ref.query_context, &tree_lives);
-        let query_tree = analysis::nodes::<pg_sys::Query>(source_ref.query_list);
-        let analysis = query_tree.first().map(|tree| analysis::analyse(*tree)).unwrap_or_default();
+        watch_tree(source_ref.query_context, &kept.tree_lives);
+        super::host::fault_point("plan.analyse");
+        let query_tree = tree::nodes::<pg_sys::Query>(source_ref.query_list);
+        let analysis = match query_tree.first() {
+            Some(tree) => analysis::analyse(*tree)?,
+            None => Analysis::default(),
+        };
         let columns = columns(source_ref.resultDesc);
         let identity = identity(source_ref, query, &analysis, &columns);
         let fixed_fingerprint = identity.clone().finish();
-        Self {
-            spi: kept.release(),
+        Ok(Self {
+            kept,
             source,
-            tree_lives,
             surroundings_seen,
             froze_clock: clock::may_freeze(&super::text::string(query.as_bytes())),
             permitted: Cell::new(false),
@@ -195,14 +195,14 @@ impl Plan {
             columns,
             identity,
             fixed_fingerprint,
-        }
+        })
     }
 
     /// Whether the analysis still describes the query as it would be analysed now.
     pub fn is_current(&self) -> bool {
         // SAFETY: the source lives as long as the plan.
         let source = unsafe { &*self.source };
-        self.tree_lives.get()
+        self.kept.tree_lives.get()
             && source.is_valid
             && self.surroundings_seen == surroundings::seen()
             && search_path_matches(source)
@@ -213,7 +213,7 @@ impl Plan {
     }
 
     pub fn run(&self, bound: &[Bound]) -> Outcome<Json> {
-        execute::run(self.spi, arguments::parameter_list(bound))
+        execute::run(self.kept.spi, arguments::parameter_list(bound))
     }
 
     /// Raises if the caller may not read what the query reads; false if a function is not for him.
@@ -238,26 +238,18 @@ impl Plan {
     }
 }
 
-impl Drop for Plan {
-    fn drop(&mut self) {
-        // SAFETY: the plan is ours alone; PostgreSQL frees it when nobody executes it any more.
-        unsafe { pg_sys::SPI_freeplan(self.spi) };
-    }
-}
-
-/// A kept SPI plan that is not yet part of a [`Plan`]: freed if it does not become one.
-struct Kept(pg_sys::SPIPlanPtr);
-
-impl Kept {
-    fn release(self) -> pg_sys::SPIPlanPtr {
-        ManuallyDrop::new(self).0
-    }
+/// An SPI plan that outlives SPI's memory, and whether the tree that was analysed still lives:
+/// PostgreSQL clears that when it frees the tree, so it must not be gone before the plan is.
+struct Kept {
+    spi: pg_sys::SPIPlanPtr,
+    tree_lives: Box<Cell<bool>>,
 }
 
 impl Drop for Kept {
     fn drop(&mut self) {
-        // SAFETY: as for Plan.
-        unsafe { pg_sys::SPI_freeplan(self.0) };
+        // SAFETY: the plan is ours alone; PostgreSQL frees it when nobody executes it any more.
+        // The fields, and with them the flag that PostgreSQL clears now, are dropped after this.
+        unsafe { pg_sys::SPI_freeplan(self.spi) };
     }
 }
 
@@ -318,15 +310,12 @@ unsafe extern "C-unwind" fn leave_types_open(
 
 /// The source of a plan that is one SELECT, VALUES or WITH … SELECT, and takes as many arguments as
 /// are given: one too many is a mistake that nothing else would tell.
-fn single_select(
-    spi: pg_sys::SPIPlanPtr,
-    given: usize,
-) -> Result<*mut pg_sys::CachedPlanSource, Error> {
+fn single_select(spi: pg_sys::SPIPlanPtr, given: usize) -> Outcome<*mut pg_sys::CachedPlanSource> {
     // SAFETY: the list belongs to the plan.
     let sources = unsafe { pg_sys::SPI_plan_get_plan_sources(spi) };
-    let sources = analysis::nodes::<pg_sys::CachedPlanSource>(sources);
+    let sources = tree::nodes::<pg_sys::CachedPlanSource>(sources);
     let [source] = sources[..] else {
-        return Err(Error::NotOneStatement { count: sources.len() });
+        return Err(Error::NotOneStatement { count: sources.len() }.into());
     };
     // SAFETY: a member of the list.
     let source_ref = unsafe { &*source };
@@ -337,15 +326,15 @@ fn single_select(
     let command = super::call::c_string(command);
     // SAFETY: a raw statement is a valid node.
     if unsafe { (*statement).type_ } != NodeTag::T_SelectStmt {
-        return Err(Error::NotSelect { command });
+        return Err(Error::NotSelect { command }.into());
     }
     // SAFETY: the tag says what it is.
     if !unsafe { (*statement.cast::<pg_sys::SelectStmt>()).intoClause.is_null() } {
-        return Err(Error::NotSelect { command: "SELECT INTO".to_owned() });
+        return Err(Error::NotSelect { command: "SELECT INTO".to_owned() }.into());
     }
-    let wanted = analysis::parameters(statement);
+    let wanted = tree::parameters(statement)?;
     if given > wanted {
-        return Err(Error::ArgumentCount { given, wanted });
+        return Err(Error::ArgumentCount { given, wanted }.into());
     }
     Ok(source)
 }
@@ -415,6 +404,9 @@ fn identity(
     let stable = analysis.stable.iter().map(|(_, function)| function);
     for function in analysis.called.iter().chain(stable) {
         shape::add_function(&mut builder, *function);
+    }
+    for type_oid in &analysis.types {
+        shape::add_type(&mut builder, *type_oid);
     }
     for column in columns {
         builder.text("column", &column.name);

@@ -26,7 +26,7 @@ pub fn qualified_name(text: &str) -> Option<String> {
     let mut parts = std::ptr::null_mut();
     // SAFETY: fills the list with pointers into the copy.
     let well_formed = unsafe { pg_sys::SplitIdentifierString(copy, b'.' as _, &raw mut parts) };
-    let parts = super::analysis::nodes::<std::ffi::c_char>(parts);
+    let parts = super::tree::nodes::<std::ffi::c_char>(parts);
     if !well_formed || parts.is_empty() || parts.len() > 2 {
         return None;
     }

@@ -4,7 +4,7 @@ use pg_cache_core::error::Error;
 use pgrx::pg_sys;
 
 use super::call::Call;
-use super::error::Outcome;
+use super::error::{Outcome, catch};
 use super::plan::Column;
 
 /// The names of the column definition list of the call, or an error where there is none.
@@ -42,6 +42,11 @@ pub fn check_columns(expected: &[String], returned: &[Column]) -> Result<(), Err
     Ok(())
 }
 
+unsafe extern "C-unwind" {
+    /// Without pgrx's guard, so that `catch` keeps the errors of input functions whole.
+    fn json_to_recordset(call: pg_sys::FunctionCallInfo) -> pg_sys::Datum;
+}
+
 /// Hands the call's own result set to `json_to_recordset`, which fills it.
 pub fn return_rows(call: &Call, json: pg_sys::Datum) -> Outcome<pg_sys::Datum> {
     let mut function = pg_sys::FmgrInfo::default();
@@ -58,10 +63,13 @@ pub fn return_rows(call: &Call, json: pg_sys::Datum) -> Outcome<pg_sys::Datum> {
     fields.resultinfo = call.result_info();
     fields.nargs = 1;
     // SAFETY: room for one argument was allocated behind the fixed part.
-    let arguments = unsafe { fields.args.as_mut_slice(1) };
-    arguments[0] = pg_sys::NullableDatum { value: json, isnull: false };
+    for argument in unsafe { fields.args.as_mut_slice(1) } {
+        *argument = pg_sys::NullableDatum { value: json, isnull: false };
+    }
     // SAFETY: the built-in's own call convention; it fills the executor's result set.
-    let datum = unsafe { pg_sys::json_to_recordset(inner) };
+    let fill = || unsafe { json_to_recordset(inner) };
+    // SAFETY: one C call over plain pointers; its error ends the statement.
+    let datum = unsafe { catch(fill) }?;
     call.null();
     Ok(datum)
 }

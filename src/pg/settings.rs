@@ -34,6 +34,7 @@ const NAMES: &[&CStr] = &[
     c"standard_conforming_strings",
     c"backslash_quote",
     c"row_security",
+    c"restrict_nonsystem_relation_kind",
     c"gin_fuzzy_search_limit",
     c"session_replication_role",
 ];
@@ -92,25 +93,50 @@ fn append_all(bytes: &mut Vec<u8>) {
     });
 }
 
-/// Appends every setting that the session made up itself (`app.tenant`): what a function whose body
-/// we cannot see may read.
-pub fn append_custom(bytes: &mut Vec<u8>) {
+/// Appends every setting that this session gave a value of its own, or that a library or the session
+/// itself defined: what a function whose body we cannot see may read.
+pub fn append_session(bytes: &mut Vec<u8>) {
     for record in all_records() {
         // SAFETY: guc.c's own record.
-        let flags = unsafe { (*record).flags };
-        if flags & pg_sys::GUC_CUSTOM_PLACEHOLDER as i32 != 0 {
-            append_text(bytes, name_of(record));
+        let fields = unsafe { &*record };
+        let name = name_of(record);
+        let custom = name.to_bytes().contains(&b'.');
+        let of_user = fields.context >= pg_sys::GucContext::PGC_SUSET
+            && fields.source > pg_sys::GucSource::PGC_S_DEFAULT;
+        if (custom || of_user) && !name.to_bytes().starts_with(b"pg_cache.") {
+            append_text(bytes, name);
             append_value(bytes, record);
         }
     }
 }
 
-/// The value of a setting by name, as `current_setting(name, true)` has it.
+/// Whether only superusers may see the setting: its value must not reach others through an entry.
+pub fn is_secret(name: &str) -> bool {
+    let named = |record: &*mut pg_sys::config_generic| {
+        name_of(*record).to_bytes().eq_ignore_ascii_case(name.as_bytes())
+    };
+    all_records().into_iter().find(named).is_some_and(|record| {
+        // SAFETY: guc.c's own record.
+        let flags = unsafe { (*record).flags };
+        flags & pg_sys::GUC_SUPERUSER_ONLY as i32 != 0
+    })
+}
+
+/// The value of a setting by name, as `current_setting(name, true)` has it. What is not UTF-8 is
+/// written in hexadecimal: two values must never look alike.
 pub fn value(name: &str) -> Option<String> {
-    let name = std::ffi::CString::new(name).ok()?;
+    let name = super::text::statement(name);
     // SAFETY: a missing setting gives NULL; the result is copied before anything else runs.
     let value = unsafe { pg_sys::GetConfigOption(name.as_ptr(), true, false) };
-    (!value.is_null()).then(|| super::call::c_string(value))
+    if value.is_null() {
+        return None;
+    }
+    // SAFETY: guc.c's strings end with NUL.
+    let bytes = unsafe { CStr::from_ptr(value) }.to_bytes();
+    Some(match std::str::from_utf8(bytes) {
+        Ok(text) => text.to_owned(),
+        Err(_) => bytes.iter().map(|byte| format!("\\x{byte:02x}")).collect(),
+    })
 }
 
 fn name_of<'a>(record: *mut pg_sys::config_generic) -> &'a CStr {

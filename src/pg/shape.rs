@@ -4,7 +4,7 @@
 use pg_cache_core::fingerprint::FingerprintBuilder;
 use pgrx::pg_sys::{self, SysCacheIdentifier};
 
-use super::classify;
+use super::{classify, implicit};
 
 /// Types nest; nobody nests them deeper.
 const DEPTH_MAX: u32 = 16;
@@ -21,40 +21,23 @@ pub fn add_type(builder: &mut FingerprintBuilder, type_oid: pg_sys::Oid) {
 
 fn add_nested(builder: &mut FingerprintBuilder, type_oid: pg_sys::Oid, depth: u32) {
     builder.number("type", u64::from(type_oid.to_u32()));
-    // SAFETY: a catalogue look-up; InvalidOid if it is no array.
-    let element = unsafe { pg_sys::get_element_type(type_oid) };
-    if depth == 0 || (classify::is_built_in(type_oid) && element == pg_sys::InvalidOid) {
+    if depth == 0 {
         return;
     }
     add_version(builder, SysCacheIdentifier::TYPEOID as i32, type_oid);
-    // SAFETY: a catalogue look-up; the type itself if it is no domain.
-    let base = unsafe { pg_sys::getBaseType(type_oid) };
-    // SAFETY: a catalogue look-up; InvalidOid if it is no range.
-    let bound = unsafe { pg_sys::get_range_subtype(type_oid) };
-    for inner in [element, base, bound] {
-        if inner != pg_sys::InvalidOid && inner != type_oid {
-            add_nested(builder, inner, depth - 1);
-        }
+    for writer in implicit::writers_of(type_oid) {
+        add_function(builder, writer);
     }
     // SAFETY: a catalogue look-up.
     if unsafe { pg_sys::type_is_enum(type_oid) } {
         add_labels(builder, type_oid);
     }
-    // SAFETY: a catalogue look-up; InvalidOid if it is not composite.
-    if unsafe { pg_sys::get_typ_typrelid(type_oid) } != pg_sys::InvalidOid {
-        add_attributes(builder, type_oid, depth - 1);
+    for attribute in classify::attributes_of(type_oid) {
+        builder.text("attribute", &attribute.name);
+        builder.bytes("modifier", &attribute.modifier.to_le_bytes());
     }
-}
-
-fn add_attributes(builder: &mut FingerprintBuilder, type_oid: pg_sys::Oid, depth: u32) {
-    // SAFETY: a reference-counted description, released when the copy is dropped.
-    let description = unsafe { pg_sys::lookup_rowtype_tupdesc(type_oid, -1) };
-    // SAFETY: as above: PgTupleDesc drops the reference.
-    let description = unsafe { pgrx::PgTupleDesc::from_pg(description) };
-    for attribute in description.iter().filter(|attribute| !attribute.attisdropped) {
-        builder.text("attribute", &super::text::name(&attribute.attname));
-        builder.bytes("modifier", &attribute.atttypmod.to_le_bytes());
-        add_nested(builder, attribute.atttypid, depth);
+    for part in classify::parts_of_type(type_oid) {
+        add_nested(builder, part, depth - 1);
     }
 }
 

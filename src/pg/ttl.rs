@@ -26,7 +26,9 @@ pub fn read(call: &Call, index: usize) -> Outcome<u64> {
         pg_sys::NUMERICOID => ttl::from_fraction(numeric(value), limit),
         pg_sys::INTERVALOID => from_interval(value, limit),
         pg_sys::UNKNOWNOID => return from_text(&c_text(value).to_string_lossy(), limit),
-        pg_sys::TEXTOID | pg_sys::VARCHAROID => return from_text(&text::owned(value), limit),
+        pg_sys::TEXTOID | pg_sys::VARCHAROID | pg_sys::BPCHAROID => {
+            return from_text(&text::owned(value), limit);
+        }
         other => Err(Error::TtlType { type_name: classify::type_name(other) }),
     };
     Ok(ttl_ms?)

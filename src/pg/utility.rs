@@ -1,6 +1,8 @@
-//! Runs one statement of ours that changes the database, as the caller would.
+//! Runs statements of ours about views, as the caller would.
 
-use std::ffi::{c_char, c_int, c_long};
+use std::ffi::{c_char, c_int, c_long, c_void};
+
+use pgrx::pg_sys;
 
 use super::error::Outcome;
 use super::execute::in_spi;
@@ -8,6 +10,12 @@ use super::execute::in_spi;
 unsafe extern "C-unwind" {
     // Without pgrx's guard, so that `catch` keeps the error whole.
     fn SPI_execute(statement: *const c_char, read_only: bool, count: c_long) -> c_int;
+    fn SPI_getvalue(
+        row: pg_sys::HeapTuple,
+        description: pg_sys::TupleDesc,
+        column: c_int,
+    ) -> *mut c_char;
+    fn SPI_palloc(bytes: usize) -> *mut c_void;
 }
 
 pub fn run(statement: &str) -> Outcome<()> {
@@ -21,4 +29,81 @@ pub fn run(statement: &str) -> Outcome<()> {
         pgrx::error!("SPI_execute failed: error code {code}");
     }
     Ok(())
+}
+
+/// The query of a view with every name qualified, since it is read with an empty search path.
+pub fn view_definition(view: &str) -> Outcome<String> {
+    let name = super::quote::literal(view);
+    let ask = format!("SELECT pg_catalog.pg_get_viewdef({name}::pg_catalog.regclass)");
+    let _empty = EmptySearchPath::start();
+    let statement = super::text::statement(&ask);
+    let text = statement.as_ptr();
+    let execute = || {
+        // SAFETY: a C string that outlives the call.
+        unsafe { SPI_execute(text, true, 1) };
+        // SAFETY: the one row and column that the statement gives, in the caller's memory.
+        unsafe { first_value() }
+    };
+    // SAFETY: C calls over plain pointers; an error ends the statement.
+    let value = unsafe { in_spi(execute) }?;
+    Ok(super::call::c_string(value))
+}
+
+/// The text of the first row's first column, copied out of SPI's memory; NULL if there is none.
+unsafe fn first_value() -> *mut c_char {
+    // SAFETY: the result of the statement that ran last.
+    let table = unsafe { pg_sys::SPI_tuptable };
+    if table.is_null() {
+        return std::ptr::null_mut();
+    }
+    // SAFETY: as above.
+    let table = unsafe { &*table };
+    if table.numvals == 0 {
+        return std::ptr::null_mut();
+    }
+    // SAFETY: there is a first row.
+    let row = unsafe { *table.vals };
+    // SAFETY: a row and its description.
+    let value = unsafe { SPI_getvalue(row, table.tupdesc, 1) };
+    if value.is_null() {
+        return value;
+    }
+    // SAFETY: a C string.
+    let bytes = unsafe { std::ffi::CStr::from_ptr(value) }.count_bytes() + 1;
+    // SAFETY: room in the context outside SPI.
+    let copy = unsafe { SPI_palloc(bytes) }.cast::<c_char>();
+    // SAFETY: both have that many bytes, and do not overlap.
+    unsafe { std::ptr::copy_nonoverlapping(value, copy, bytes) };
+    copy
+}
+
+/// `search_path = ''` until it is dropped; an error restores it with the transaction.
+struct EmptySearchPath(c_int);
+
+impl EmptySearchPath {
+    fn start() -> Self {
+        // SAFETY: opens a level of settings, closed by Drop or by the abort.
+        let level = unsafe { pg_sys::NewGUCNestLevel() };
+        // SAFETY: sets one setting on that level, as a function's SET clause does.
+        unsafe {
+            pg_sys::set_config_option(
+                c"search_path".as_ptr(),
+                c"".as_ptr(),
+                pg_sys::GucContext::PGC_USERSET,
+                pg_sys::GucSource::PGC_S_SESSION,
+                pg_sys::GucAction::GUC_ACTION_SAVE,
+                true,
+                0,
+                false,
+            );
+        }
+        Self(level)
+    }
+}
+
+impl Drop for EmptySearchPath {
+    fn drop(&mut self) {
+        // SAFETY: the level opened by `start`.
+        unsafe { pg_sys::AtEOXact_GUC(true, self.0) };
+    }
 }

@@ -3,6 +3,13 @@
 use pg_cache_core::reason::Reason;
 use pgrx::pg_sys;
 
+/// Whether every statement of this transaction sees the snapshot of its first.
+pub fn keeps_snapshot() -> bool {
+    // SAFETY: a global of the backend, set at the start of the transaction.
+    let isolation = unsafe { pg_sys::XactIsoLevel };
+    isolation >= pg_sys::XACT_REPEATABLE_READ as i32
+}
+
 /// Why this transaction must compute for itself, if it must.
 ///
 /// With a transaction id, own changes are visible before anything could be noted of them; under

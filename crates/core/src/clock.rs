@@ -10,9 +10,12 @@ const WORDS: [&str; 4] = ["now", "today", "tomorrow", "yesterday"];
 /// Whether a literal of the text may mean the current time. `now()` is a call, not a literal.
 pub fn may_freeze(query: &str) -> bool {
     let lower = query.to_ascii_lowercase();
-    WORDS.iter().any(|word| {
-        lower.match_indices(word).any(|(at, _)| stands_alone(&lower, at, at + word.len()))
-    })
+    // With escapes, any literal may spell such a word.
+    let escapes = lower.contains("u&'") || (lower.contains('\\') && lower.contains("e'"));
+    escapes
+        || WORDS.iter().any(|word| {
+            lower.match_indices(word).any(|(at, _)| stands_alone(&lower, at, at + word.len()))
+        })
 }
 
 fn stands_alone(text: &str, start: usize, end: usize) -> bool {
@@ -39,6 +42,8 @@ mod tests {
             "select $$now$$::timestamptz",
             "select E'now'::timestamptz",
             "select 'today'",
+            r"select E'\x6eow'::timestamptz",
+            r"select U&'\006eow'::timestamptz",
         ] {
             assert!(may_freeze(text), "{text}");
         }

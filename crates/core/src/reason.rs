@@ -127,14 +127,19 @@ impl Reason {
             Reason::Serializable => "Serializable transactions compute.",
             Reason::Disabled => "pg_cache.enabled is off.",
             Reason::TempTable => "The query reads a temporary table.",
-            Reason::SystemCatalog => "The query reads a system catalog.",
+            Reason::SystemCatalog => {
+                "The query reads a system catalog, or shows names as the search path has them."
+            }
             Reason::RowSecurity => {
                 "A row security policy calls a function whose result cannot be part of the key."
             }
             Reason::SessionFunction => {
                 "The query calls a function whose result depends on the session."
             }
-            Reason::Setting => "The query reads a setting whose name is not a constant.",
+            Reason::Setting => {
+                "The query reads a setting whose name is not a constant, or that only superusers may \
+                 see."
+            }
             Reason::LeaseWait => {
                 "Another backend was filling this entry and did not finish within \
                  pg_cache.fill_wait_ms."
