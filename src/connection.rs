@@ -56,7 +56,7 @@ pub fn ask<T>(request: impl Fn(&mut Session) -> Result<T, Failure>) -> Result<T,
         client_name: client_name(),
         resolve: &resolve,
     };
-    let moment = Moment { now_ms: host::monotonic_ms(), random: host::random };
+    let moment = Moment { now_ms: host::monotonic_ms, random: host::random };
     LINK.with(|link| link.borrow_mut().ask(&route, moment, request))
 }
 

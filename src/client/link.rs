@@ -33,7 +33,7 @@ pub struct Link {
 /// The clock and the dice: the breaker has neither.
 #[derive(Clone, Copy)]
 pub struct Moment {
-    pub now_ms: u64,
+    pub now_ms: fn() -> u64,
     pub random: fn() -> u64,
 }
 
@@ -54,7 +54,7 @@ impl Link {
         match &outcome {
             Ok(_) => self.breaker.succeeded(),
             Err(failure) if failure.counts_against_server() => {
-                self.breaker.failed(moment.now_ms, (moment.random)());
+                self.breaker.failed((moment.now_ms)(), (moment.random)());
             }
             Err(_) => {}
         }
@@ -109,8 +109,9 @@ impl Link {
     }
 
     fn open(&mut self, route: &Route<'_>, moment: Moment) -> Result<Session, Failure> {
-        if !self.breaker.may_try(moment.now_ms) {
-            let wait_ms = self.breaker.retry_in_ms(moment.now_ms);
+        let now_ms = (moment.now_ms)();
+        if !self.breaker.may_try(now_ms) {
+            let wait_ms = self.breaker.retry_in_ms(now_ms);
             let detail = format!("the next try is in {wait_ms} ms");
             return Err(Failure::new(Reason::Breaker, detail));
         }

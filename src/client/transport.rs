@@ -13,14 +13,22 @@ use std::os::unix::net::UnixStream;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
+use pg_cache_core::eager::Eagerness;
 use pg_cache_core::target::Endpoint;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
-use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType, connect, socket_with};
+use rustix::io::Errno;
+use rustix::net::{
+    AddressFamily, RecvFlags, SocketAddrUnix, SocketFlags, SocketType, connect, recv, socket_with,
+};
 
 use super::{Host, Wait};
 
 /// The longest wait without a look at interrupts and the deadline.
 const SLICE: Duration = Duration::from_millis(25);
+
+/// How long to look for a reply before sleeping for it, if that has paid lately. Measured on two
+/// cores: a hit takes 47 µs so, and 75 µs when the backend sleeps and is woken.
+const EAGER: Duration = Duration::from_micros(60);
 
 /// Between two tries at a Unix socket whose backlog is full: such a socket cannot be polled.
 const BACKLOG_PAUSE: Duration = Duration::from_millis(2);
@@ -39,13 +47,17 @@ pub struct Transport {
     allowance: usize,
     /// System calls for the reply at hand so far.
     reads: u32,
+    /// When the request at hand began.
+    began: Instant,
+    eagerness: Eagerness,
 }
 
 impl Transport {
     pub fn connect(endpoint: &Endpoint, timeout: Duration, host: Host) -> io::Result<Self> {
         (host.fault_point)("client.connect");
         (host.wait_started)(Wait::Connect);
-        let deadline = Instant::now() + timeout;
+        let began = Instant::now();
+        let deadline = began + timeout;
         let stream = match endpoint {
             Endpoint::Unix { path } => connect_unix(path, deadline, host).map(Stream::Unix),
             Endpoint::Tcp { host: name, port } => {
@@ -53,12 +65,14 @@ impl Transport {
             }
         };
         (host.wait_ended)();
-        Ok(Self { stream: stream?, host, deadline, allowance: 0, reads: 0 })
+        let eagerness = Eagerness::default();
+        Ok(Self { stream: stream?, host, deadline, allowance: 0, reads: 0, began, eagerness })
     }
 
     /// Bounds everything until the next `begin`: the time, and the bytes that may come back.
     pub fn begin(&mut self, timeout: Duration, reply_bytes_max: usize) {
-        self.deadline = Instant::now() + timeout;
+        self.began = Instant::now();
+        self.deadline = self.began + timeout;
         self.allowance = reply_bytes_max;
         self.reads = 0;
     }
@@ -115,6 +129,13 @@ impl Read for Transport {
             still_waiting(io::ErrorKind::WouldBlock.into(), self.deadline, self.host)?;
         }
         self.reads += 1;
+        if self.reads == 1
+            && self.eagerness.is_worth_it()
+            && let Some(got) = self.read_eagerly(&mut buffer[..wanted])
+        {
+            self.allowance -= got;
+            return Ok(got);
+        }
         (self.host.wait_started)(Wait::Reply);
         let outcome = loop {
             match self.stream.read(&mut buffer[..wanted]) {
@@ -136,7 +157,37 @@ impl Read for Transport {
     }
 }
 
+impl Transport {
+    /// Looks again and again for the first bytes of a reply, giving way to whoever wants this core:
+    /// to Redis, if it runs there. Anything but bytes is left to the wait that follows.
+    fn read_eagerly(&mut self, buffer: &mut [u8]) -> Option<usize> {
+        let until = self.began + EAGER;
+        loop {
+            std::thread::yield_now();
+            match self.stream.read_now(buffer) {
+                Ok(got) if got > 0 => {
+                    self.eagerness.paid();
+                    return Some(got);
+                }
+                Err(Errno::AGAIN) if Instant::now() < until => {}
+                _ => {
+                    self.eagerness.was_in_vain();
+                    return None;
+                }
+            }
+        }
+    }
+}
+
 impl Stream {
+    fn read_now(&self, buffer: &mut [u8]) -> Result<usize, Errno> {
+        let flags = RecvFlags::DONTWAIT;
+        match self {
+            Stream::Tcp(stream) => recv(stream, buffer, flags).map(|(got, _)| got),
+            Stream::Unix(stream) => recv(stream, buffer, flags).map(|(got, _)| got),
+        }
+    }
+
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
         match self {
             Stream::Tcp(stream) => stream.read(buffer),
@@ -206,7 +257,7 @@ fn connect_address(address: &SocketAddr, deadline: Instant, host: Host) -> io::R
     let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
     let socket = socket_with(family, SocketType::STREAM, flags, None)?;
     if let Err(error) = connect(&socket, address)
-        && error != rustix::io::Errno::INPROGRESS
+        && error != Errno::INPROGRESS
     {
         return Err(error.into());
     }

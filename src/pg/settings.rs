@@ -51,14 +51,12 @@ thread_local! {
 /// as this backend lives.
 pub fn version() -> u64 {
     KNOWN.with_borrow_mut(|known| {
-        known.now.clear();
-        append_all(&mut known.now);
-        if known.now != known.last {
-            known.last.clone_from(&known.now);
+        if !known.still_hold() {
+            known.last = values();
             if known.versions.len() >= VERSIONS_MAX {
                 known.versions.clear();
             }
-            let version = known.versions.entry(known.now.clone()).or_insert(known.next);
+            let version = known.versions.entry(known.last.clone()).or_insert(known.next);
             known.next += u64::from(*version == known.next);
             known.version = *version;
         }
@@ -66,14 +64,18 @@ pub fn version() -> u64 {
     })
 }
 
-/// The present values themselves.
+/// The present values themselves, each so that it cannot run into the next one.
 pub fn values() -> Vec<u8> {
     let mut bytes = Vec::new();
-    append_all(&mut bytes);
+    RECORDS.with(|records| {
+        for record in records.get_or_init(find_records) {
+            with_value(*record, |value| bytes.extend_from_slice(value));
+        }
+    });
     bytes
 }
 
-/// Every combination that this session has used; buffers that are used again.
+/// Every combination that this session has used.
 #[derive(Default)]
 struct Known {
     versions: HashMap<Vec<u8>, u64>,
@@ -81,16 +83,25 @@ struct Known {
     /// Never given twice: a plan that is kept under an old number must not be found by other values.
     next: u64,
     last: Vec<u8>,
-    now: Vec<u8>,
 }
 
-/// Each value ends where it cannot run into the next one.
-fn append_all(bytes: &mut Vec<u8>) {
-    RECORDS.with(|records| {
-        for record in records.get_or_init(find_records) {
-            append_value(bytes, *record);
-        }
-    });
+impl Known {
+    /// Compares the values where they stand: a hit does this each time, and copies nothing.
+    fn still_hold(&self) -> bool {
+        let mut rest = self.last.as_slice();
+        let same = RECORDS.with(|records| {
+            records.get_or_init(find_records).iter().all(|record| {
+                with_value(*record, |value| match rest.strip_prefix(value) {
+                    Some(behind) => {
+                        rest = behind;
+                        true
+                    }
+                    None => false,
+                })
+            })
+        });
+        same && rest.is_empty() && !self.last.is_empty()
+    }
 }
 
 /// Appends every setting that this session gave a value of its own, or that a library or the session
@@ -104,8 +115,8 @@ pub fn append_session(bytes: &mut Vec<u8>) {
         let of_user = fields.context >= pg_sys::GucContext::PGC_SUSET
             && fields.source > pg_sys::GucSource::PGC_S_DEFAULT;
         if (custom || of_user) && !name.to_bytes().starts_with(b"pg_cache.") {
-            append_text(bytes, name);
-            append_value(bytes, record);
+            bytes.extend_from_slice(name.to_bytes_with_nul());
+            with_value(record, |value| bytes.extend_from_slice(value));
         }
     }
 }
@@ -176,37 +187,31 @@ fn all_records() -> Vec<*mut pg_sys::config_generic> {
     unsafe { std::slice::from_raw_parts(records, count) }.to_vec()
 }
 
-/// The variable behind a record, by its type.
+/// Shows the bytes of the variable behind a record: numbers as they are, texts with the NUL that no
+/// text holds.
 #[allow(clippy::multiple_unsafe_ops_per_block)]
-fn append_value(bytes: &mut Vec<u8>, record: *mut pg_sys::config_generic) {
+fn with_value<T>(record: *mut pg_sys::config_generic, show: impl FnOnce(&[u8]) -> T) -> T {
     // SAFETY: `vartype` tells which struct the record is the head of, and every such struct holds
     // the address of a live variable of that type; a string variable may be NULL.
     unsafe {
         match (*record).vartype {
             config_type::PGC_BOOL => {
-                bytes.push(u8::from(*(*record.cast::<pg_sys::config_bool>()).variable));
+                show(&[u8::from(*(*record.cast::<pg_sys::config_bool>()).variable)])
             }
             config_type::PGC_INT => {
-                let variable = *(*record.cast::<pg_sys::config_int>()).variable;
-                bytes.extend_from_slice(&variable.to_le_bytes());
+                show(&(*(*record.cast::<pg_sys::config_int>()).variable).to_le_bytes())
             }
             config_type::PGC_REAL => {
-                let variable = *(*record.cast::<pg_sys::config_real>()).variable;
-                bytes.extend_from_slice(&variable.to_le_bytes());
+                show(&(*(*record.cast::<pg_sys::config_real>()).variable).to_le_bytes())
             }
             config_type::PGC_ENUM => {
-                let variable = *(*record.cast::<pg_sys::config_enum>()).variable;
-                bytes.extend_from_slice(&variable.to_le_bytes());
+                show(&(*(*record.cast::<pg_sys::config_enum>()).variable).to_le_bytes())
             }
             _ => {
                 let variable = *(*record.cast::<pg_sys::config_string>()).variable;
-                append_text(bytes, if variable.is_null() { c"" } else { CStr::from_ptr(variable) });
+                let text = if variable.is_null() { c"" } else { CStr::from_ptr(variable) };
+                show(text.to_bytes_with_nul())
             }
         }
     }
-}
-
-/// With its NUL, which no text holds.
-fn append_text(bytes: &mut Vec<u8>, text: &CStr) {
-    bytes.extend_from_slice(text.to_bytes_with_nul());
 }

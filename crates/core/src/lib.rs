@@ -4,6 +4,7 @@
 
 pub mod breaker;
 pub mod clock;
+pub mod eager;
 pub mod error;
 pub mod fence;
 pub mod fill;
