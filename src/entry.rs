@@ -78,8 +78,8 @@ fn fingerprint(plan: &Plan, bound: &[Bound], scope: &[(String, String)]) -> [u8;
     }
     if opaque {
         let mut custom = Vec::new();
-        settings::append_session(&mut custom);
-        builder.bytes("session settings", &custom);
+        settings::append_custom(&mut custom);
+        builder.bytes("custom settings", &custom);
     }
     arguments::add_to(&mut builder, bound);
     builder.finish()

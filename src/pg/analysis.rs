@@ -183,8 +183,10 @@ impl Rules {
     /// Without REPEATABLE, every scan takes another sample.
     fn sample(&mut self, sample: &pg_sys::TableSampleClause, in_policy: bool) {
         if sample.repeatable.is_null() {
-            let method = classify::function_name(sample.tsmhandler);
-            self.volatile(format!("TABLESAMPLE {method} without REPEATABLE"), in_policy);
+            match in_policy {
+                true => self.bypass(Reason::RowSecurity),
+                false => self.refuse(Error::Sample),
+            }
         }
     }
 

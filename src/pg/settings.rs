@@ -104,17 +104,18 @@ impl Known {
     }
 }
 
-/// Appends every setting that this session gave a value of its own, or that a library or the session
-/// itself defined: what a function whose body we cannot see may read.
-pub fn append_session(bytes: &mut Vec<u8>) {
+/// Appends every setting with a dot in its name that was given a value: `app.tenant`, or a library's
+/// own. That is what a function whose body we cannot see reads; settings of the server that have
+/// nothing to do with results (timeouts, memory, application_name) would only part entries.
+pub fn append_custom(bytes: &mut Vec<u8>) {
     for record in all_records() {
         // SAFETY: guc.c's own record.
         let fields = unsafe { &*record };
         let name = name_of(record);
-        let custom = name.to_bytes().contains(&b'.');
-        let of_user = fields.context >= pg_sys::GucContext::PGC_SUSET
-            && fields.source > pg_sys::GucSource::PGC_S_DEFAULT;
-        if (custom || of_user) && !name.to_bytes().starts_with(b"pg_cache.") {
+        // A library's default is the same for all, and counts as little as one not loaded yet.
+        let is_set = fields.source > pg_sys::GucSource::PGC_S_DEFAULT;
+        let bytes_of_name = name.to_bytes();
+        if is_set && bytes_of_name.contains(&b'.') && !bytes_of_name.starts_with(b"pg_cache.") {
             bytes.extend_from_slice(name.to_bytes_with_nul());
             with_value(record, |value| bytes.extend_from_slice(value));
         }

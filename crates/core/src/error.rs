@@ -29,6 +29,7 @@ pub enum Error {
     WritingCte,
     RowLock { clause: String },
     VolatileFunction { name: String },
+    Sample,
     Nested,
     ArgumentCount { given: usize, wanted: usize },
     ArgumentPseudoType { position: usize, type_name: String },
@@ -62,7 +63,7 @@ impl Error {
             Error::NotSelect { .. } | Error::ServerTooOld { .. } | Error::RowsContext => "0A000",
             Error::WritingCte => "25006",
             Error::RowLock { .. } => "55000",
-            Error::VolatileFunction { .. } => "42P17",
+            Error::VolatileFunction { .. } | Error::Sample => "42P17",
             Error::Nested => "42P19",
             Error::ColumnNotReturned { .. } => "42703",
             Error::DuplicateColumn { .. } => "42701",
@@ -90,6 +91,7 @@ impl Error {
             Error::VolatileFunction { name } => {
                 format!("cached query must not call volatile function {name}")
             }
+            Error::Sample => "cached query must not sample a table without REPEATABLE".into(),
             Error::Nested => "cached query must not read through the cache itself".into(),
             Error::ArgumentCount { .. } => "wrong number of arguments for cached query".into(),
             Error::ArgumentPseudoType { position, type_name } => {
@@ -129,7 +131,7 @@ impl Error {
             Error::NotOneStatement { count } if *count > 1 => {
                 format!("The query text has {count} statements.")
             }
-            Error::VolatileFunction { .. } => {
+            Error::VolatileFunction { .. } | Error::Sample => {
                 "What it returns once need not be what it returns the next time.".into()
             }
             Error::ArgumentCount { given, wanted } => {
@@ -173,6 +175,7 @@ impl Error {
             Error::VolatileFunction { .. } => {
                 "Pass its result as an argument, or declare the function STABLE if it is."
             }
+            Error::Sample => "Add REPEATABLE with a seed.",
             Error::Nested => "Put the text of the inner query in its place.",
             Error::ArgumentCount { .. } => return None,
             Error::ArgumentPseudoType { .. } => "Cast the argument to a type that holds values.",
@@ -300,6 +303,7 @@ mod tests {
             Error::FlushPattern => 22,
             Error::RowsContext => 23,
             Error::ViewName { .. } => 24,
+            Error::Sample => 25,
         }
     }
 
@@ -307,7 +311,7 @@ mod tests {
     fn every_error_stands_in_the_catalogue() {
         // Danger: an error that users meet and the documentation does not know.
         let listed: BTreeSet<usize> = catalogue().iter().map(variant).collect();
-        assert_eq!(listed, (0..=24).collect());
+        assert_eq!(listed, (0..=25).collect());
     }
 
     #[test]

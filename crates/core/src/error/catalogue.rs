@@ -47,6 +47,7 @@ pub fn catalogue() -> Vec<Error> {
         Error::WritingCte,
         Error::RowLock { clause: "FOR UPDATE".into() },
         Error::VolatileFunction { name: "random()".into() },
+        Error::Sample,
         Error::Nested,
         Error::ArgumentCount { given: 1, wanted: 2 },
         Error::ArgumentPseudoType { position: 1, type_name: "record".into() },
