@@ -1,10 +1,9 @@
 //! A call from SQL: its arguments, their types, and where a set of rows goes.
 
-use std::ffi::CStr;
-
 use pgrx::pg_sys;
 
 use super::error::Outcome;
+use super::text;
 
 /// Declares one SQL function: the symbol, its `pg_finfo_` record, and the body that serves it.
 macro_rules! sql_function {
@@ -79,7 +78,7 @@ impl Call {
 
     /// A text argument in the server's encoding.
     pub fn text(&self, index: usize) -> Option<String> {
-        self.datum(index).map(super::text::owned)
+        self.datum(index).map(text::owned)
     }
 
     /// The schema that this function stands in, and with it all of pg_cache.
@@ -89,7 +88,7 @@ impl Call {
         // SAFETY: a catalogue look-up.
         let schema = unsafe { pg_sys::get_func_namespace(function) };
         // SAFETY: a palloc'ed name, or NULL.
-        c_string(unsafe { pg_sys::get_namespace_name(schema) })
+        text::c_string(unsafe { pg_sys::get_namespace_name(schema) })
     }
 
     /// NULL as the result.
@@ -103,13 +102,4 @@ impl Call {
     pub fn result_info(&self) -> pg_sys::fmNodePtr {
         self.info().resultinfo
     }
-}
-
-/// What a setting or a C string in the server's encoding holds; empty where there is none.
-pub fn c_string(pointer: *const std::ffi::c_char) -> String {
-    if pointer.is_null() {
-        return String::new();
-    }
-    // SAFETY: PostgreSQL's strings end with NUL and live for this statement at least.
-    super::text::string(unsafe { CStr::from_ptr(pointer) }.to_bytes())
 }

@@ -63,24 +63,24 @@ pub fn is_ours(function: pg_sys::Oid) -> bool {
 
 pub fn function_name(function: pg_sys::Oid) -> String {
     // SAFETY: a palloc'ed name, or NULL.
-    super::call::c_string(unsafe { pg_sys::get_func_name(function) })
+    super::text::c_string(unsafe { pg_sys::get_func_name(function) })
 }
 
 /// `name(argument types)`, qualified where the search path needs it.
 pub fn function_signature(function: pg_sys::Oid) -> String {
     // SAFETY: a palloc'ed text.
-    super::call::c_string(unsafe { pg_sys::format_procedure(function) })
+    super::text::c_string(unsafe { pg_sys::format_procedure(function) })
 }
 
 pub fn type_name(type_oid: pg_sys::Oid) -> String {
     // SAFETY: a palloc'ed text.
-    super::call::c_string(unsafe { pg_sys::format_type_be(type_oid) })
+    super::text::c_string(unsafe { pg_sys::format_type_be(type_oid) })
 }
 
 /// A type as a column definition has it: `numeric(10,2)`.
 pub fn type_name_with_modifier(type_oid: pg_sys::Oid, modifier: i32) -> String {
     // SAFETY: a palloc'ed text.
-    super::call::c_string(unsafe { pg_sys::format_type_with_typemod(type_oid, modifier) })
+    super::text::c_string(unsafe { pg_sys::format_type_with_typemod(type_oid, modifier) })
 }
 
 /// `schema.name`, quoted where needed.
@@ -99,7 +99,7 @@ pub fn relation_name(relation: pg_sys::Oid) -> String {
         unsafe { pg_sys::get_namespace_name(namespace) }
     };
     // SAFETY: a palloc'ed text of two C strings.
-    super::call::c_string(unsafe { pg_sys::quote_qualified_identifier(schema, name) })
+    super::text::c_string(unsafe { pg_sys::quote_qualified_identifier(schema, name) })
 }
 
 fn namespace_of(relation: pg_sys::Oid) -> pg_sys::Oid {
@@ -274,12 +274,12 @@ pub fn row_version(tuple: &pg_sys::HeapTupleData) -> (u32, u32, u16) {
 pub fn role_name(role: pg_sys::Oid) -> String {
     // SAFETY: a palloc'ed name, or NULL for a role that is gone.
     let name = unsafe { pg_sys::GetUserNameFromId(role, true) };
-    if name.is_null() { role.to_u32().to_string() } else { super::call::c_string(name) }
+    if name.is_null() { role.to_u32().to_string() } else { super::text::c_string(name) }
 }
 
 pub fn database_name() -> String {
     // SAFETY: a global of the backend.
     let database = unsafe { pg_sys::MyDatabaseId };
     // SAFETY: a palloc'ed name, or NULL.
-    super::call::c_string(unsafe { pg_sys::get_database_name(database) })
+    super::text::c_string(unsafe { pg_sys::get_database_name(database) })
 }

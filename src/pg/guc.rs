@@ -175,7 +175,7 @@ unsafe extern "C-unwind" fn check_url(
 ) -> bool {
     // SAFETY: PostgreSQL hands a pointer to the proposed value, which may be NULL.
     let proposed = unsafe { *value };
-    match Target::parse(&super::call::c_string(proposed)) {
+    match Target::parse(&super::text::c_string(proposed)) {
         Ok(_) => true,
         Err(error) => {
             let detail = error.detail().unwrap_or_else(|| error.message());

@@ -323,7 +323,7 @@ fn single_select(spi: pg_sys::SPIPlanPtr, given: usize) -> Outcome<*mut pg_sys::
     let statement = unsafe { (*source_ref.raw_parse_tree).stmt };
     // SAFETY: a static name.
     let command = unsafe { pg_sys::GetCommandTagName(source_ref.commandTag) };
-    let command = super::call::c_string(command);
+    let command = super::text::c_string(command);
     // SAFETY: a raw statement is a valid node.
     if unsafe { (*statement).type_ } != NodeTag::T_SelectStmt {
         return Err(Error::NotSelect { command }.into());

@@ -2,8 +2,7 @@
 
 use pgrx::pg_sys;
 
-use super::call::c_string;
-use super::text::statement;
+use super::text::{c_string, statement};
 
 pub fn identifier(name: &str) -> String {
     let name = statement(name);

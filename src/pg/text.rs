@@ -4,7 +4,7 @@
 //! Nothing here raises: a text that has no equivalent is `None`, and the caller goes on without it.
 
 use std::borrow::Cow;
-use std::ffi::{CStr, CString, c_int};
+use std::ffi::{CStr, CString, c_char, c_int};
 
 use pgrx::pg_sys;
 
@@ -36,6 +36,15 @@ pub fn owned(datum: pg_sys::Datum) -> String {
 pub fn string(bytes: &[u8]) -> String {
     let utf8 = to_utf8(bytes).unwrap_or(Cow::Borrowed(bytes));
     String::from_utf8_lossy(&utf8).into_owned()
+}
+
+/// What a setting or a C string in the server's encoding holds; empty where there is none.
+pub fn c_string(pointer: *const c_char) -> String {
+    if pointer.is_null() {
+        return String::new();
+    }
+    // SAFETY: PostgreSQL's strings end with NUL and live for this statement at least.
+    string(unsafe { CStr::from_ptr(pointer) }.to_bytes())
 }
 
 /// The name in a catalogue row.

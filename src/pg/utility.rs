@@ -47,7 +47,7 @@ pub fn view_definition(view: &str) -> Outcome<String> {
     };
     // SAFETY: C calls over plain pointers; an error ends the statement.
     let value = unsafe { in_spi(execute) }?;
-    Ok(super::call::c_string(value))
+    Ok(super::text::c_string(value))
 }
 
 /// The text of the first row's first column, copied out of SPI's memory; NULL if there is none.

@@ -9,7 +9,6 @@ mod catalogue;
 
 pub use catalogue::{catalogue, markdown};
 
-use crate::key::{KEY_BYTES_MAX, RESERVED_PREFIX};
 use crate::reason::Reason;
 
 const TTL_HINT: &str = "Give a number of seconds or an interval, such as 300 or '5 minutes'.";
@@ -18,8 +17,8 @@ const TTL_HINT: &str = "Give a number of seconds or an interval, such as 300 or 
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Error {
     NullArgument { name: &'static str },
-    KeyTooLong { bytes: usize },
-    KeyReserved,
+    KeyTooLong { bytes: usize, bytes_max: usize },
+    KeyReserved { prefix: &'static str },
     TtlNotPositive,
     TtlTooLong { max_seconds: i64 },
     TtlInvalid { text: String },
@@ -51,7 +50,7 @@ impl Error {
         match self {
             Error::NullArgument { .. } => "22004",
             Error::KeyTooLong { .. } => "54000",
-            Error::KeyReserved => "42939",
+            Error::KeyReserved { .. } => "42939",
             Error::TtlNotPositive
             | Error::TtlTooLong { .. }
             | Error::TtlInvalid { .. }
@@ -78,7 +77,9 @@ impl Error {
         match self {
             Error::NullArgument { name } => format!("{name} must not be null"),
             Error::KeyTooLong { .. } => "cache key is too long".into(),
-            Error::KeyReserved => format!("cache key must not begin with \"{RESERVED_PREFIX}\""),
+            Error::KeyReserved { prefix } => {
+                format!("cache key must not begin with \"{prefix}\"")
+            }
             Error::TtlNotPositive => "ttl must be greater than zero".into(),
             Error::TtlTooLong { .. } => "ttl must not be longer than pg_cache.ttl_max".into(),
             Error::TtlInvalid { text } => format!("invalid ttl: \"{text}\""),
@@ -121,10 +122,10 @@ impl Error {
     /// What exactly was found, in sentences.
     pub fn detail(&self) -> Option<String> {
         Some(match self {
-            Error::KeyTooLong { bytes } => {
-                format!("The key has {bytes} bytes; the limit is {KEY_BYTES_MAX}.")
+            Error::KeyTooLong { bytes, bytes_max } => {
+                format!("The key has {bytes} bytes; the limit is {bytes_max}.")
             }
-            Error::KeyReserved => "Names that begin so belong to pg_cache itself.".into(),
+            Error::KeyReserved { .. } => "Names that begin so belong to pg_cache itself.".into(),
             Error::TtlTooLong { max_seconds } => {
                 format!("pg_cache.ttl_max is {max_seconds} seconds.")
             }
@@ -164,7 +165,7 @@ impl Error {
             Error::NullArgument { name: "ttl" } => TTL_HINT,
             Error::NullArgument { .. } => "Text joined with || is null if any part of it is null.",
             Error::KeyTooLong { .. } => "Put a hash of the long part into the key.",
-            Error::KeyReserved => "Choose another prefix.",
+            Error::KeyReserved { .. } => "Choose another prefix.",
             Error::TtlNotPositive | Error::TtlInvalid { .. } | Error::TtlType { .. } => TTL_HINT,
             Error::TtlTooLong { .. } => "Give a shorter ttl or raise pg_cache.ttl_max.",
             Error::NotOneStatement { count: 0 } => return None,
@@ -280,7 +281,7 @@ mod tests {
         match error {
             Error::NullArgument { .. } => 0,
             Error::KeyTooLong { .. } => 1,
-            Error::KeyReserved => 2,
+            Error::KeyReserved { .. } => 2,
             Error::TtlNotPositive => 3,
             Error::TtlTooLong { .. } => 4,
             Error::TtlInvalid { .. } => 5,
@@ -348,8 +349,8 @@ mod tests {
         assert_eq!(state(Reason::Busy), "38000");
         assert_eq!(state(Reason::ServerError), "38000");
         assert_eq!(Error::NullArgument { name: "key" }.sqlstate(), "22004");
-        assert_eq!(Error::KeyTooLong { bytes: 1025 }.sqlstate(), "54000");
-        assert_eq!(Error::KeyReserved.sqlstate(), "42939");
+        assert_eq!(Error::KeyTooLong { bytes: 1025, bytes_max: 1024 }.sqlstate(), "54000");
+        assert_eq!(Error::KeyReserved { prefix: "pgc:" }.sqlstate(), "42939");
         assert_eq!(Error::TtlNotPositive.sqlstate(), "22023");
         assert_eq!(Error::TtlTooLong { max_seconds: 1 }.sqlstate(), "22023");
         assert_eq!(Error::NotOneStatement { count: 2 }.sqlstate(), "42601");

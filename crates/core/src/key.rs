@@ -30,10 +30,10 @@ const FAMILY_OTHER: &str = "(other)";
 /// Whether a user may cache under this key.
 pub fn check(key: &[u8]) -> Result<(), Error> {
     if key.len() > KEY_BYTES_MAX {
-        return Err(Error::KeyTooLong { bytes: key.len() });
+        return Err(Error::KeyTooLong { bytes: key.len(), bytes_max: KEY_BYTES_MAX });
     }
     if key.starts_with(RESERVED_PREFIX.as_bytes()) {
-        return Err(Error::KeyReserved);
+        return Err(Error::KeyReserved { prefix: RESERVED_PREFIX });
     }
     Ok(())
 }
@@ -264,9 +264,15 @@ mod tests {
         let longest = vec![b'k'; KEY_BYTES_MAX];
         assert_eq!(check(&longest), Ok(()));
         let longer = vec![b'k'; KEY_BYTES_MAX + 1];
-        assert_eq!(check(&longer), Err(Error::KeyTooLong { bytes: KEY_BYTES_MAX + 1 }));
+        assert_eq!(
+            check(&longer),
+            Err(Error::KeyTooLong { bytes: KEY_BYTES_MAX + 1, bytes_max: KEY_BYTES_MAX })
+        );
         for reserved in ["pgc:", "pgc:e:{06S}:x"] {
-            assert_eq!(check(reserved.as_bytes()), Err(Error::KeyReserved));
+            assert_eq!(
+                check(reserved.as_bytes()),
+                Err(Error::KeyReserved { prefix: RESERVED_PREFIX })
+            );
         }
         for legal in ["", "pgc", "pgcx:1", "PGC:1", "a b\n{}*?[", "käse", "xpgc:"] {
             assert_eq!(check(legal.as_bytes()), Ok(()), "{legal}");

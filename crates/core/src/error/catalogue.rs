@@ -4,6 +4,7 @@
 //! meet errors that no page explains.
 
 use super::Error;
+use crate::key::{KEY_BYTES_MAX, RESERVED_PREFIX};
 use crate::reason::Reason;
 
 const HEAD: &str = "\
@@ -35,8 +36,8 @@ pub fn catalogue() -> Vec<Error> {
     let unreachable = |reason| Error::Unreachable { reason, detail: String::new() };
     let mut errors = vec![
         Error::NullArgument { name: "key" },
-        Error::KeyTooLong { bytes: 1025 },
-        Error::KeyReserved,
+        Error::KeyTooLong { bytes: 1025, bytes_max: KEY_BYTES_MAX },
+        Error::KeyReserved { prefix: RESERVED_PREFIX },
         Error::TtlNotPositive,
         Error::TtlTooLong { max_seconds: 2_592_000 },
         Error::TtlInvalid { text: "soon".into() },
