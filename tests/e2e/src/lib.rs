@@ -1,1 +1,14 @@
-//! Filled next.
+//! What the end-to-end tests stand on: a database and a Redis for each test, and ways to compare.
+//!
+//! Owns nothing of the product. The invariant: two tests never share a database, a Redis or a role,
+//! so that the order and number of threads change no result. Break it and a failure says nothing.
+
+pub mod counters;
+pub mod outcome;
+pub mod scene;
+pub mod stopwatch;
+pub mod trouble;
+
+pub use counters::Counters;
+pub use outcome::{Outcome, cached, direct, same_as_direct};
+pub use scene::{Notices, Scene};

@@ -1,0 +1,48 @@
+# The commands of pg_cache. Each is a script in scripts/, which says more.
+
+PG_CONFIG ?= pg_config
+KEEP ?= 0
+
+.PHONY: help setup build install uninstall demo test test-all lint bench clean
+
+help:
+	@echo 'make demo [KEEP=1]              shows it at work on 336,776 flights; KEEP=1 keeps the servers'
+	@echo 'make test                       everything that proves it, PostgreSQL 15 and 18'
+	@echo 'make test-all                   the same and PostgreSQL 14, 16 and 17'
+	@echo 'make install PG_CONFIG=…        a release build into that PostgreSQL'
+	@echo 'make uninstall PG_CONFIG=…      removes it'
+	@echo 'make setup                      installs what is missing to build and test'
+	@echo 'make build PG_CONFIG=…          a release build, not installed'
+	@echo 'make lint                       format and warnings'
+	@echo 'make bench                      what a hit, a miss and the queries cost'
+	@echo 'make clean                      removes target/'
+
+setup:
+	@scripts/setup
+
+build:
+	@scripts/build release '$(PG_CONFIG)'
+
+install:
+	@PG_CONFIG='$(PG_CONFIG)' DESTDIR='$(DESTDIR)' scripts/install
+
+uninstall:
+	@PG_CONFIG='$(PG_CONFIG)' DESTDIR='$(DESTDIR)' scripts/install --uninstall
+
+demo:
+	@KEEP='$(KEEP)' scripts/demo
+
+test:
+	@scripts/test
+
+test-all:
+	@scripts/test --all
+
+lint:
+	@scripts/lint
+
+bench:
+	@scripts/bench
+
+clean:
+	cargo clean

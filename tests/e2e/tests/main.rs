@@ -1,0 +1,27 @@
+//! The end-to-end tests: each file is a theme, each test a promise, against real servers.
+//!
+//! One binary, so that all themes share one PostgreSQL; run one theme with
+//! `cargo test -p pg_cache_e2e THEME::`.
+
+mod breaker;
+mod encodings;
+mod faults;
+mod flush_health;
+mod interrupts;
+mod misbehaving;
+mod plans;
+mod privileges;
+mod privileges_fuzz;
+mod random_queries;
+mod read_through;
+mod row_security;
+mod scope;
+mod settings;
+mod stampede;
+mod standby;
+mod symbols;
+mod transactions;
+mod two_databases;
+mod types;
+mod unreachable;
+mod values;

@@ -1,0 +1,88 @@
+//! A hot standby reads through the same Redis: no transaction id, no write, no error.
+
+use std::path::Path;
+use std::process::Command;
+use std::time::Duration;
+
+use pg_cache_e2e::counters::counted;
+use pg_cache_e2e::{Scene, cached, same_as_direct};
+use pg_cache_testbed::process::{Directory, Server, run_well};
+use pg_cache_testbed::{Postgres, eventually};
+use postgres::{Client, NoTls};
+
+const SIGQUIT: i32 = 3;
+
+/// A standby that follows a primary, in a directory of its own.
+struct Standby {
+    _server: Server,
+    directory: Directory,
+}
+
+impl Standby {
+    fn of(primary: &Postgres) -> Standby {
+        let directory = Directory::new();
+        let data_dir = directory.path().join("data");
+        let mut backup = Command::new(primary.bin("pg_basebackup"));
+        backup.args(["--checkpoint=fast", "--write-recovery-conf", "--wal-method=stream"]);
+        backup.arg("--host").arg(primary.socket_dir()).args(["--username=postgres", "--no-sync"]);
+        run_well(with(backup, "--pgdata", &data_dir), directory.path());
+        let mut command = with(Command::new(primary.bin("postgres")), "-D", &data_dir);
+        command.arg("-c").arg(format!("unix_socket_directories={}", directory.path().display()));
+        command.current_dir(directory.path());
+        let log = directory.path().join("standby.log");
+        let server = Server::spawn(command, &log, SIGQUIT, false).unwrap();
+        Standby { _server: server, directory }
+    }
+
+    fn connect(&self, primary: &Postgres) -> Client {
+        let here = self.directory.path().display().to_string();
+        let there = primary.socket_dir().display().to_string();
+        let address = primary.conninfo("test").replace(&there, &here);
+        let mut client = None;
+        eventually(Duration::from_secs(20), "the standby accepts connections", || {
+            client = Client::connect(&address, NoTls).ok();
+            client.is_some()
+        });
+        client.unwrap()
+    }
+}
+
+fn with(mut command: Command, option: &str, path: &Path) -> Command {
+    command.arg(option).arg(path);
+    command
+}
+
+#[test]
+fn a_hot_standby_fills_and_is_served() {
+    // Danger: a read that needs a transaction id, or writes, fails on every standby.
+    let scene = Scene::new();
+    let primary = Postgres::start_with(&[("pg_cache.url", &scene.redis.url())]);
+    let mut writer = primary.connect();
+    writer
+        .batch_execute(
+            "CREATE TABLE t AS SELECT g AS v FROM generate_series(1, 3) g;
+             CREATE FUNCTION f() RETURNS int STABLE LANGUAGE plpgsql AS 'BEGIN RETURN 1; END'",
+        )
+        .unwrap();
+    let standby = Standby::of(&primary);
+    let mut reader = standby.connect(&primary);
+    let recovering: bool = reader.query_one("SELECT pg_is_in_recovery()", &[]).unwrap().get(0);
+    assert!(recovering);
+    for query in ["SELECT v FROM t ORDER BY v", "SELECT f() AS v", "SELECT count(*) AS n FROM t"] {
+        for _ in 0..2 {
+            same_as_direct(&mut reader, query, query).unwrap();
+        }
+        let (_, counters) = counted(&mut reader, |c| cached(c, query, query).unwrap());
+        assert_eq!(counters.hits, 1, "{query}: {counters:?}");
+    }
+    for sql in [
+        "SELECT redis_cached('a', 60, 'SELECT v FROM t WHERE v = $1', 1)::text",
+        "SELECT count(*)::text FROM redis_cached_rows('b', 60, 'SELECT v FROM t') AS r(v int)",
+        "SELECT redis_explain('b', 'SELECT v FROM t')::text",
+        "SELECT redis_ping()::text",
+        "SELECT count(*)::text FROM redis_health()",
+        "SELECT redis_flush('b')::text",
+    ] {
+        reader.query_one(sql, &[]).unwrap_or_else(|e| panic!("{sql}: {e:?}"));
+    }
+}
