@@ -5,6 +5,8 @@
 //! and `connection` (this backend's way to Redis) under them; `pg` and `client` adapt PostgreSQL
 //! and Redis; decisions are in the crate `pg_cache_core`, which knows neither.
 
+#![cfg_attr(not(test), deny(clippy::unwrap_used, clippy::expect_used))]
+
 #[macro_use]
 mod pg;
 

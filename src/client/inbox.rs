@@ -1,7 +1,7 @@
 //! Bytes that came from Redis and are not read yet.
 //!
-//! Owns the one buffer of a session. Invariant: between two requests it is empty; a byte that nobody
-//! asked for would be read as the beginning of the next answer.
+//! Owns the one buffer of a session. Invariant: between two requests it is empty; a byte that
+//! nobody asked for would be read as the beginning of the next answer.
 
 use std::io::{self, Read};
 
@@ -47,8 +47,8 @@ impl Inbox {
         Ok(())
     }
 
-    /// Reads once, with room for `at_least` pending bytes: as the server announced it, so only as far
-    /// as the transport would read at all.
+    /// Reads once, with room for `at_least` pending bytes: as the server announced it, so only as
+    /// far as the transport would read at all.
     pub fn fill(&mut self, transport: &mut Transport, at_least: usize) -> io::Result<()> {
         transport.permit(at_least.saturating_sub(self.end - self.start))?;
         let room = at_least.max(self.end - self.start + READ_BYTES);

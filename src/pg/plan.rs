@@ -218,10 +218,10 @@ impl Plan {
 
     /// Raises if the caller may not read what the query reads; false if a function is not for him.
     ///
-    /// The answer holds as long as the plan is current: a plan belongs to one role, and every GRANT,
-    /// REVOKE, change of owner, role or membership reaches this backend as an invalidation of the
-    /// plan or a change of its surroundings, by the same messages on which PostgreSQL's own checks
-    /// rely. A hook may ask the world, so with one it is asked every time.
+    /// The answer holds as long as the plan is current: a plan belongs to one role, and every
+    /// GRANT, REVOKE, change of owner, role or membership reaches this backend as an invalidation
+    /// of the plan or a change of its surroundings, by the same messages on which PostgreSQL's own
+    /// checks rely. A hook may ask the world, so with one it is asked every time.
     pub fn may_read(&self) -> Outcome<bool> {
         if self.permitted.get() && !privileges::have_hook() {
             return Ok(true);

@@ -80,7 +80,8 @@ pub fn values() -> Vec<u8> {
 struct Known {
     versions: HashMap<Vec<u8>, u64>,
     version: u64,
-    /// Never given twice: a plan that is kept under an old number must not be found by other values.
+    /// Never given twice: a plan that is kept under an old number must not be found by other
+    /// values.
     next: u64,
     last: Vec<u8>,
 }
@@ -104,9 +105,10 @@ impl Known {
     }
 }
 
-/// Appends every setting with a dot in its name that was given a value: `app.tenant`, or a library's
-/// own. That is what a function whose body we cannot see reads; settings of the server that have
-/// nothing to do with results (timeouts, memory, application_name) would only part entries.
+/// Appends every setting with a dot in its name that was given a value: `app.tenant`, or a
+/// library's own. That is what a function whose body we cannot see reads; settings of the server
+/// that have nothing to do with results (timeouts, memory, application_name) would only part
+/// entries.
 pub fn append_custom(bytes: &mut Vec<u8>) {
     for record in all_records() {
         // SAFETY: guc.c's own record.

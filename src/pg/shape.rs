@@ -1,5 +1,6 @@
 //! What the objects of a query look like: versions of functions and types, attributes of composite
-//! types, labels of enums. All of it goes into the fingerprint, since all of it shows in the result.
+//! types, labels of enums. All of it goes into the fingerprint, since all of it shows in the
+//! result.
 
 use pg_cache_core::fingerprint::FingerprintBuilder;
 use pgrx::pg_sys::{self, SysCacheIdentifier};

@@ -65,8 +65,8 @@ const SESSION: &[&str] = &[
 
 const SESSION_PREFIXES: &[&str] = &["pg_stat_get_", "inet_client_", "inet_server_"];
 
-/// Their results hang on arguments and on settings that every fingerprint holds. Those that take any
-/// type run its output function or its cast to json, which is looked at with the type.
+/// Their results hang on arguments and on settings that every fingerprint holds. Those that take
+/// any type run its output function or its cast to json, which is looked at with the type.
 const SETTING: &[&str] = &[
     "anytextcat",
     "cash_in",

@@ -16,8 +16,8 @@ thread_local! {
     static CHANGES: Cell<u64> = const { Cell::new(0) };
 }
 
-/// Names of relations, their attributes, functions, operators and types; casts, collations and enum labels; roles and
-/// their memberships.
+/// Names of relations, their attributes, functions, operators and types; casts, collations and enum
+/// labels; roles and their memberships.
 const WATCHED: [Cache::Type; 10] = [
     Cache::RELNAMENSP,
     Cache::ATTNUM,

@@ -1,7 +1,8 @@
 //! Text between PostgreSQL and Redis: the server's encoding here, UTF-8 there.
 //!
-//! Every program reads UTF-8, so keys and values stand so in Redis whatever the database's encoding.
-//! Nothing here raises: a text that has no equivalent is `None`, and the caller goes on without it.
+//! Every program reads UTF-8, so keys and values stand so in Redis whatever the database's
+//! encoding. Nothing here raises: a text that has no equivalent is `None`, and the caller goes on
+//! without it.
 
 use std::borrow::Cow;
 use std::ffi::{CStr, CString, c_char, c_int};

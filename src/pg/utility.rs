@@ -39,8 +39,8 @@ pub fn view_definition(view: &str) -> Outcome<String> {
     let statement = super::text::statement(&ask);
     let text = statement.as_ptr();
     let execute = || {
-        // SAFETY: a C string that outlives the call; not read-only, so that it sees the view that was
-        // created a moment ago.
+        // SAFETY: a C string that outlives the call; not read-only, so that it sees the view that
+        // was created a moment ago.
         unsafe { SPI_execute(text, false, 1) };
         // SAFETY: the one row and column that the statement gives, in the caller's memory.
         unsafe { first_value() }

@@ -1,9 +1,9 @@
 //! Whether to look for a reply at once, again and again, before going to sleep for it.
 //!
-//! A reply from the same machine comes within tens of microseconds, and a process that sleeps for it
-//! pays as much again to be woken. One from farther away takes longer than anybody should spin for.
-//! So: be eager as long as that pays, and try it again rarely when it did not. Invariant: replies
-//! that come late cost at most one eager look in [`REST_MAX`].
+//! A reply from the same machine comes within tens of microseconds, and a process that sleeps for
+//! it pays as much again to be woken. One from farther away takes longer than anybody should spin
+//! for. So: be eager as long as that pays, and try it again rarely when it did not. Invariant:
+//! replies that come late cost at most one eager look in [`REST_MAX`].
 
 /// After this many late replies in a row, only every so many requests are tried eagerly.
 pub const REST_MAX: u32 = 64;

@@ -1,6 +1,7 @@
 //! Pure decisions of pg_cache: no PostgreSQL, no Redis, no clock. Everything here is a value, a
 //! codec, a parser or a state machine, so every rule about correctness is tested without a server.
 #![forbid(unsafe_code)]
+#![cfg_attr(not(test), deny(clippy::unwrap_used, clippy::expect_used))]
 
 pub mod breaker;
 pub mod clock;

@@ -128,7 +128,8 @@ impl Reason {
             Reason::Disabled => "pg_cache.enabled is off.",
             Reason::TempTable => "The query reads a temporary table.",
             Reason::SystemCatalog => {
-                "The query reads a system catalog, or shows names as the search path has them."
+                "The query reads a system catalog, or shows names as the search path has \
+                 them."
             }
             Reason::RowSecurity => {
                 "A row security policy calls a function whose result cannot be part of the key."
@@ -137,8 +138,8 @@ impl Reason {
                 "The query calls a function whose result depends on the session."
             }
             Reason::Setting => {
-                "The query reads a setting whose name is not a constant, or that only superusers may \
-                 see."
+                "The query reads a setting whose name is not a constant, or that only superusers \
+                 may see."
             }
             Reason::LeaseWait => {
                 "Another backend was filling this entry and did not finish within \
@@ -189,10 +190,10 @@ mod tests {
         let words = Reason::ALL.map(Reason::as_str).join(" ");
         assert_eq!(
             words,
-            "cold fingerprint foreign format own_xid serializable disabled temp_table \
-             system_catalog row_security session_function setting lease_wait too_large encoding \
-             breaker connect timeout closed protocol version noauth loading oom readonly noperm busy \
-             server_error"
+            "cold fingerprint foreign format own_xid serializable disabled \
+             temp_table system_catalog row_security session_function setting \
+             lease_wait too_large encoding breaker connect timeout closed protocol \
+             version noauth loading oom readonly noperm busy server_error"
         );
     }
 

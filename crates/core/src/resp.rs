@@ -2,8 +2,9 @@
 //! without a copy or an allocation of its own.
 //!
 //! Knows exactly this much of RESP3 and hands everything else (errors, pushes, other shapes) to the
-//! full parser. Invariant: what it calls complete is what the full parser would read, byte for byte;
-//! what it cannot be sure of is [`Look::Other`]. If that broke, a reply would be taken for another.
+//! full parser. Invariant: what it calls complete is what the full parser would read, byte for
+//! byte; what it cannot be sure of is [`Look::Other`]. If that broke, a reply would be taken for
+//! another.
 
 use std::ops::Range;
 
@@ -12,8 +13,8 @@ use std::ops::Range;
 pub enum Look {
     /// The two values, null where there is none, and how many bytes the reply took.
     Complete { value: Option<Range<usize>>, sidecar: Option<Range<usize>>, used: usize },
-    /// A reply of this shape that is not all there yet; with what is known of it, at least this many
-    /// bytes long.
+    /// A reply of this shape that is not all there yet; with what is known of it, at least this
+    /// many bytes long.
     Incomplete { at_least: usize },
     /// Something else.
     Other,

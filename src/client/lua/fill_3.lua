@@ -1,8 +1,8 @@
 #!lua
 -- Stores an entry if the lease still holds our token, and ends the lease.
 -- A filler that was overtaken (its lease ran out, a writer deleted it) must not overwrite what came
--- after it. What no sidecar stands beside belongs to another program: anybody may call redis_cached,
--- so it must not be able to replace a session, a queue or a counter.
+-- after it. What no sidecar stands beside belongs to another program: anybody may call
+-- redis_cached, so it must not be able to replace a session, a queue or a counter.
 -- SET with PX and never SET then EXPIRE, so that no key can be left immortal.
 -- KEYS: value, sidecar, lease     ARGV: token, value, sidecar, ttl in ms
 -- returns 1 if stored, 0 if overtaken, -1 if the key is not ours to replace

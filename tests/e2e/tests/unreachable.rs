@@ -118,7 +118,7 @@ fn a_full_redis_answers_and_still_serves_what_it_has() {
 #[test]
 fn a_read_only_replica_answers() {
     // Danger: a failover leaves the address pointing at a replica.
-    let primary = Redis::start_tcp(&[]);
+    let primary = Redis::start_tcp(&["--repl-diskless-sync-delay", "0"]);
     let port = primary.port().unwrap().to_string();
     let scene = Scene::with_redis(|| Redis::start_with(&["--replicaof", "127.0.0.1", &port]));
     eventually(Duration::from_secs(20), "the replica follows", || {
