@@ -8,7 +8,8 @@ use pg_cache_e2e::{Scene, cached};
 use pg_cache_testbed::eventually;
 use postgres::Client;
 
-const POINTS: [&str; 9] = [
+const POINTS: [&str; 10] = [
+    "plan.analyse",
     "plan.prepare",
     "read.look",
     "read.lease",
