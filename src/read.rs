@@ -55,7 +55,11 @@ pub fn read(request: &Request<'_>) -> Outcome<Answer> {
     if let Some(error) = &plan.analysis.refusal {
         return Err(error.clone().into());
     }
-    let bound = plan.bind(&request.arguments)?;
+    let bound = {
+        // The input function of a user's type is the user's code, and might read through the cache.
+        let _computing = Computing::start();
+        plan.bind(&request.arguments)?
+    };
     let json = Reading { request, plan: &plan, bound: &bound, started: Instant::now() }.answer()?;
     Ok(Answer { json, plan })
 }
@@ -80,7 +84,9 @@ impl Reading<'_> {
         if let Some(reason) = obstacle(self.plan) {
             return Ok(self.compute(reason)?.0);
         }
-        if !self.plan.may_read()? {
+        // Reading an argument may have run the user's code: what it changed, the plan does not know.
+        let undisturbed = self.bound.is_empty() || self.plan.is_current();
+        if !undisturbed || !self.plan.may_read()? {
             // The executor knows best which function is refused, or whether it is reached at all.
             return Ok(self.compute(Reason::Cold)?.0);
         }
@@ -147,6 +153,11 @@ impl Reading<'_> {
                 (Effect::Wait { ms }, was) => {
                     host::pause(ms);
                     (event, found) = (Event::Waited, was);
+                }
+                (Effect::Compute { fill: true }, Err(Reason::Foreign)) => {
+                    // Another program's value: ours to read past, not to replace.
+                    release(entry, &token);
+                    return Ok(self.compute(Reason::Foreign)?.0);
                 }
                 (Effect::Compute { fill: true }, _) => {
                     return self.compute_and_store(entry, &token, reason);

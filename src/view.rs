@@ -29,9 +29,10 @@ pub fn create(our_schema: String, name: &str, ttl_ms: u64, query: &[u8]) -> Outc
         quote::qualified_name(name).ok_or_else(|| Error::ViewName { name: name.to_owned() })?;
     utility::run(&format!("CREATE VIEW {view} AS {}", text::string(query)))?;
     let resolved = utility::view_definition(&view)?;
+    utility::run(&format!("DROP VIEW {view}"))?;
     let columns: Vec<_> = plan.columns.iter().map(definition).collect();
     utility::run(&format!(
-        "CREATE OR REPLACE VIEW {view} AS SELECT * FROM {schema}.redis_cached_rows({key}, \
+        "CREATE VIEW {view} AS SELECT * FROM {schema}.redis_cached_rows({key}, \
          interval '{ttl_ms} milliseconds', {query}) AS t({columns})",
         schema = quote::identifier(&our_schema),
         key = quote::literal(&format!("view:{view}")),

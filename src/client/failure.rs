@@ -25,13 +25,19 @@ impl Failure {
     /// Whether the connection is still in step and worth keeping: the reply was complete, and it
     /// refuses this one command for want of memory rather than this client.
     pub fn spares_connection(&self) -> bool {
-        matches!(self.reason, Reason::Oom)
+        matches!(self.reason, Reason::Oom) || self.is_about_one_key()
     }
 
     /// Whether the breaker should hear of it. A foreign value too large for us says nothing about
     /// the server's health.
     pub fn counts_against_server(&self) -> bool {
         !matches!(self.reason, Reason::Oom | Reason::TooLarge | Reason::Breaker)
+            && !self.is_about_one_key()
+    }
+
+    /// Somebody left a list or the like where our lease would stand.
+    fn is_about_one_key(&self) -> bool {
+        self.reason == Reason::ServerError && self.detail.starts_with("WRONGTYPE")
     }
 }
 

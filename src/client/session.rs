@@ -139,6 +139,8 @@ impl Session {
 
     /// An error, or a push before the answer: the full parser reads it from the first byte on.
     fn look_at_other(&mut self) -> RedisResult<Found<'_>> {
+        // A new one: whatever the last one read beyond its answer was no answer of ours.
+        self.parser = Parser::new();
         let found = self.receive()?;
         self.open = true;
         let (value, sidecar) =
@@ -220,6 +222,7 @@ impl ConnectionLike for Session {
         count: usize,
     ) -> RedisResult<Vec<Value>> {
         self.begin()?;
+        self.parser = Parser::new();
         self.transport.send(cmd)?;
         let mut replies = Vec::with_capacity(count);
         let mut refused = None;

@@ -67,12 +67,15 @@ impl Analysis {
     }
 }
 
-/// Looks at one rewritten query.
-pub fn analyse(query: *mut pg_sys::Query) -> Outcome<Analysis> {
+/// Looks at one rewritten query, which returns columns of these types.
+pub fn analyse(query: *mut pg_sys::Query, columns: &[pg_sys::Oid]) -> Outcome<Analysis> {
     let met = tree::collect(query.cast(), false)?;
     let mut rules = Rules { found: Analysis::default(), ahead: met.into(), seen: Vec::new() };
     while let Some(met) = rules.ahead.pop_front() {
         rules.look_at(met)?;
+    }
+    for column in columns {
+        rules.value_of(*column, NodeTag::T_Var, false);
     }
     Ok(rules.found)
 }
@@ -167,6 +170,22 @@ impl Rules {
                 // SAFETY: as above.
                 self.aggregate(unsafe { &*node.cast::<pg_sys::WindowFunc>() }.winfnoid, in_policy);
             }
+            NodeTag::T_RangeTblFunction => {
+                // SAFETY: as above.
+                let function = unsafe { &*node.cast::<pg_sys::RangeTblFunction>() };
+                self.values_of(function.funccoltypes, in_policy);
+            }
+            NodeTag::T_TableFunc => {
+                // SAFETY: as above.
+                self.values_of(unsafe { &*node.cast::<pg_sys::TableFunc>() }.coltypes, in_policy);
+            }
+            NodeTag::T_SortGroupClause => {
+                // SAFETY: as above.
+                let clause = unsafe { &*node.cast::<pg_sys::SortGroupClause>() };
+                for function in implicit::functions_of_sort(clause) {
+                    self.function(function, in_policy);
+                }
+            }
             // SAFETY: as above.
             NodeTag::T_SQLValueFunction => self.value_function(unsafe { &*node.cast() }, in_policy),
             NodeTag::T_NextValueExpr => self.volatile("nextval".to_owned(), in_policy),
@@ -196,6 +215,13 @@ impl Rules {
         }
     }
 
+    /// The columns of a function in FROM, which no expression need name one by one.
+    fn values_of(&mut self, types: *mut pg_sys::List, in_policy: bool) {
+        for type_oid in tree::oids(types) {
+            self.value_of(type_oid, NodeTag::T_Var, in_policy);
+        }
+    }
+
     /// A value of this type may be written as text or JSON. What writes a user's type is code, and
     /// what writes an oid as a name reads the catalogs by the effective search path.
     fn value_of(&mut self, type_oid: pg_sys::Oid, tag: NodeTag, in_policy: bool) {
@@ -213,9 +239,9 @@ impl Rules {
         if !classify::is_built_in(type_oid) {
             add(&mut self.found.types, type_oid);
         }
-        for writer in implicit::writers_of(type_oid) {
-            if !classify::is_built_in(writer) {
-                self.function(writer, in_policy);
+        for function in implicit::functions_of_type(type_oid) {
+            if !classify::is_built_in(function) {
+                self.function(function, in_policy);
             }
         }
         for part in classify::parts_of_type(type_oid) {

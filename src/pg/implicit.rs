@@ -71,8 +71,23 @@ pub fn parts_of_aggregate(aggregate: pg_sys::Oid) -> Vec<pg_sys::Oid> {
     parts
 }
 
-/// The functions of a user's type that `row_to_json` may run: its cast to json, its output.
-pub fn writers_of(type_oid: pg_sys::Oid) -> Vec<pg_sys::Oid> {
+/// The functions behind ORDER BY, GROUP BY, DISTINCT and the like, where they are a user's.
+pub fn functions_of_sort(clause: &pg_sys::SortGroupClause) -> Vec<pg_sys::Oid> {
+    let mine = |operator: &pg_sys::Oid| {
+        *operator != pg_sys::InvalidOid && !classify::is_built_in(*operator)
+    };
+    let operators = [clause.eqop, clause.sortop];
+    operators.into_iter().filter(mine).map(function_of_operator).collect()
+}
+
+fn function_of_operator(operator: pg_sys::Oid) -> pg_sys::Oid {
+    // SAFETY: a catalogue look-up.
+    unsafe { pg_sys::get_opcode(operator) }
+}
+
+/// The functions of a user's type that run without being called: its output, its cast to json, and
+/// what its values are compared and hashed by.
+pub fn functions_of_type(type_oid: pg_sys::Oid) -> Vec<pg_sys::Oid> {
     if classify::is_built_in(type_oid) {
         return Vec::new();
     }
@@ -86,7 +101,23 @@ pub fn writers_of(type_oid: pg_sys::Oid) -> Vec<pg_sys::Oid> {
         pg_sys::find_coercion_pathway(pg_sys::JSONOID, type_oid, explicit, &raw mut cast)
     };
     let has_cast = path == pg_sys::CoercionPathType::COERCION_PATH_FUNC;
-    let mut writers = vec![output];
-    writers.extend(has_cast.then_some(cast));
-    writers
+    let mut functions = comparisons_of(type_oid);
+    functions.push(output);
+    functions.extend(has_cast.then_some(cast));
+    functions
+}
+
+fn comparisons_of(type_oid: pg_sys::Oid) -> Vec<pg_sys::Oid> {
+    let wanted =
+        pg_sys::TYPECACHE_EQ_OPR | pg_sys::TYPECACHE_CMP_PROC | pg_sys::TYPECACHE_HASH_PROC;
+    // SAFETY: an entry that lives as long as the backend.
+    let entry = unsafe { pg_sys::lookup_type_cache(type_oid, wanted as i32) };
+    // SAFETY: as above.
+    let entry = unsafe { &*entry };
+    let mut functions = vec![entry.cmp_proc, entry.hash_proc];
+    if entry.eq_opr != pg_sys::InvalidOid {
+        functions.push(function_of_operator(entry.eq_opr));
+    }
+    functions.retain(|function| *function != pg_sys::InvalidOid);
+    functions
 }

@@ -27,6 +27,7 @@ pub struct Plan {
     kept: Kept,
     source: *mut pg_sys::CachedPlanSource,
     surroundings_seen: u64,
+    settings_seen: u64,
     /// The text may hold a literal such as 'today', which analysis froze: good for this call only.
     froze_clock: bool,
     /// The role of this plan may read all of it.
@@ -67,7 +68,7 @@ pub fn get(query: &[u8], given: &[Argument]) -> Outcome<Rc<Plan>> {
         with_plans(|plans| plans.get(key).cloned())
     });
     match kept {
-        Some(plan) if plan.is_current() => Ok(plan),
+        Some(plan) if plan.is_valid() => Ok(plan),
         _ => prepared(query, given, seen),
     }
 }
@@ -176,18 +177,22 @@ impl Plan {
         let source_ref = unsafe { &*source };
         watch_tree(source_ref.query_context, &kept.tree_lives);
         super::host::fault_point("plan.analyse");
+        let columns = columns(source_ref.resultDesc);
         let query_tree = tree::nodes::<pg_sys::Query>(source_ref.query_list);
         let analysis = match query_tree.first() {
-            Some(tree) => analysis::analyse(*tree)?,
+            Some(tree) => {
+                let types: Vec<_> = columns.iter().map(|column| column.type_oid).collect();
+                analysis::analyse(*tree, &types)?
+            }
             None => Analysis::default(),
         };
-        let columns = columns(source_ref.resultDesc);
         let identity = identity(source_ref, query, &analysis, &columns);
         let fixed_fingerprint = identity.clone().finish();
         Ok(Self {
             kept,
             source,
             surroundings_seen,
+            settings_seen: settings::version(),
             froze_clock: clock::may_freeze(&super::text::string(query.as_bytes())),
             permitted: Cell::new(false),
             analysis,
@@ -200,6 +205,11 @@ impl Plan {
 
     /// Whether the analysis still describes the query as it would be analysed now.
     pub fn is_current(&self) -> bool {
+        self.settings_seen == settings::version() && self.is_valid()
+    }
+
+    /// The same, for a plan that was found by the present settings.
+    fn is_valid(&self) -> bool {
         // SAFETY: the source lives as long as the plan.
         let source = unsafe { &*self.source };
         self.kept.tree_lives.get()
@@ -222,7 +232,12 @@ impl Plan {
     /// GRANT, REVOKE, change of owner, role or membership reaches this backend as an invalidation
     /// of the plan or a change of its surroundings, by the same messages on which PostgreSQL's own
     /// checks rely. A hook may ask the world, so with one it is asked every time.
+    ///
+    /// A plan whose tree is gone has nothing to check by: the caller computes.
     pub fn may_read(&self) -> Outcome<bool> {
+        if !self.kept.tree_lives.get() {
+            return Ok(false);
+        }
         if self.permitted.get() && !privileges::have_hook() {
             return Ok(true);
         }

@@ -26,8 +26,8 @@ fn add_nested(builder: &mut FingerprintBuilder, type_oid: pg_sys::Oid, depth: u3
         return;
     }
     add_version(builder, SysCacheIdentifier::TYPEOID as i32, type_oid);
-    for writer in implicit::writers_of(type_oid) {
-        add_function(builder, writer);
+    for function in implicit::functions_of_type(type_oid) {
+        add_function(builder, function);
     }
     // SAFETY: a catalogue look-up.
     if unsafe { pg_sys::type_is_enum(type_oid) } {

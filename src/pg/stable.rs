@@ -91,8 +91,6 @@ const SETTING: &[&str] = &[
     "overlaps",
     "pg_column_compression",
     "pg_column_size",
-    "pg_input_error_info",
-    "pg_input_is_valid",
     "phraseto_tsquery",
     "plainto_tsquery",
     "quote_literal",

@@ -18,7 +18,9 @@ thread_local! {
 
 /// Names of relations, their attributes, functions, operators and types; casts, collations and enum
 /// labels; roles and their memberships.
-const WATCHED: [Cache::Type; 10] = [
+const WATCHED: [Cache::Type; 11] = [
+    // Its owner is the member of pg_database_owner.
+    Cache::DATABASEOID,
     Cache::RELNAMENSP,
     Cache::ATTNUM,
     Cache::PROCNAMEARGSNSP,

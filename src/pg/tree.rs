@@ -93,7 +93,8 @@ unsafe fn visit_query(query: *mut pg_sys::Query, context: *mut c_void) -> bool {
         // SAFETY: members of a range table are range table entries.
         unsafe { visit_entry(member(range_table, index).cast(), context) };
     }
-    let flags = pg_sys::QTW_IGNORE_RANGE_TABLE as c_int;
+    // How rows are sorted and grouped is code too, where the type is a user's.
+    let flags = (pg_sys::QTW_IGNORE_RANGE_TABLE | pg_sys::QTW_EXAMINE_SORTGROUP) as c_int;
     // SAFETY: visits everything but the range table, which was just done.
     unsafe { query_tree_walker(query, Some(visit), context, flags) }
 }
@@ -167,6 +168,21 @@ unsafe extern "C-unwind" fn visit_raw(node: *mut pg_sys::Node, context: *mut c_v
 /// The members of a list of nodes.
 pub fn nodes<T>(list: *mut pg_sys::List) -> Vec<*mut T> {
     (0..length(list)).map(|index| member(list, index).cast()).collect()
+}
+
+/// The members of a list of oids.
+pub fn oids(list: *mut pg_sys::List) -> Vec<pg_sys::Oid> {
+    let oid = |index| {
+        // SAFETY: a valid list, since it has this many members.
+        let elements = unsafe { (*list).elements };
+        // SAFETY: the index is below the length.
+        let cell = unsafe { elements.add(index) };
+        // SAFETY: within the list.
+        let cell = unsafe { &*cell };
+        // SAFETY: the cell of a list of oids.
+        unsafe { cell.oid_value }
+    };
+    (0..length(list)).map(oid).collect()
 }
 
 pub fn length(list: *mut pg_sys::List) -> usize {

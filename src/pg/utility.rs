@@ -1,6 +1,6 @@
 //! Runs statements of ours about views, as the caller would.
 
-use std::ffi::{c_char, c_int, c_long, c_void};
+use std::ffi::{CStr, c_char, c_int, c_long, c_void};
 
 use pgrx::pg_sys;
 
@@ -31,11 +31,11 @@ pub fn run(statement: &str) -> Outcome<()> {
     Ok(())
 }
 
-/// The query of a view with every name qualified, since it is read with an empty search path.
+/// The query of a view as a text that means the same under any settings.
 pub fn view_definition(view: &str) -> Outcome<String> {
     let name = super::quote::literal(view);
     let ask = format!("SELECT pg_catalog.pg_get_viewdef({name}::pg_catalog.regclass)");
-    let _empty = EmptySearchPath::start();
+    let _plain = PlainSettings::start();
     let statement = super::text::statement(&ask);
     let text = statement.as_ptr();
     let execute = || {
@@ -70,7 +70,7 @@ unsafe fn first_value() -> *mut c_char {
         return value;
     }
     // SAFETY: a C string.
-    let bytes = unsafe { std::ffi::CStr::from_ptr(value) }.count_bytes() + 1;
+    let bytes = unsafe { CStr::from_ptr(value) }.count_bytes() + 1;
     // SAFETY: room in the context outside SPI.
     let copy = unsafe { SPI_palloc(bytes) }.cast::<c_char>();
     // SAFETY: both have that many bytes, and do not overlap.
@@ -78,31 +78,43 @@ unsafe fn first_value() -> *mut c_char {
     copy
 }
 
-/// `search_path = ''` until it is dropped; an error restores it with the transaction.
-struct EmptySearchPath(c_int);
+/// Settings under which a query's text means the same to everybody, as for postgres_fdw and pg_dump:
+/// every name qualified, every constant unambiguous. Until it is dropped; an error restores them with
+/// the transaction.
+struct PlainSettings(c_int);
 
-impl EmptySearchPath {
+const PLAIN: [(&CStr, &CStr); 5] = [
+    (c"search_path", c""),
+    (c"DateStyle", c"ISO"),
+    (c"IntervalStyle", c"postgres"),
+    (c"extra_float_digits", c"3"),
+    (c"lc_monetary", c"C"),
+];
+
+impl PlainSettings {
     fn start() -> Self {
         // SAFETY: opens a level of settings, closed by Drop or by the abort.
         let level = unsafe { pg_sys::NewGUCNestLevel() };
-        // SAFETY: sets one setting on that level, as a function's SET clause does.
-        unsafe {
-            pg_sys::set_config_option(
-                c"search_path".as_ptr(),
-                c"".as_ptr(),
-                pg_sys::GucContext::PGC_USERSET,
-                pg_sys::GucSource::PGC_S_SESSION,
-                pg_sys::GucAction::GUC_ACTION_SAVE,
-                true,
-                0,
-                false,
-            );
+        for (name, value) in PLAIN {
+            // SAFETY: sets one setting on that level, as a function's SET clause does.
+            unsafe {
+                pg_sys::set_config_option(
+                    name.as_ptr(),
+                    value.as_ptr(),
+                    pg_sys::GucContext::PGC_USERSET,
+                    pg_sys::GucSource::PGC_S_SESSION,
+                    pg_sys::GucAction::GUC_ACTION_SAVE,
+                    true,
+                    0,
+                    false,
+                );
+            }
         }
         Self(level)
     }
 }
 
-impl Drop for EmptySearchPath {
+impl Drop for PlainSettings {
     fn drop(&mut self) {
         // SAFETY: the level opened by `start`.
         unsafe { pg_sys::AtEOXact_GUC(true, self.0) };

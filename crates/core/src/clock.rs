@@ -13,9 +13,19 @@ pub fn may_freeze(query: &str) -> bool {
     // With escapes, any literal may spell such a word.
     let escapes = lower.contains("u&'") || (lower.contains('\\') && lower.contains("e'"));
     escapes
+        || continues_a_literal(&lower)
         || WORDS.iter().any(|word| {
             lower.match_indices(word).any(|(at, _)| stands_alone(&lower, at, at + word.len()))
         })
+}
+
+/// Two literals with only white space and a line end between them are one.
+fn continues_a_literal(text: &str) -> bool {
+    text.match_indices('\'').any(|(at, _)| {
+        let behind = &text[at + 1..];
+        let next = behind.trim_start();
+        next.starts_with('\'') && behind[..behind.len() - next.len()].contains('\n')
+    })
 }
 
 fn stands_alone(text: &str, start: usize, end: usize) -> bool {
@@ -42,6 +52,7 @@ mod tests {
             "select $$now$$::timestamptz",
             "select E'now'::timestamptz",
             "select 'today'",
+            "select 'no'\n 'w'::timestamptz",
             r"select E'\x6eow'::timestamptz",
             r"select U&'\006eow'::timestamptz",
         ] {

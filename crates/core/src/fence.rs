@@ -29,11 +29,12 @@ pub fn judge<'a>(
         (None, _) => return Judgement::Miss(Reason::Cold),
     };
     let Ok(sidecar) = Sidecar::decode(sidecar) else { return Judgement::Miss(Reason::Format) };
-    if sidecar.generation != generation || sidecar.fingerprint != *fingerprint {
-        return Judgement::Miss(Reason::Fingerprint);
-    }
+    // First whose it is, then which: what another program put there must not be replaced.
     if !sidecar.binds(value) {
         return Judgement::Miss(Reason::Foreign);
+    }
+    if sidecar.generation != generation || sidecar.fingerprint != *fingerprint {
+        return Judgement::Miss(Reason::Fingerprint);
     }
     Judgement::Hit { sidecar, value }
 }
@@ -89,7 +90,7 @@ mod tests {
         let other_fingerprint = judge(Some(VALUE), Some(&bytes), OURS.0, &[2; 16]);
         assert_eq!(other_fingerprint, miss(Reason::Fingerprint));
         let other_and_foreign = judge(Some(b"[]"), Some(&bytes), OURS.0, &[2; 16]);
-        assert_eq!(other_and_foreign, miss(Reason::Fingerprint));
+        assert_eq!(other_and_foreign, miss(Reason::Foreign));
     }
 
     proptest! {
