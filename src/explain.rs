@@ -1,6 +1,7 @@
 //! What `redis_cached` would do with a query, and why.
 
 use pg_cache_core::fence::{Judgement, judge};
+use pg_cache_core::reason::Reason;
 use pg_cache_core::sidecar::Sidecar;
 use serde_json::{Value, json};
 
@@ -74,8 +75,9 @@ fn status(plan: &Plan, entry: &Entry) -> Outcome<(Value, Value)> {
     let mut pipeline = redis::pipe();
     pipeline.cmd("MGET").arg(entry.keys.value()).arg(entry.keys.sidecar());
     pipeline.cmd("PTTL").arg(entry.keys.value());
-    type Look = ((Option<Vec<u8>>, Option<Vec<u8>>), i64);
-    let ((value, sidecar), ttl_ms): Look =
+    pipeline.cmd("TYPE").arg(entry.keys.value());
+    type Look = ((Option<Vec<u8>>, Option<Vec<u8>>), i64, String);
+    let ((value, sidecar), ttl_ms, kind): Look =
         match connection::ask(|session| Ok(pipeline.query(session)?)) {
             Ok(found) => found,
             Err(failure) => return Ok((Value::from(failure.reason.as_str()), Value::Null)),
@@ -83,6 +85,8 @@ fn status(plan: &Plan, entry: &Entry) -> Outcome<(Value, Value)> {
     let fingerprint = &entry.fingerprint;
     let judged = judge(value.as_deref(), sidecar.as_deref(), identity::generation(), fingerprint);
     let status = match judged {
+        // MGET says nothing of a list or a hash, under which no entry can be stored.
+        Judgement::Miss(_) if kind != "none" && kind != "string" => Reason::Foreign.as_str(),
         Judgement::Hit { .. } => "hit",
         Judgement::Miss(reason) => reason.as_str(),
     };

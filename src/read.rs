@@ -84,7 +84,8 @@ impl Reading<'_> {
         if let Some(reason) = obstacle(self.plan) {
             return Ok(self.compute(reason)?.0);
         }
-        // Reading an argument may have run the user's code: what it changed, the plan does not know.
+        // Reading an argument may have run the user's code: what it changed, the plan does not
+        // know.
         let undisturbed = self.bound.is_empty() || self.plan.is_current();
         if !undisturbed || !self.plan.may_read()? {
             // The executor knows best which function is refused, or whether it is reached at all.
@@ -208,6 +209,10 @@ impl Reading<'_> {
     fn compute_and_store(&self, entry: &Entry, token: &[u8], reason: Reason) -> Outcome<Datum> {
         let lease = Lease { entry, token, held: true };
         let (datum, json, cost_us) = self.compute(reason)?;
+        // Objects may have changed while the query ran: then this is not what the fingerprint says.
+        if !self.plan.means_the_same(self.request.query, &self.request.arguments)? {
+            return Ok(datum);
+        }
         if let Err(failure) = self.store(lease, json.bytes(), cost_us) {
             stats::unfilled(&self.request.key, failure.reason);
             connection::warn(&failure);
@@ -222,10 +227,6 @@ impl Reading<'_> {
         };
         if value.len() > guc::value_bytes_max() {
             return Err(Failure::new(Reason::TooLarge, "above pg_cache.value_bytes_max"));
-        }
-        // Objects may have changed while the query ran: then this is not what the fingerprint says.
-        if !self.plan.is_current() {
-            return Ok(());
         }
         let sidecar = Sidecar {
             generation: identity::generation(),

@@ -218,6 +218,17 @@ impl Plan {
             && search_path_matches(source)
     }
 
+    /// Whether the query still means what it meant when this plan was made. Plans become invalid
+    /// and surroundings change all the time, by anybody's temporary table: so the query is analysed
+    /// again and compared, or a slow one would never be stored.
+    pub fn means_the_same(&self, query: &[u8], given: &[Argument]) -> Outcome<bool> {
+        surroundings::catch_up();
+        if self.is_current() {
+            return Ok(true);
+        }
+        Ok(get(query, given)?.fixed_fingerprint == self.fixed_fingerprint)
+    }
+
     pub fn bind(&self, given: &[Argument]) -> Outcome<Vec<Bound>> {
         arguments::bind(given, &self.types)
     }

@@ -78,9 +78,9 @@ unsafe fn first_value() -> *mut c_char {
     copy
 }
 
-/// Settings under which a query's text means the same to everybody, as for postgres_fdw and pg_dump:
-/// every name qualified, every constant unambiguous. Until it is dropped; an error restores them with
-/// the transaction.
+/// Settings under which a query's text means the same to everybody, as for postgres_fdw and
+/// pg_dump: every name qualified, every constant unambiguous. Until it is dropped; an error
+/// restores them with the transaction.
 struct PlainSettings(c_int);
 
 const PLAIN: [(&CStr, &CStr); 5] = [

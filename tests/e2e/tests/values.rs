@@ -173,8 +173,8 @@ fn a_result_above_the_limit_leaves_no_older_entry_behind() {
 }
 
 #[test]
-fn a_foreign_value_under_the_key_is_never_served() {
-    // Danger: a program that SETs the key speaks with the database's voice.
+fn a_foreign_value_in_place_of_ours_is_neither_served_nor_replaced() {
+    // Danger: a program that SETs the key speaks with the database's voice, or loses what it SET.
     let scene = Scene::new();
     let mut client = scene.connect();
     let forged = r#"[{"v":2}]"#;
@@ -187,10 +187,15 @@ fn a_foreign_value_under_the_key_is_never_served() {
     ] {
         assert_eq!(cached(&mut client, "k", QUERY).as_deref(), Ok(ANSWER));
         scene.redis.cli(&command);
+        let foreign = scene.redis.cli(&["DUMP", "k"]);
         let (answer, counters) = counted(&mut client, |c| cached(c, "k", QUERY));
         assert_eq!(answer.as_deref(), Ok(ANSWER), "{how}");
         assert_eq!(counters.reason("foreign"), 1, "{how}: {counters:?}");
-        assert_eq!(counters.fills, 1, "{how}: {counters:?}");
+        assert_eq!(counters.fills, 0, "{how}: {counters:?}");
+        let other = counted(&mut client, |c| cached(c, "k", "SELECT 7 AS other")).1;
+        assert_eq!((other.reason("foreign"), other.fills), (1, 0), "{how}: {other:?}");
+        assert_eq!(scene.redis.cli(&["DUMP", "k"]), foreign, "{how}");
+        scene.redis.cli(&["DEL", "k"]);
     }
 }
 
