@@ -1,6 +1,6 @@
 //! Prepared plans kept in the backend: bounded, and never older than the schema they were made for.
 
-use pg_cache_e2e::counters::counted;
+use pg_cache_e2e::counters::{counted, value};
 use pg_cache_e2e::{Scene, cached, direct, same_as_direct};
 use postgres::Client;
 
@@ -339,4 +339,30 @@ fn an_opaque_functions_entry_serves_new_sessions() {
             assert_eq!((counters.hits, counters.fills), (1, 0), "{counters:?}");
         }
     }
+}
+
+#[test]
+fn code_behind_an_argument_neither_reads_through_the_cache_nor_misleads_it() {
+    // Danger: the input of a user's type runs the user's code between finding a plan and using it:
+    // a call in there freed the tree that the outer one was about to read.
+    let scene = Scene::new();
+    let mut client = scene.connect();
+    client
+        .batch_execute(
+            "CREATE FUNCTION nested(t text) RETURNS bool LANGUAGE plpgsql AS $$
+             BEGIN PERFORM redis_cached('inner', 60, 'SELECT 1 AS v'); RETURN true; END $$;
+             CREATE DOMAIN nesting AS text CHECK (nested(value));
+             CREATE FUNCTION moves(t text) RETURNS bool LANGUAGE plpgsql AS $$
+             BEGIN PERFORM set_config('timezone', t, false); RETURN true; END $$;
+             CREATE DOMAIN moving AS text CHECK (moves(value))",
+        )
+        .unwrap();
+    let nested = "SELECT redis_cached('k', 60, 'SELECT $1::nesting AS v', 'x')::text";
+    let error = client.query_one(nested, &[]).unwrap_err();
+    assert_eq!(error.code().map(|state| state.code()), Some("42P19"));
+    let moving = "SELECT redis_cached('m', 60,
+        'SELECT $1::moving AS v, timestamptz ''2020-01-01 00:00+00'' AS z', 'Asia/Tokyo')::text";
+    let answer: String = client.query_one(moving, &[]).unwrap().get(0);
+    assert_eq!(answer, r#"[{"v":"Asia/Tokyo","z":"2020-01-01T09:00:00+09:00"}]"#);
+    assert_eq!(value(&scene.redis, "m"), None, "an answer of other settings is not stored");
 }
