@@ -13,6 +13,7 @@ pub mod guc;
 pub mod host;
 pub mod identity;
 pub mod implicit;
+pub mod inference;
 pub mod interval;
 pub mod plan;
 pub mod privileges;

@@ -20,7 +20,7 @@ use super::analysis::{self, Analysis};
 use super::arguments::{self, Argument, Bound};
 use super::error::Outcome;
 use super::execute::{self, Json, in_spi};
-use super::{guc, identity as origin, privileges, settings, shape, surroundings, tree};
+use super::{guc, identity as origin, inference, privileges, settings, shape, surroundings, tree};
 
 /// A prepared and analysed query.
 pub struct Plan {
@@ -126,24 +126,12 @@ unsafe extern "C-unwind" {
         types: *mut pg_sys::Oid,
         options: c_int,
     ) -> pg_sys::SPIPlanPtr;
-    fn SPI_prepare_params(
-        query: *const c_char,
-        setup: pg_sys::ParserSetupHook,
-        argument: *mut c_void,
-        options: c_int,
-    ) -> pg_sys::SPIPlanPtr;
     fn SPI_keepplan(plan: pg_sys::SPIPlanPtr) -> c_int;
-    #[cfg_attr(feature = "pg14", link_name = "parse_variable_parameters")]
-    fn setup_parse_variable_parameters(
-        state: *mut pg_sys::ParseState,
-        types: *mut *mut pg_sys::Oid,
-        count: *mut c_int,
-    );
 }
 
 impl Plan {
     fn prepare(query: &CString, given: &[Argument], seen: u64) -> Outcome<Self> {
-        let mut types = parameter_types(query, given)?;
+        let mut types = inference::parameter_types(query, given)?;
         let text = query.as_ptr();
         let (count, oids) = (c_int::try_from(types.len()).unwrap_or(0), types.as_mut_ptr());
         let options = pg_sys::CURSOR_OPT_PARALLEL_OK as c_int;
@@ -277,61 +265,6 @@ impl Drop for Kept {
         // The fields, and with them the flag that PostgreSQL clears now, are dropped after this.
         unsafe { pg_sys::SPI_freeplan(self.spi) };
     }
-}
-
-/// The types of the parameters: as given, or as the query itself infers them for untyped ones.
-fn parameter_types(query: &CString, given: &[Argument]) -> Outcome<Vec<pg_sys::Oid>> {
-    let mut types: Vec<_> = given.iter().map(|argument| argument.type_oid).collect();
-    if types.contains(&pg_sys::InvalidOid) {
-        types = inferred(query, &types)?;
-        if types.len() != given.len() {
-            return Err(Error::ArgumentCount { given: given.len(), wanted: types.len() }.into());
-        }
-        // Where the query infers nothing, as in `$1 IS NULL`, a text stays a text.
-        for type_oid in &mut types {
-            if matches!(*type_oid, pg_sys::InvalidOid | pg_sys::UNKNOWNOID) {
-                *type_oid = pg_sys::TEXTOID;
-            }
-        }
-    }
-    Ok(types)
-}
-
-/// What the parser's hook for parameters without a type reads and extends.
-struct Inference {
-    types: *mut pg_sys::Oid,
-    count: c_int,
-}
-
-/// Analyses once with open types, as PREPARE without a type list does, and reads what came out.
-fn inferred(query: &CString, types: &[pg_sys::Oid]) -> Outcome<Vec<pg_sys::Oid>> {
-    let bytes = std::mem::size_of_val(types);
-    // SAFETY: a palloc'ed array, since the hook may enlarge it with repalloc.
-    let array = unsafe { pg_sys::palloc(bytes) }.cast::<pg_sys::Oid>();
-    // SAFETY: both have room for that many oids, and do not overlap.
-    unsafe { std::ptr::copy_nonoverlapping(types.as_ptr(), array, types.len()) };
-    let count = c_int::try_from(types.len()).unwrap_or(0);
-    let mut inference = Inference { types: array, count };
-    let (text, argument) = (query.as_ptr(), std::ptr::from_mut(&mut inference).cast());
-    // SAFETY: the plan is dropped with SPI's memory; only the types are kept, in `array`, which the
-    // hook enlarges where it stands: in the caller's context.
-    let prepare = || unsafe { SPI_prepare_params(text, Some(leave_types_open), argument, 0) };
-    // SAFETY: one C call over plain pointers; an error ends the statement.
-    unsafe { in_spi(prepare) }?;
-    let count = usize::try_from(inference.count).unwrap_or(0);
-    // SAFETY: the hook keeps the array as long as it says.
-    Ok(unsafe { std::slice::from_raw_parts(inference.types, count) }.to_vec())
-}
-
-unsafe extern "C-unwind" fn leave_types_open(
-    state: *mut pg_sys::ParseState,
-    argument: *mut c_void,
-) {
-    // SAFETY: the Inference on the stack of `inferred`.
-    let inference = unsafe { &mut *argument.cast::<Inference>() };
-    let (types, count) = (&raw mut inference.types, &raw mut inference.count);
-    // SAFETY: both live until the analysis ends.
-    unsafe { setup_parse_variable_parameters(state, types, count) };
 }
 
 /// The source of a plan that is one SELECT, VALUES or WITH … SELECT, and takes as many arguments as

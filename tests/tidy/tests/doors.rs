@@ -11,7 +11,7 @@ const DOORS: &[(&str, &[&str])] = &[
     ("socket_with", &["src/client/transport.rs"]),
     ("ErrorReport", &["src/pg/error.rs"]),
     ("call_with_sigsetjmp", &["src/pg/error.rs"]),
-    ("SPI_", &["src/pg/plan.rs", "src/pg/execute.rs", "src/pg/utility.rs"]),
+    ("SPI_", &["src/pg/plan.rs", "src/pg/inference.rs", "src/pg/execute.rs", "src/pg/utility.rs"]),
     ("GucSetting", &["src/pg/guc.rs"]),
     ("std::thread::spawn", &[]),
     ("std::process", &[]),
