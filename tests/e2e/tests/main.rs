@@ -7,6 +7,7 @@ mod breaker;
 mod encodings;
 mod faults;
 mod flush_health;
+mod implicit;
 mod interrupts;
 mod misbehaving;
 mod plans;
