@@ -1,4 +1,5 @@
-//! Code that a query runs although it does not stand in its tree must not be shared between settings.
+//! Code that a query runs although it does not stand in its tree must not be shared between
+//! settings.
 
 use pg_cache_e2e::{Scene, same_as_direct};
 
@@ -50,7 +51,8 @@ const CASES: [(&str, &str, &str); 5] = [
 
 #[test]
 fn code_outside_the_tree_parts_entries_as_code_inside_does() {
-    // Danger: one tenant's rows for another, because the function that told them apart was not seen.
+    // Danger: one tenant's rows for another, because the function that told them apart was not
+    // seen.
     let scene = Scene::new();
     let mut client = scene.connect();
     for (case, setup, query) in CASES {
