@@ -96,6 +96,8 @@ impl Reading<'_> {
             Ok(Ok(json)) => Ok(json),
             // Its snapshot may be as old as the transaction: not what others should get.
             Ok(Err(reason)) if xact::keeps_snapshot() => Ok(self.compute(reason)?.0),
+            // Another program's value: ours to read past, not to replace, so no lease is needed.
+            Ok(Err(Reason::Foreign)) => Ok(self.compute(Reason::Foreign)?.0),
             Ok(Err(reason)) => self.fill(&entry, reason),
             Err(failure) => self.without_redis(&failure),
         }
@@ -156,7 +158,7 @@ impl Reading<'_> {
                     (event, found) = (Event::Waited, was);
                 }
                 (Effect::Compute { fill: true }, Err(Reason::Foreign)) => {
-                    // Another program's value: ours to read past, not to replace.
+                    // It was put there between the look and the lease.
                     release(entry, &token);
                     return Ok(self.compute(Reason::Foreign)?.0);
                 }

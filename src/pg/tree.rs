@@ -172,16 +172,8 @@ pub fn nodes<T>(list: *mut pg_sys::List) -> Vec<*mut T> {
 
 /// The members of a list of oids.
 pub fn oids(list: *mut pg_sys::List) -> Vec<pg_sys::Oid> {
-    let oid = |index| {
-        // SAFETY: a valid list, since it has this many members.
-        let elements = unsafe { (*list).elements };
-        // SAFETY: the index is below the length.
-        let cell = unsafe { elements.add(index) };
-        // SAFETY: within the list.
-        let cell = unsafe { &*cell };
-        // SAFETY: the cell of a list of oids.
-        unsafe { cell.oid_value }
-    };
+    // SAFETY: a cell of a list of oids.
+    let oid = |index| unsafe { cell(list, index).oid_value };
     (0..length(list)).map(oid).collect()
 }
 
@@ -192,12 +184,16 @@ pub fn length(list: *mut pg_sys::List) -> usize {
 }
 
 fn member(list: *mut pg_sys::List, index: usize) -> *mut c_void {
+    // SAFETY: a cell of a list of pointers.
+    unsafe { cell(list, index).ptr_value }
+}
+
+/// One cell of a list that has more members than `index`.
+fn cell<'a>(list: *mut pg_sys::List, index: usize) -> &'a pg_sys::ListCell {
     // SAFETY: a valid list, since it has this many members.
     let elements = unsafe { (*list).elements };
     // SAFETY: the index is below the length.
     let cell = unsafe { elements.add(index) };
-    // SAFETY: within the list.
-    let cell = unsafe { &*cell };
-    // SAFETY: the cell of a list of pointers.
-    unsafe { cell.ptr_value }
+    // SAFETY: within the list, which lives as long as its tree.
+    unsafe { &*cell }
 }
