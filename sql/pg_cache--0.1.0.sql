@@ -3,6 +3,52 @@
 -- compares the two lists.
 \echo Use "CREATE EXTENSION pg_cache" to load this file. \quit
 
+-- What all backends must agree on ----------------------------------------------------------------
+
+-- The one agreement on which Redis server and which mapping count. Readers take it under their own
+-- snapshot, writers under one taken before their commit.
+CREATE TABLE redis_server (
+    one boolean PRIMARY KEY DEFAULT true CHECK (one),
+    system_identifier bigint NOT NULL,
+    database oid NOT NULL,
+    generation uuid NOT NULL,
+    servers text NOT NULL DEFAULT '',
+    timeline bigint NOT NULL DEFAULT 0,
+    key_prefix text NOT NULL DEFAULT '',
+    buckets integer NOT NULL DEFAULT 65536,
+    shards integer NOT NULL DEFAULT 1,
+    format integer NOT NULL DEFAULT 1,
+    registered_at timestamptz NOT NULL DEFAULT pg_catalog.now()
+);
+
+COMMENT ON TABLE redis_server IS
+    'the Redis server and the generation that count; a row of another database is none';
+
+-- Emptied by crash recovery, and of another start time after any restart: then lost commits and
+-- transaction IDs handed out twice are possible, and the generation is used no more.
+CREATE UNLOGGED TABLE redis_alive (
+    one boolean PRIMARY KEY DEFAULT true CHECK (one),
+    generation uuid NOT NULL,
+    started_at timestamptz NOT NULL
+);
+
+COMMENT ON TABLE redis_alive IS 'the generation that this run of the server may use';
+
+CREATE TABLE redis_debt (
+    tag bigint NOT NULL,
+    xid xid8 NOT NULL,
+    key text,
+    PRIMARY KEY (tag, xid)
+);
+
+COMMENT ON TABLE redis_debt IS
+    'what committed transactions could not settle with Redis: readers of it compute';
+
+INSERT INTO redis_server (system_identifier, database, generation)
+    SELECT c.system_identifier, d.oid, pg_catalog.gen_random_uuid()
+      FROM pg_catalog.pg_control_system() AS c, pg_catalog.pg_database AS d
+     WHERE d.datname = pg_catalog.current_database();
+
 -- Read-through ---------------------------------------------------------------------------------
 
 -- Three signatures: without arguments; with typed ones; with untyped ones, as drivers send them
@@ -105,6 +151,7 @@ COMMENT ON VIEW redis_stat_cached IS 'what this backend read through the cache, 
 
 -- Privileges: reading through the cache is for everybody, under the caller's own privileges; what
 -- writes Redis or tells about the server is not.
+REVOKE ALL ON redis_server, redis_alive, redis_debt FROM PUBLIC;
 REVOKE ALL ON FUNCTION redis_ping() FROM PUBLIC;
 REVOKE ALL ON FUNCTION redis_flush(text) FROM PUBLIC;
 REVOKE ALL ON FUNCTION redis_health_json() FROM PUBLIC;

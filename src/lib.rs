@@ -12,6 +12,8 @@ mod pg;
 
 mod api;
 mod client;
+#[allow(dead_code)]
+mod commit;
 mod connection;
 mod entry;
 mod explain;
@@ -20,6 +22,8 @@ mod health;
 mod read;
 mod stats;
 mod view;
+#[allow(dead_code)]
+mod worker;
 
 pgrx::pg_module_magic!();
 

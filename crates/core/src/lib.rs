@@ -15,5 +15,6 @@ pub mod limiter;
 pub mod reason;
 pub mod resp;
 pub mod sidecar;
+pub mod tag;
 pub mod target;
 pub mod ttl;

@@ -11,6 +11,13 @@ pub enum Reason {
     Fingerprint,
     Foreign,
     Format,
+    Changed,
+    RunningWriter,
+    Generation,
+    Unregistered,
+    Identity,
+    Debt,
+    Catalogue,
     OwnXid,
     Serializable,
     Disabled,
@@ -39,11 +46,18 @@ pub enum Reason {
 
 impl Reason {
     /// Every reason, in the order of `index`.
-    pub const ALL: [Reason; 28] = [
+    pub const ALL: [Reason; 35] = [
         Reason::Cold,
         Reason::Fingerprint,
         Reason::Foreign,
         Reason::Format,
+        Reason::Changed,
+        Reason::RunningWriter,
+        Reason::Generation,
+        Reason::Unregistered,
+        Reason::Identity,
+        Reason::Debt,
+        Reason::Catalogue,
         Reason::OwnXid,
         Reason::Serializable,
         Reason::Disabled,
@@ -82,6 +96,13 @@ impl Reason {
             Reason::Fingerprint => "fingerprint",
             Reason::Foreign => "foreign",
             Reason::Format => "format",
+            Reason::Changed => "changed",
+            Reason::RunningWriter => "running_writer",
+            Reason::Generation => "generation",
+            Reason::Unregistered => "unregistered",
+            Reason::Identity => "identity",
+            Reason::Debt => "debt",
+            Reason::Catalogue => "catalogue",
             Reason::OwnXid => "own_xid",
             Reason::Serializable => "serializable",
             Reason::Disabled => "disabled",
@@ -121,6 +142,21 @@ impl Reason {
                 "The value under this key is not one that redis_cached stored there."
             }
             Reason::Format => "The entry was written in a format that this version does not read.",
+            Reason::Changed => {
+                "Something that the entry depends on has changed since it was stored."
+            }
+            Reason::RunningWriter => {
+                "A transaction that wrote what the query reads is not complete in the caller's snapshot."
+            }
+            Reason::Generation => "The tag table in Redis is not of the registered generation.",
+            Reason::Unregistered => "The database is not registered with a Redis server yet.",
+            Reason::Identity => {
+                "The Redis server is not the registered one, or no primary any more."
+            }
+            Reason::Debt => {
+                "A committed change of what the query reads could not be settled with Redis yet."
+            }
+            Reason::Catalogue => "A schema change is not known to this backend in full yet.",
             Reason::OwnXid => {
                 "The transaction has a transaction ID, so it may have changes of its own to see."
             }
@@ -190,7 +226,8 @@ mod tests {
         let words = Reason::ALL.map(Reason::as_str).join(" ");
         assert_eq!(
             words,
-            "cold fingerprint foreign format own_xid serializable disabled \
+            "cold fingerprint foreign format changed running_writer generation \
+             unregistered identity debt catalogue own_xid serializable disabled \
              temp_table system_catalog row_security session_function setting \
              lease_wait too_large encoding breaker connect timeout closed protocol \
              version noauth loading oom readonly noperm busy server_error"
