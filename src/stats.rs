@@ -18,13 +18,22 @@ const OTHERS: &str = "(other)";
 struct Counters {
     hits: u64,
     misses: u64,
-    reasons: [u64; Reason::ALL.len()],
+    reasons: Reasons,
     fills: u64,
     bytes_read: u64,
     bytes_filled: u64,
     hit_us: u64,
     query_us: u64,
     saved_us: u64,
+}
+
+/// A counter for each reason. (Arrays beyond 32 members have no default of their own.)
+struct Reasons([u64; Reason::ALL.len()]);
+
+impl Default for Reasons {
+    fn default() -> Self {
+        Self([0; Reason::ALL.len()])
+    }
 }
 
 thread_local! {
@@ -60,7 +69,7 @@ pub fn hit(key: &[u8], bytes: usize, hit_us: u64, cost_us: u64) {
 pub fn miss(key: &[u8], reason: Reason, query_us: u64) {
     count(key, |counters| {
         add(&mut counters.misses, 1);
-        add(&mut counters.reasons[reason.index()], 1);
+        add(&mut counters.reasons.0[reason.index()], 1);
         add(&mut counters.query_us, query_us);
     });
 }
@@ -74,7 +83,7 @@ pub fn fill(key: &[u8], bytes: usize) {
 
 /// A result that could not be stored, for this reason.
 pub fn unfilled(key: &[u8], reason: Reason) {
-    count(key, |counters| add(&mut counters.reasons[reason.index()], 1));
+    count(key, |counters| add(&mut counters.reasons.0[reason.index()], 1));
 }
 
 /// All counters as an array of objects, which the view `redis_stat_cached` reads.
@@ -93,7 +102,7 @@ pub fn as_json() -> Value {
 }
 
 fn reasons(counters: &Counters) -> Map<String, Value> {
-    let counted = Reason::ALL.iter().map(|reason| (reason, counters.reasons[reason.index()]));
+    let counted = Reason::ALL.iter().map(|reason| (reason, counters.reasons.0[reason.index()]));
     counted
         .filter(|(_, count)| *count > 0)
         .map(|(reason, count)| (reason.as_str().to_owned(), count.into()))

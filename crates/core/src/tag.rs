@@ -113,7 +113,16 @@ mod tests {
             Tag::key(b"user:42"),
             Tag::named("prices"),
         ];
-        assert_eq!(tags.map(|tag| tag.0), [0x78c2_375e_782f_d1ae, 0x18a6_ac38_abdc_5f8d, 0x22fa_dacb_1bae_b240, 0x3acf_5820_d584_652b, 0x46e0_1db3_9d9a_6064]);
+        assert_eq!(
+            tags.map(|tag| tag.0),
+            [
+                0x78c2_375e_782f_d1ae,
+                0x18a6_ac38_abdc_5f8d,
+                0x22fa_dacb_1bae_b240,
+                0x3acf_5820_d584_652b,
+                0x46e0_1db3_9d9a_6064
+            ]
+        );
     }
 
     #[test]
