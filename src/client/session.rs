@@ -4,7 +4,6 @@
 //! a reply that comes late would otherwise answer the next question.
 
 use std::io;
-use std::ops::Range;
 use std::time::Duration;
 
 use pg_cache_core::reason::Reason;
@@ -119,17 +118,18 @@ impl Session {
     pub fn look(&mut self, value_key: &[u8], sidecar_key: &[u8]) -> RedisResult<Found<'_>> {
         self.begin()?;
         self.outbox.clear();
-        resp::write_look(&mut self.outbox, value_key, sidecar_key);
+        resp::write_look(&mut self.outbox, value_key, sidecar_key, &[], &[], false);
+        let mut ranges = Vec::new();
         self.transport.send(&self.outbox)?;
         self.inbox.fill(&mut self.transport, 0)?;
         loop {
-            match resp::read_look(self.inbox.pending()) {
-                Look::Complete { value, sidecar, used } => {
+            match resp::read_look(self.inbox.pending(), 0, false, &mut ranges) {
+                Look::Complete { used } => {
                     self.inbox.consume(used);
                     self.open = true;
                     let reply = self.inbox.last(used);
-                    let part = |range: Option<Range<usize>>| range.map(|range| &reply[range]);
-                    return Ok((part(value), part(sidecar)));
+                    let part = |at: usize| ranges[at].clone().map(|range| &reply[range]);
+                    return Ok((part(0), part(1)));
                 }
                 Look::Incomplete { at_least } => self.inbox.fill(&mut self.transport, at_least)?,
                 Look::Other => return self.look_at_other(),
