@@ -42,6 +42,7 @@ pub enum Error {
     FlushPattern,
     RowsContext,
     ViewName { name: String },
+    TemplateInvalid { text: String, why: String },
 }
 
 impl Error {
@@ -56,6 +57,7 @@ impl Error {
             | Error::TtlInvalid { .. }
             | Error::UrlInvalid { .. }
             | Error::UrlSchemeLater { .. }
+            | Error::TemplateInvalid { .. }
             | Error::FlushPattern => "22023",
             Error::TtlType { .. } | Error::ArgumentPseudoType { .. } => "42804",
             Error::NotOneStatement { .. } | Error::ArgumentCount { .. } => "42601",
@@ -116,6 +118,7 @@ impl Error {
                 "function returning record called in context that cannot accept type record".into()
             }
             Error::ViewName { name } => format!("invalid view name: \"{name}\""),
+            Error::TemplateInvalid { text, .. } => format!("invalid key template: \"{text}\""),
         }
     }
 
@@ -145,7 +148,9 @@ impl Error {
                 format!("The query returns: {}.", returned.join(", "))
             }
             Error::DuplicateColumn { .. } => "Rows are read by the names of their columns.".into(),
-            Error::UrlInvalid { why } | Error::PasswordFile { why } => sentence(why),
+            Error::UrlInvalid { why }
+            | Error::PasswordFile { why }
+            | Error::TemplateInvalid { why, .. } => sentence(why),
             Error::ServerTooOld { found } => format!("The server is {found}."),
             Error::Unreachable { reason, detail } if detail.is_empty() => match reason {
                 // Where the sentence says more than the message does.
@@ -202,6 +207,10 @@ impl Error {
                  AS t(id integer, name text)."
             }
             Error::ViewName { .. } => "Give a name or a schema and a name, quoted as in SQL.",
+            Error::TemplateInvalid { .. } => {
+                "Write the names of columns in braces and a colon between them, as in \
+                 'user:{id}:{language}'."
+            }
         };
         Some(hint.to_owned())
     }
@@ -305,6 +314,7 @@ mod tests {
             Error::RowsContext => 23,
             Error::ViewName { .. } => 24,
             Error::Sample => 25,
+            Error::TemplateInvalid { .. } => 26,
         }
     }
 
@@ -312,7 +322,7 @@ mod tests {
     fn every_error_stands_in_the_catalogue() {
         // Danger: an error that users meet and the documentation does not know.
         let listed: BTreeSet<usize> = catalogue().iter().map(variant).collect();
-        assert_eq!(listed, (0..=25).collect());
+        assert_eq!(listed, (0..=26).collect());
     }
 
     #[test]

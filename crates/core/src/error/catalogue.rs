@@ -59,6 +59,10 @@ pub fn catalogue() -> Vec<Error> {
         Error::DuplicateColumn { name: "id".into() },
         Error::RowsContext,
         Error::ViewName { name: "a.b.c".into() },
+        Error::TemplateInvalid {
+            text: "{a}{b}".into(),
+            why: "Nothing separates the values of two placeholders.".into(),
+        },
         Error::FlushPattern,
         Error::UrlInvalid { why: "The URL has no host.".into() },
         Error::UrlSchemeLater { scheme: "rediss".into() },
