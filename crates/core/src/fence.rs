@@ -272,6 +272,7 @@ mod tests {
         // Danger: the list of one bucket is taken for that of another, or one is left out.
         assert_eq!(name_of(|state| state.fields.truncate(2)), "protocol");
         assert_eq!(name_of(|state| state.fields.clear()), "protocol");
+        assert_eq!(name_of(|state| state.fields.push(None)), "protocol");
         let wanted = Wanted {
             generation: GENERATION,
             fingerprint: &FINGERPRINT,

@@ -115,8 +115,8 @@ fn scan(bytes: Option<&[u8]>, mut writer: impl FnMut(u64)) -> Option<u64> {
     }
 }
 
-/// What BUMP makes of a bucket, as the script does it: keeps the writers that are in progress in the
-/// snapshot P of transaction `x`, appends `x`, and takes the next version. Writers that are
+/// What BUMP makes of a bucket, as the script does it: keeps the writers that are in progress in
+/// the snapshot P of transaction `x`, appends `x`, and takes the next version. Writers that are
 /// complete in P may go: who sees `x` as complete sees them too.
 pub fn bump(field: &Field, version: u64, x: u64, in_progress: &dyn Fn(u64) -> bool) -> Field {
     let kept = field.xids.iter().copied().filter(|&xid| xid != x && in_progress(xid));
@@ -201,7 +201,7 @@ mod tests {
             let field = Field { version, xids };
             let bytes = field.encode();
             prop_assert_eq!(Field::parse(Some(&bytes)), Some(field.clone()));
-            let complete = |xid: u64| xid % 2 == 0;
+            let complete = |xid: u64| xid.is_multiple_of(2);
             let all = field.xids.iter().all(|xid| complete(*xid));
             prop_assert_eq!(all_complete(Some(&bytes), complete), Some((version, all)));
             prop_assert_eq!(super::version(Some(&bytes)), Some(version));
