@@ -42,8 +42,12 @@ pub enum Error {
     FlushPattern,
     RowsContext,
     ViewName { name: String },
+<<<<<<< HEAD
     Unsettled { detail: String },
     DebtLocked,
+=======
+    TemplateInvalid { text: String, why: String },
+>>>>>>> core
 }
 
 impl Error {
@@ -58,6 +62,7 @@ impl Error {
             | Error::TtlInvalid { .. }
             | Error::UrlInvalid { .. }
             | Error::UrlSchemeLater { .. }
+            | Error::TemplateInvalid { .. }
             | Error::FlushPattern => "22023",
             Error::TtlType { .. } | Error::ArgumentPseudoType { .. } => "42804",
             Error::NotOneStatement { .. } | Error::ArgumentCount { .. } => "42601",
@@ -120,8 +125,12 @@ impl Error {
                 "function returning record called in context that cannot accept type record".into()
             }
             Error::ViewName { name } => format!("invalid view name: \"{name}\""),
+<<<<<<< HEAD
             Error::Unsettled { .. } => "could not settle the transaction with redis".into(),
             Error::DebtLocked => "could not lock redis_debt".into(),
+=======
+            Error::TemplateInvalid { text, .. } => format!("invalid key template: \"{text}\""),
+>>>>>>> core
         }
     }
 
@@ -151,7 +160,9 @@ impl Error {
                 format!("The query returns: {}.", returned.join(", "))
             }
             Error::DuplicateColumn { .. } => "Rows are read by the names of their columns.".into(),
-            Error::UrlInvalid { why } | Error::PasswordFile { why } => sentence(why),
+            Error::UrlInvalid { why }
+            | Error::PasswordFile { why }
+            | Error::TemplateInvalid { why, .. } => sentence(why),
             Error::ServerTooOld { found } => format!("The server is {found}."),
             Error::Unreachable { reason, detail } if detail.is_empty() => match reason {
                 // Where the sentence says more than the message does.
@@ -218,6 +229,10 @@ impl Error {
             }
             Error::DebtLocked => "Try again when what holds redis_debt has ended.",
             Error::ViewName { .. } => "Give a name or a schema and a name, quoted as in SQL.",
+            Error::TemplateInvalid { .. } => {
+                "Write the names of columns in braces and a colon between them, as in \
+                 'user:{id}:{language}'."
+            }
         };
         Some(hint.to_owned())
     }
@@ -321,8 +336,12 @@ mod tests {
             Error::RowsContext => 23,
             Error::ViewName { .. } => 24,
             Error::Sample => 25,
+<<<<<<< HEAD
             Error::Unsettled { .. } => 26,
             Error::DebtLocked => 27,
+=======
+            Error::TemplateInvalid { .. } => 26,
+>>>>>>> core
         }
     }
 
@@ -330,7 +349,11 @@ mod tests {
     fn every_error_stands_in_the_catalogue() {
         // Danger: an error that users meet and the documentation does not know.
         let listed: BTreeSet<usize> = catalogue().iter().map(variant).collect();
+<<<<<<< HEAD
         assert_eq!(listed, (0..=27).collect());
+=======
+        assert_eq!(listed, (0..=26).collect());
+>>>>>>> core
     }
 
     #[test]
