@@ -42,12 +42,9 @@ pub enum Error {
     FlushPattern,
     RowsContext,
     ViewName { name: String },
-<<<<<<< HEAD
     Unsettled { detail: String },
     DebtLocked,
-=======
     TemplateInvalid { text: String, why: String },
->>>>>>> core
 }
 
 impl Error {
@@ -125,12 +122,9 @@ impl Error {
                 "function returning record called in context that cannot accept type record".into()
             }
             Error::ViewName { name } => format!("invalid view name: \"{name}\""),
-<<<<<<< HEAD
             Error::Unsettled { .. } => "could not settle the transaction with redis".into(),
             Error::DebtLocked => "could not lock redis_debt".into(),
-=======
             Error::TemplateInvalid { text, .. } => format!("invalid key template: \"{text}\""),
->>>>>>> core
         }
     }
 
@@ -336,12 +330,9 @@ mod tests {
             Error::RowsContext => 23,
             Error::ViewName { .. } => 24,
             Error::Sample => 25,
-<<<<<<< HEAD
             Error::Unsettled { .. } => 26,
             Error::DebtLocked => 27,
-=======
-            Error::TemplateInvalid { .. } => 26,
->>>>>>> core
+            Error::TemplateInvalid { .. } => 28,
         }
     }
 
@@ -349,11 +340,8 @@ mod tests {
     fn every_error_stands_in_the_catalogue() {
         // Danger: an error that users meet and the documentation does not know.
         let listed: BTreeSet<usize> = catalogue().iter().map(variant).collect();
-<<<<<<< HEAD
-        assert_eq!(listed, (0..=27).collect());
-=======
-        assert_eq!(listed, (0..=26).collect());
->>>>>>> core
+        assert_eq!(listed, (0..=28).collect());
+        assert_eq!(listed, (0..=28).collect());
     }
 
     #[test]

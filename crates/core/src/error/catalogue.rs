@@ -59,15 +59,12 @@ pub fn catalogue() -> Vec<Error> {
         Error::DuplicateColumn { name: "id".into() },
         Error::RowsContext,
         Error::ViewName { name: "a.b.c".into() },
-<<<<<<< HEAD
         Error::Unsettled { detail: Reason::Timeout.sentence().into() },
         Error::DebtLocked,
-=======
         Error::TemplateInvalid {
             text: "{a}{b}".into(),
             why: "Nothing separates the values of two placeholders.".into(),
         },
->>>>>>> core
         Error::FlushPattern,
         Error::UrlInvalid { why: "The URL has no host.".into() },
         Error::UrlSchemeLater { scheme: "rediss".into() },
