@@ -31,6 +31,18 @@ pub struct Server {
     pub name: &'static str,
     pub version: String,
     pub role: String,
+    pub master_replid: String,
+}
+
+impl Server {
+    /// What the registry knows a server by: the process, and the history that it serves.
+    pub fn identity(&self) -> String {
+        format!("{}:{}", self.run_id, self.master_replid)
+    }
+
+    pub fn is_master(&self) -> bool {
+        self.role == "master"
+    }
 }
 
 /// Bounds of one request.
@@ -80,6 +92,7 @@ impl Session {
                 name: "redis",
                 version: String::new(),
                 role: String::new(),
+                master_replid: String::new(),
             },
         };
         session.server = session.handshake(target, name)?;
@@ -113,6 +126,14 @@ impl Session {
         let server = read_server(&server, &replication);
         check_version(&server)?;
         Ok(server)
+    }
+
+    /// Asks the server again who it is.
+    pub fn identify(&mut self) -> RedisResult<Server> {
+        let mut pipeline = Pipeline::new();
+        pipeline.cmd("INFO").arg("server").cmd("INFO").arg("replication");
+        let (server, replication): (String, String) = pipeline.query(self)?;
+        Ok(read_server(&server, &replication))
     }
 
     /// The hit path: value and sidecar of an entry, borrowed from the buffer that they came into.
@@ -190,6 +211,7 @@ fn read_server(server: &str, replication: &str) -> Server {
         name,
         version: version.to_owned(),
         role: info(replication, "role").unwrap_or_default().to_owned(),
+        master_replid: info(replication, "master_replid").unwrap_or_default().to_owned(),
     }
 }
 

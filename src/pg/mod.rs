@@ -3,10 +3,14 @@
 #[macro_use]
 pub mod call;
 
+#[macro_use]
+pub mod bgworker;
+
 pub mod activity;
 pub mod analysis;
 pub mod arguments;
 pub mod classify;
+pub mod cluster;
 pub mod error;
 pub mod execute;
 pub mod guc;
@@ -15,6 +19,7 @@ pub mod identity;
 pub mod implicit;
 pub mod inference;
 pub mod interval;
+pub mod lockers;
 pub mod plan;
 pub mod privileges;
 pub mod quote;
@@ -24,6 +29,7 @@ pub mod shape;
 pub mod stable;
 pub mod surroundings;
 pub mod text;
+pub mod transaction;
 pub mod tree;
 pub mod ttl;
 pub mod utility;
