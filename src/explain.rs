@@ -1,6 +1,6 @@
 //! What `redis_cached` would do with a query, and why.
 
-use pg_cache_core::fence::{Judgement, judge};
+use pg_cache_core::fence;
 use pg_cache_core::reason::Reason;
 use pg_cache_core::sidecar::Sidecar;
 use serde_json::{Value, json};
@@ -83,12 +83,13 @@ fn status(plan: &Plan, entry: &Entry) -> Outcome<(Value, Value)> {
             Err(failure) => return Ok((Value::from(failure.reason.as_str()), Value::Null)),
         };
     let fingerprint = &entry.fingerprint;
-    let judged = judge(value.as_deref(), sidecar.as_deref(), identity::generation(), fingerprint);
+    let (value_bytes, sidecar_bytes) = (value.as_deref(), sidecar.as_deref());
+    let judged = fence::entry(value_bytes, sidecar_bytes, identity::generation(), fingerprint);
     let status = match judged {
         // MGET says nothing of a list or a hash, under which no entry can be stored.
-        Judgement::Miss(_) if kind != "none" && kind != "string" => Reason::Foreign.as_str(),
-        Judgement::Hit { .. } => "hit",
-        Judgement::Miss(reason) => reason.as_str(),
+        Err(_) if kind != "none" && kind != "string" => Reason::Foreign.as_str(),
+        Ok(_) => "hit",
+        Err(reason) => reason.as_str(),
     };
     let known = sidecar.as_deref().and_then(|bytes| Sidecar::decode(bytes).ok());
     let found = value.as_ref().map(|value| describe(value.len(), known.as_ref(), ttl_ms));

@@ -20,6 +20,7 @@ mod explain;
 mod flush;
 mod health;
 mod read;
+mod registry;
 mod stats;
 mod view;
 #[allow(dead_code)]
@@ -34,4 +35,5 @@ pub extern "C-unwind" fn _PG_init() {
     pg::guc::register();
     pg::guc::reserve_prefix();
     pg::surroundings::watch();
+    commit::listen();
 }

@@ -11,7 +11,7 @@ use std::rc::Rc;
 use std::time::Instant;
 
 use pg_cache_core::error::Error;
-use pg_cache_core::fence::{Judgement, judge};
+use pg_cache_core::fence;
 use pg_cache_core::fill::{Effect, Event, Fill};
 use pg_cache_core::reason::Reason;
 use pg_cache_core::sidecar::{Sidecar, value_hash};
@@ -126,15 +126,12 @@ impl Reading<'_> {
         value: Option<&[u8]>,
         sidecar: Option<&[u8]>,
     ) -> Result<Datum, Reason> {
-        match judge(value, sidecar, identity::generation(), &entry.fingerprint) {
-            Judgement::Hit { sidecar, value } => {
-                let json = text::json_from_utf8(value).ok_or(Reason::Foreign)?;
-                let hit_us = micros(self.started);
-                stats::hit(&self.request.key, value.len(), hit_us, sidecar.cost_us);
-                Ok(json)
-            }
-            Judgement::Miss(reason) => Err(reason),
-        }
+        let (sidecar, value) =
+            fence::entry(value, sidecar, identity::generation(), &entry.fingerprint)?;
+        let json = text::json_from_utf8(value).ok_or(Reason::Foreign)?;
+        let hit_us = micros(self.started);
+        stats::hit(&self.request.key, value.len(), hit_us, sidecar.cost_us);
+        Ok(json)
     }
 
     /// The miss path: lease, or wait for whoever has it.

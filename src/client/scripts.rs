@@ -2,12 +2,16 @@
 
 use std::sync::LazyLock;
 
-use redis::{RedisResult, Script};
+use pg_cache_core::key::EntryKeys;
+use pg_cache_core::tag::Bucket;
+use redis::{ErrorKind, RedisResult, Script, ServerErrorKind, Value, from_redis_value};
 
 use super::session::Session;
 
 static FILL: LazyLock<Script> = LazyLock::new(|| Script::new(include_str!("lua/fill_3.lua")));
 static RELEASE: LazyLock<Script> = LazyLock::new(|| Script::new(include_str!("lua/release_1.lua")));
+
+static BUMP: LazyLock<Script> = LazyLock::new(|| Script::new(include_str!("lua/bump_1.lua")));
 
 static PEEK: LazyLock<Script> = LazyLock::new(|| Script::new(include_str!("lua/peek_1.lua")));
 
@@ -48,6 +52,54 @@ pub fn fill(session: &mut Session, entry: &Fill<'_>) -> RedisResult<Filled> {
         0 => Filled::Overtaken,
         _ => Filled::NotOurs,
     })
+}
+
+/// What a transaction tells the tag table before it commits.
+pub struct Bump<'a> {
+    pub table: &'a [u8],
+    pub xid: u64,
+    /// Of a snapshot taken a moment ago: its end, and the transactions that ran in it.
+    pub xmax: u64,
+    pub in_progress: &'a [u64],
+    pub buckets: &'a [Bucket],
+}
+
+/// How many buckets one script call may take: it holds up everybody else on that Redis.
+const BUMP_BUCKETS_MAX: usize = 2000;
+
+/// Bumps, then deletes value, sidecar and lease of each key, in one round trip. Returns the
+/// generations that the table had, one for each call of the script.
+pub fn settle(
+    session: &mut Session,
+    bump: &Bump<'_>,
+    keys: &[EntryKeys],
+) -> RedisResult<Vec<Option<Vec<u8>>>> {
+    let mut pipeline = redis::pipe();
+    let is_proved = session.ask_for_proof(&mut pipeline);
+    let running: Vec<String> = bump.in_progress.iter().map(u64::to_string).collect();
+    let running = running.join(",");
+    for buckets in bump.buckets.chunks(BUMP_BUCKETS_MAX) {
+        let call = pipeline.cmd("EVALSHA").arg(BUMP.get_hash()).arg(1).arg(bump.table);
+        call.arg(bump.xid).arg(bump.xmax).arg(&running);
+        for bucket in buckets {
+            call.arg(bucket.field());
+        }
+    }
+    for key in keys {
+        pipeline.cmd("DEL").arg(key.value()).arg(key.sidecar()).arg(key.lease()).ignore();
+    }
+    let replies: Vec<Value> = match pipeline.query(session) {
+        Err(error) if error.kind() == ErrorKind::Server(ServerErrorKind::NoScript) => {
+            BUMP.prepare_invoke().load(session)?;
+            pipeline.query(session)?
+        }
+        outcome => outcome?,
+    };
+    let mut replies = replies.into_iter();
+    if is_proved {
+        session.prove(replies.next())?;
+    }
+    replies.map(|reply| Ok(from_redis_value(reply)?)).collect()
 }
 
 /// Gives the lease back if it is still ours.

@@ -5,7 +5,7 @@
 
 use std::io;
 use std::ops::Range;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use pg_cache_core::reason::Reason;
 use pg_cache_core::resp::{self, Look};
@@ -20,6 +20,9 @@ use super::transport::Transport;
 /// Replies of the handshake: INFO server and INFO replication are a few kilobytes.
 const HANDSHAKE_BYTES_MAX: usize = 256 * 1024;
 
+/// How old the proof of a server's identity may be.
+const PROOF_AGE_MAX: Duration = Duration::from_millis(20);
+
 /// Scripts with flags, and BUMP's `allow-oom`, need these.
 const REDIS_AT_LEAST: (u32, u32) = (7, 0);
 const VALKEY_AT_LEAST: (u32, u32) = (7, 2);
@@ -31,16 +34,17 @@ pub struct Server {
     pub name: &'static str,
     pub version: String,
     pub role: String,
-    pub master_replid: String,
+    /// Changes with every failover, where `run_id` does not.
+    pub replication_id: String,
 }
 
 impl Server {
-    /// What the registry knows a server by: the process, and the history that it serves.
+    /// What a registration knows a server by.
     pub fn identity(&self) -> String {
-        format!("{}:{}", self.run_id, self.master_replid)
+        format!("{}:{}", self.run_id, self.replication_id)
     }
 
-    pub fn is_master(&self) -> bool {
+    pub fn is_primary(&self) -> bool {
         self.role == "master"
     }
 }
@@ -68,6 +72,9 @@ pub struct Session {
     /// What the full parser read of a look that was not plain.
     other: (Option<Vec<u8>>, Option<Vec<u8>>),
     server: Server,
+    /// When the server was last asked who it is, and when it was last asked and answered.
+    asked: Instant,
+    proved: Instant,
 }
 
 impl Session {
@@ -92,8 +99,10 @@ impl Session {
                 name: "redis",
                 version: String::new(),
                 role: String::new(),
-                master_replid: String::new(),
+                replication_id: String::new(),
             },
+            asked: Instant::now(),
+            proved: Instant::now(),
         };
         session.server = session.handshake(target, name)?;
         session.set_bounds(bounds);
@@ -107,6 +116,45 @@ impl Session {
 
     pub fn server(&self) -> &Server {
         &self.server
+    }
+
+    /// Asks the server again who it is.
+    pub fn identify(&mut self) -> RedisResult<Server> {
+        let mut pipeline = Pipeline::new();
+        pipeline.cmd("INFO").arg("server").cmd("INFO").arg("replication");
+        let (server, replication): (String, String) = pipeline.query(self)?;
+        self.server = read_server(&server, &replication);
+        Ok(self.server.clone())
+    }
+
+    /// Adds the question for the server's identity to a pipeline if the last answer is too old. A
+    /// demoted primary keeps its connections, its run_id and its old answers: only its role and
+    /// replication id tell.
+    pub fn ask_for_proof(&mut self, pipeline: &mut Pipeline) -> bool {
+        let is_due = self.proof_is_due();
+        if is_due {
+            self.asked = Instant::now();
+            pipeline.cmd("INFO").arg("replication");
+        }
+        is_due
+    }
+
+    fn proof_is_due(&self) -> bool {
+        self.proved.elapsed() > PROOF_AGE_MAX
+    }
+
+    /// Takes the answer. It holds from the moment of the question on.
+    pub fn prove(&mut self, reply: Option<Value>) -> RedisResult<()> {
+        let text: String = redis::from_redis_value(reply.unwrap_or(Value::Nil))?;
+        self.take_proof(&text);
+        Ok(())
+    }
+
+    fn take_proof(&mut self, replication: &str) {
+        self.server.role = info(replication, "role").unwrap_or_default().to_owned();
+        let id = info(replication, "master_replid").unwrap_or_default();
+        self.server.replication_id = id.to_owned();
+        self.proved = self.asked;
     }
 
     fn handshake(&mut self, target: &Target, name: &str) -> Result<Server, Failure> {
@@ -126,14 +174,6 @@ impl Session {
         let server = read_server(&server, &replication);
         check_version(&server)?;
         Ok(server)
-    }
-
-    /// Asks the server again who it is.
-    pub fn identify(&mut self) -> RedisResult<Server> {
-        let mut pipeline = Pipeline::new();
-        pipeline.cmd("INFO").arg("server").cmd("INFO").arg("replication");
-        let (server, replication): (String, String) = pipeline.query(self)?;
-        Ok(read_server(&server, &replication))
     }
 
     /// The hit path: value and sidecar of an entry, borrowed from the buffer that they came into.
@@ -211,7 +251,7 @@ fn read_server(server: &str, replication: &str) -> Server {
         name,
         version: version.to_owned(),
         role: info(replication, "role").unwrap_or_default().to_owned(),
-        master_replid: info(replication, "master_replid").unwrap_or_default().to_owned(),
+        replication_id: info(replication, "master_replid").unwrap_or_default().to_owned(),
     }
 }
 

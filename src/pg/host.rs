@@ -88,6 +88,13 @@ pub fn pause(milliseconds: u64) {
     check_interrupts();
 }
 
+/// Sleeps before a lock is tried again; a cancel ends it.
+pub fn pause_for(time: std::time::Duration) {
+    check_interrupts();
+    std::thread::sleep(time);
+    check_interrupts();
+}
+
 /// Milliseconds of a clock that never goes back, for the breaker and deadlines.
 pub fn monotonic_ms() -> u64 {
     use std::sync::OnceLock;
@@ -103,6 +110,12 @@ pub fn random() -> u64 {
     // SAFETY: fills exactly these bytes.
     let strong = unsafe { pg_sys::pg_strong_random(bytes.as_mut_ptr().cast(), bytes.len()) };
     if strong { u64::from_le_bytes(bytes) } else { monotonic_ms() }
+}
+
+/// When the postmaster started, as a timestamptz.
+pub fn started_at() -> pg_sys::Datum {
+    // SAFETY: set once, before any backend runs.
+    pg_sys::Datum::from(unsafe { pg_sys::PgStartTime })
 }
 
 /// The process id of this backend.

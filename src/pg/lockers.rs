@@ -14,9 +14,6 @@ const WORKER_LOCK: u32 = 0x7067_6361;
 
 const EXCLUSIVE: c_int = pg_sys::ExclusiveLock as c_int;
 
-/// The tables of the registry, in the order in which they are locked.
-const TABLES: [&std::ffi::CStr; 3] = [c"redis_server", c"redis_alive", c"redis_debt"];
-
 fn worker_lock() -> pg_sys::LOCKTAG {
     pg_sys::LOCKTAG {
         // SAFETY: a global of the backend.
@@ -55,10 +52,23 @@ pub fn is_running() -> bool {
     catch_unwind(AssertUnwindSafe(look)).unwrap_or(false)
 }
 
-/// A transaction that holds a lock.
-pub type Holder = (i32, u32);
+/// A transaction that holds a lock: its process, and its number there.
+pub type Holder = (c_int, u32);
 
-/// Who holds RowExclusiveLock or more on the relation; prepared transactions excepted, which owe.
+#[cfg(any(feature = "pg14", feature = "pg15", feature = "pg16"))]
+unsafe extern "C-unwind" {
+    // Not among pgrx's bindings; does not raise.
+    #[link_name = "BackendIdGetProc"]
+    fn process_of(process: c_int) -> *mut pg_sys::PGPROC;
+}
+
+#[cfg(any(feature = "pg17", feature = "pg18"))]
+use pg_sys::ProcNumberGetProc as process_of;
+
+/// The transactions that hold RowExclusiveLock or more on the relation and are not over.
+///
+/// Prepared transactions are left out: they bumped and owe already, and may stay for ever. Such a
+/// one still bears the number that it had in its process, which meanwhile has another or none.
 pub fn holders(relation: pg_sys::Oid) -> Vec<Holder> {
     let tag = pg_sys::LOCKTAG {
         // SAFETY: a global of the backend.
@@ -75,13 +85,34 @@ pub fn holders(relation: pg_sys::Oid) -> Vec<Holder> {
     let count = usize::try_from(count).unwrap_or(0);
     // SAFETY: as above.
     let found = unsafe { std::slice::from_raw_parts(conflicts, count) };
-    let holders = found.iter().map(holder).filter(|(process, _)| *process >= 0).collect();
+    let holders = found.iter().map(holder).filter(is_running_there).collect();
     // SAFETY: palloc'ed by the call above.
     unsafe { pg_sys::pfree(conflicts.cast()) };
     holders
 }
 
-/// The process is negative for a prepared transaction.
+fn is_running_there(holder: &Holder) -> bool {
+    let (process, number) = *holder;
+    if process < 0 {
+        // Prepared before the last restart of the server.
+        return false;
+    }
+    // SAFETY: a slot in shared memory, or NULL if no process has it.
+    let slot = unsafe { process_of(process) };
+    // SAFETY: as above; whoever has the slot by now, the memory stays.
+    !slot.is_null() && number_in(unsafe { &*slot }) == number
+}
+
+#[cfg(any(feature = "pg14", feature = "pg15", feature = "pg16"))]
+fn number_in(slot: &pg_sys::PGPROC) -> u32 {
+    slot.lxid
+}
+
+#[cfg(any(feature = "pg17", feature = "pg18"))]
+fn number_in(slot: &pg_sys::PGPROC) -> u32 {
+    slot.vxid.lxid
+}
+
 #[cfg(any(feature = "pg14", feature = "pg15", feature = "pg16"))]
 fn holder(id: &pg_sys::VirtualTransactionId) -> Holder {
     (id.backendId, id.localTransactionId)
@@ -90,43 +121,4 @@ fn holder(id: &pg_sys::VirtualTransactionId) -> Holder {
 #[cfg(any(feature = "pg17", feature = "pg18"))]
 fn holder(id: &pg_sys::VirtualTransactionId) -> Holder {
     (id.procNumber, id.localTransactionId)
-}
-
-/// What became of the attempt to lock the registry's tables.
-pub enum Tables {
-    /// Locked until the transaction ends; the oid of `redis_server`.
-    Locked(pg_sys::Oid),
-    /// Somebody rewrites or drops one of them.
-    Busy,
-    /// There are none.
-    Missing,
-}
-
-/// Locks the tables as a reader or a writer would, without waiting: a worker that waits for DROP
-/// EXTENSION with one of the tables in hand is a deadlock.
-pub fn lock_tables(schema: &str, to_write: bool) -> Tables {
-    let schema = super::text::statement(schema);
-    // SAFETY: a catalogue look-up; InvalidOid if there is none.
-    let namespace = unsafe { pg_sys::get_namespace_oid(schema.as_ptr(), true) };
-    let mode = if to_write { pg_sys::RowExclusiveLock } else { pg_sys::AccessShareLock } as c_int;
-    let mut server = pg_sys::InvalidOid;
-    for table in TABLES {
-        // SAFETY: a catalogue look-up.
-        let find = || unsafe { pg_sys::get_relname_relid(table.as_ptr(), namespace) };
-        let found = find();
-        if found == pg_sys::InvalidOid {
-            return Tables::Missing;
-        }
-        // SAFETY: kept until the transaction ends; catches up with what others committed.
-        if !unsafe { pg_sys::ConditionalLockRelationOid(found, mode) } {
-            return Tables::Busy;
-        }
-        if find() != found {
-            return Tables::Busy;
-        }
-        if server == pg_sys::InvalidOid {
-            server = found;
-        }
-    }
-    Tables::Locked(server)
 }

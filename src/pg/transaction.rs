@@ -60,9 +60,3 @@ pub fn top_xid() -> u64 {
     // SAFETY: in a transaction of a primary.
     unsafe { pg_sys::GetTopFullTransactionId() }.value
 }
-
-/// The id that will be assigned next.
-pub fn next_xid() -> u64 {
-    // SAFETY: reads shared memory.
-    unsafe { pg_sys::ReadNextFullTransactionId() }.value
-}
