@@ -137,7 +137,8 @@ fn settle(end: End) -> Outcome<()> {
     let taken = TRANSACTION.with_borrow_mut(|transaction| {
         transaction.settled = true;
         let owed = transaction.pending.as_mut().map(Pending::take)?;
-        (!owed.is_empty() || transaction.coarse).then_some((owed, transaction.coarse))
+        let nothing = owed.tags.is_empty() && owed.keys.is_empty();
+        (!nothing || transaction.coarse).then_some((owed, transaction.coarse))
     });
     let Some((owed, coarse)) = taken else { return Ok(()) };
     host::fault_point("commit.settle");

@@ -11,6 +11,7 @@
 mod pg;
 
 mod api;
+mod catalogue;
 mod client;
 #[allow(dead_code)]
 mod commit;

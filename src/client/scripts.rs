@@ -4,9 +4,10 @@ use std::sync::LazyLock;
 
 use pg_cache_core::key::EntryKeys;
 use pg_cache_core::tag::Bucket;
+use pg_cache_core::tagtable;
 use redis::{ErrorKind, RedisResult, Script, ServerErrorKind, Value, from_redis_value};
 
-use super::session::Session;
+use super::session::{Ask, Session};
 
 static FILL: LazyLock<Script> = LazyLock::new(|| Script::new(include_str!("lua/fill_3.lua")));
 static RELEASE: LazyLock<Script> = LazyLock::new(|| Script::new(include_str!("lua/release_1.lua")));
@@ -100,6 +101,44 @@ pub fn settle(
         session.prove(replies.next())?;
     }
     replies.map(|reply| Ok(from_redis_value(reply)?)).collect()
+}
+
+/// What taking a lease asks for.
+pub struct LeaseAsk<'a> {
+    pub look: Ask<'a>,
+    pub lease: &'a [u8],
+    pub token: &'a [u8],
+    pub lease_ms: u64,
+}
+
+/// Takes the lease if it is free, and looks behind it: in one pipeline, which one server runs in
+/// order. Returns whether the lease is ours, and the parts of a look.
+pub fn lease(
+    session: &mut Session,
+    ask: &LeaseAsk<'_>,
+) -> RedisResult<(bool, Vec<Option<Vec<u8>>>)> {
+    let LeaseAsk { look, lease, token, lease_ms } = ask;
+    let mut pipeline = redis::pipe();
+    let is_proved = session.ask_for_proof(&mut pipeline);
+    pipeline.cmd("SET").arg(lease).arg(token).arg("NX").arg("GET").arg("PX").arg(lease_ms);
+    // A lease that something else left without an end would keep everybody out for ever.
+    pipeline.cmd("PEXPIRE").arg(lease).arg(lease_ms).arg("NX").ignore();
+    pipeline.cmd("MGET").arg(look.value).arg(look.sidecar);
+    let table = pipeline.cmd("HMGET").arg(look.table);
+    table.arg(tagtable::GENERATION).arg(tagtable::BASE);
+    for bucket in look.buckets {
+        table.arg(bucket.field());
+    }
+    let mut replies: Vec<Value> = pipeline.query(session)?;
+    if is_proved {
+        session.prove(Some(replies.remove(0)))?;
+    }
+    type Parts = Vec<Option<Vec<u8>>>;
+    let (holder, entry, table): (Option<Vec<u8>>, Parts, Parts) =
+        from_redis_value(Value::Array(replies))?;
+    // Our own token may stand there already: the answer to a first try was lost.
+    let ours = holder.is_none_or(|holder| holder == *token);
+    Ok((ours, entry.into_iter().chain(table).collect()))
 }
 
 /// Gives the lease back if it is still ours.

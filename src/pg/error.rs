@@ -199,7 +199,7 @@ pub fn warn_unsettled(reason: Reason, detail: &str) {
     warn("redis is not usable, the change is noted in redis_debt", reason, detail);
 }
 
-fn warn(message: &str, reason: Reason, detail: &str) {
+fn warn(message: &'static str, reason: Reason, detail: &str) {
     ErrorReport::new(PgSqlErrorCode::ERRCODE_WARNING, message, "")
         .set_detail(said(format!("{} ({detail})", reason.sentence())))
         .report(PgLogLevel::WARNING);

@@ -124,6 +124,19 @@ pub fn pid() -> i32 {
     unsafe { pg_sys::MyProcPid }
 }
 
+/// Test builds only: whether the guard of this name is to be left out, so that a test can show what
+/// it is good for.
+#[cfg(feature = "faults")]
+pub fn skips(guard: &'static str) -> bool {
+    super::guc::fault_point().strip_prefix(guard) == Some(":skip")
+}
+
+#[cfg(not(feature = "faults"))]
+#[inline(always)]
+pub fn skips(_guard: &'static str) -> bool {
+    false
+}
+
 #[cfg(not(feature = "faults"))]
 #[inline(always)]
 pub fn fault_point(_name: &'static str) {}

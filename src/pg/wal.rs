@@ -32,19 +32,30 @@ fn insertion_timeline() -> u64 {
     u64::from(unsafe { pg_sys::ThisTimeLineID })
 }
 
-/// Makes sure that what any snapshot up to now has seen survives a crash: a commit is visible
-/// before it is flushed when synchronous_commit is off, and no entry may outlive it. A standby has
-/// nothing to flush: it sees only what its primary has flushed.
-pub fn flush() {
-    if is_standby() {
-        return;
+/// A position in the log behind all that a snapshot taken before this call can see.
+#[derive(Clone, Copy)]
+pub struct Position(Option<pg_sys::XLogRecPtr>);
+
+impl Position {
+    /// A standby has nothing to flush: it sees only what its primary has flushed.
+    pub fn now() -> Self {
+        if is_standby() {
+            return Self(None);
+        }
+        // SAFETY: reads shared memory.
+        let position = unsafe { pg_sys::GetXLogInsertRecPtr() };
+        Self(Some(position - header_before(position)))
     }
-    // SAFETY: reads shared memory.
-    let mut position = unsafe { pg_sys::GetXLogInsertRecPtr() };
-    position -= header_before(position);
-    if position > flushed() {
-        // SAFETY: a position that was handed out to somebody; waits until it is written.
-        unsafe { pg_sys::XLogFlush(position) };
+
+    /// Makes sure that what lies before survives a crash: a commit is visible before it is flushed
+    /// when synchronous_commit is off, and no entry may outlive it.
+    pub fn flush(self) {
+        if let Some(position) = self.0
+            && position > flushed()
+        {
+            // SAFETY: a position that was handed out to somebody; waits until it is written.
+            unsafe { pg_sys::XLogFlush(position) };
+        }
     }
 }
 

@@ -91,6 +91,14 @@ impl Bucket {
         }
     }
 
+    /// How long that name is.
+    pub fn field_bytes(self) -> usize {
+        match self {
+            Bucket::CATALOGUE => 1,
+            Bucket(number) => decimal::width(u64::from(number)),
+        }
+    }
+
     pub fn field(self) -> Vec<u8> {
         let mut out = Vec::new();
         self.write_field(&mut out);
