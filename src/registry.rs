@@ -124,7 +124,9 @@ pub fn owes_anything(snapshot: &Snapshot) -> bool {
 /// `redis_server`.
 pub fn lock_all() -> Option<Oid> {
     let tables = Tables::find()?;
-    for which in [|tables: &Tables| tables.server, |tables| tables.alive, |tables| tables.debt] {
+    let all: [fn(&Tables) -> Oid; 3] =
+        [|tables| tables.server, |tables| tables.alive, |tables| tables.debt];
+    for which in all {
         open_for(WRITE_LOCK, which)?.keep_lock();
     }
     Some(tables.server)

@@ -107,8 +107,7 @@ fn connect(database: pg_sys::Oid) {
     // SAFETY: once, at the start of the process; raises if the database is gone.
     unsafe { pg_sys::BackgroundWorkerInitializeConnectionByOid(database, superuser, 0) };
     for (name, value) in SETTINGS {
-        let (context, source) =
-            (pg_sys::GucContext::PGC_SUSET, pg_sys::GucSource::PGC_S_OVERRIDE);
+        let (context, source) = (pg_sys::GucContext::PGC_SUSET, pg_sys::GucSource::PGC_S_OVERRIDE);
         // SAFETY: sets a setting that exists in every version, for this process.
         unsafe { pg_sys::SetConfigOption(name.as_ptr(), value.as_ptr(), context, source) };
     }

@@ -65,9 +65,8 @@ pub fn extension_schema() -> Option<pg_sys::Oid> {
         return None;
     }
     // SAFETY: a catalogue, with a lock that conflicts with nothing we do.
-    let catalogue = unsafe {
-        pg_sys::table_open(pg_sys::ExtensionRelationId, pg_sys::AccessShareLock as i32)
-    };
+    let catalogue =
+        unsafe { pg_sys::table_open(pg_sys::ExtensionRelationId, pg_sys::AccessShareLock as i32) };
     let table = Table { relation: catalogue, lock: pg_sys::AccessShareLock };
     let key = Key { column: 1, compare: pg_sys::F_OIDEQ, value: pg_sys::Datum::from(extension) };
     let index = pg_sys::Oid::from(pg_sys::ExtensionOidIndexId);

@@ -126,9 +126,8 @@ fn settle(registration: &Registration, debts: &[Debt]) -> Result<(), Failure> {
     buckets.sort_unstable();
     buckets.dedup();
     let keys = debts.iter().filter_map(|debt| debt.key.as_ref());
-    let keys: Vec<EntryKeys> = keys
-        .map(|key| EntryKeys::new(&[&registration.prefix, key.as_bytes()].concat()))
-        .collect();
+    let keys: Vec<EntryKeys> =
+        keys.map(|key| EntryKeys::new(&[&registration.prefix, key.as_bytes()].concat())).collect();
     let in_progress = fresh.snapshot.in_progress();
     let bump = Bump {
         table: &registration.table,

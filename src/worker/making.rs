@@ -59,7 +59,8 @@ fn claim_and_prune(table: &[u8]) -> Result<Option<String>, Failure> {
         let (mut cursor, mut stay) = (0, 0);
         loop {
             let step = Prune { table, nonce: &nonce, claimed, next_xid, cursor };
-            let Some((next, stayed)) = connection::ask(|session| Ok(prune(session, &step)?))? else {
+            let Some((next, stayed)) = connection::ask(|session| Ok(prune(session, &step)?))?
+            else {
                 return Ok(None);
             };
             (cursor, stay) = (next, stay + stayed);

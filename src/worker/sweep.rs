@@ -86,10 +86,7 @@ pub fn delete_all(registration: &Registration) -> Result<(), Failure> {
 type Unlinked = Result<u64, Failure>;
 
 /// One step over the sidecars from a cursor on: the next cursor, and how many entries went.
-fn walk(
-    cursor: u64,
-    unlink: impl FnOnce(&[Vec<u8>]) -> Unlinked,
-) -> Result<(u64, u64), Failure> {
+fn walk(cursor: u64, unlink: impl FnOnce(&[Vec<u8>]) -> Unlinked) -> Result<(u64, u64), Failure> {
     let mut scan = redis::cmd("SCAN");
     scan.arg(cursor).arg("MATCH").arg(SIDECAR_PATTERN).arg("COUNT").arg(STEP_KEYS);
     let (next, mut names): (u64, Vec<Vec<u8>>) =
