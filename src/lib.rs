@@ -21,6 +21,8 @@ mod flush;
 mod health;
 mod read;
 mod stats;
+mod tracking;
+mod trigger;
 mod view;
 #[allow(dead_code)]
 mod worker;
@@ -34,4 +36,5 @@ pub extern "C-unwind" fn _PG_init() {
     pg::guc::register();
     pg::guc::reserve_prefix();
     pg::surroundings::watch();
+    pg::trigger::watch();
 }

@@ -196,3 +196,14 @@ pub fn warn_unusable(reason: Reason, detail: &str) {
         .set_detail(said(format!("{} ({detail})", reason.sentence())))
         .report(PgLogLevel::WARNING);
 }
+
+/// What somebody should know whose command did nothing.
+pub fn notice(text: &str) {
+    let code = PgSqlErrorCode::ERRCODE_SUCCESSFUL_COMPLETION;
+    plain(code, &said(text.to_owned()), None, None).report(PgLogLevel::NOTICE);
+}
+
+/// What our own statements and texts should have ruled out.
+pub fn defect_in(what: &str) -> Raised {
+    panic!("{what}")
+}

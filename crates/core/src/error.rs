@@ -6,12 +6,20 @@
 //! `docs/errors.md` is rendered from here.
 
 mod catalogue;
+mod tracking;
 
 pub use catalogue::{catalogue, markdown};
+pub use tracking::Tracking;
 
 use crate::reason::Reason;
 
 const TTL_HINT: &str = "Give a number of seconds or an interval, such as 300 or '5 minutes'.";
+
+impl From<Tracking> for Error {
+    fn from(error: Tracking) -> Self {
+        Error::Tracking(error)
+    }
+}
 
 /// An error of pg_cache's own; errors of the user's query keep what PostgreSQL says.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -42,6 +50,7 @@ pub enum Error {
     FlushPattern,
     RowsContext,
     ViewName { name: String },
+    Tracking(Tracking),
 }
 
 impl Error {
@@ -69,6 +78,7 @@ impl Error {
             Error::PasswordFile { .. } => "F0000",
             Error::ViewName { .. } => "42602",
             Error::Unreachable { reason, .. } => unreachable_sqlstate(*reason),
+            Error::Tracking(error) => error.sqlstate(),
         }
     }
 
@@ -116,6 +126,7 @@ impl Error {
                 "function returning record called in context that cannot accept type record".into()
             }
             Error::ViewName { name } => format!("invalid view name: \"{name}\""),
+            Error::Tracking(error) => error.message(),
         }
     }
 
@@ -155,6 +166,7 @@ impl Error {
                 _ => return None,
             },
             Error::Unreachable { detail, .. } => sentence(detail),
+            Error::Tracking(error) => return error.detail(),
             _ => return None,
         })
     }
@@ -202,6 +214,7 @@ impl Error {
                  AS t(id integer, name text)."
             }
             Error::ViewName { .. } => "Give a name or a schema and a name, quoted as in SQL.",
+            Error::Tracking(error) => return error.hint(),
         };
         Some(hint.to_owned())
     }
@@ -305,6 +318,7 @@ mod tests {
             Error::RowsContext => 23,
             Error::ViewName { .. } => 24,
             Error::Sample => 25,
+            Error::Tracking(_) => 26,
         }
     }
 
@@ -312,7 +326,7 @@ mod tests {
     fn every_error_stands_in_the_catalogue() {
         // Danger: an error that users meet and the documentation does not know.
         let listed: BTreeSet<usize> = catalogue().iter().map(variant).collect();
-        assert_eq!(listed, (0..=25).collect());
+        assert_eq!(listed, (0..=26).collect());
     }
 
     #[test]
