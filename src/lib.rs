@@ -11,6 +11,7 @@
 mod pg;
 
 mod api;
+mod catalogue;
 mod client;
 #[allow(dead_code)]
 mod commit;
@@ -20,11 +21,12 @@ mod explain;
 mod flush;
 mod health;
 mod read;
+mod registry;
+mod repair;
 mod stats;
 mod tracking;
 mod trigger;
 mod view;
-#[allow(dead_code)]
 mod worker;
 
 pgrx::pg_module_magic!();
@@ -37,4 +39,5 @@ pub extern "C-unwind" fn _PG_init() {
     pg::guc::reserve_prefix();
     pg::surroundings::watch();
     pg::trigger::watch();
+    commit::listen();
 }

@@ -34,7 +34,7 @@ fn relation(call: &Call) -> Outcome<Oid> {
 fn touch(call: &Call) -> Outcome<Datum> {
     let tag = tag(call)?;
     xact::assign_xid(c"redis_touch()");
-    commit::note(tag);
+    commit::note(tag)?;
     Ok(Datum::from(0usize))
 }
 

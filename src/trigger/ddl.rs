@@ -53,7 +53,7 @@ fn start(call: &Call) -> Outcome<Datum> {
     let commits_halfway =
         |alteration: &Alteration| matches!(alteration, Alteration::Loss { concurrently: true, .. });
     if event.alterations().iter().any(commits_halfway) {
-        commit::note(Tag::CATALOGUE);
+        commit::note(Tag::CATALOGUE)?;
     }
     Ok(Datum::from(0usize))
 }
@@ -66,14 +66,14 @@ fn end(call: &Call) -> Outcome<Datum> {
     let command = event.command();
     if command == "REFRESH MATERIALIZED VIEW" {
         for view in done.iter().filter_map(|done| done.relation) {
-            commit::note(Tag::any(view));
-            commit::note(Tag::whole(view));
+            commit::note(Tag::any(view))?;
+            commit::note(Tag::whole(view))?;
         }
         return Ok(Datum::from(0usize));
     }
     let matters = |done: &Done| !done.temporary && has_effect(&done.command);
     if done.is_empty() || done.iter().any(matters) {
-        commit::note(Tag::CATALOGUE);
+        commit::note(Tag::CATALOGUE)?;
     }
     follow(event, &command, &done, &call.function_schema())?;
     Ok(Datum::from(0usize))
@@ -102,7 +102,7 @@ fn is_table(command: &str) -> bool {
 
 fn dropped(call: &Call) -> Outcome<Datum> {
     if relevant(call, "redis_sql_drop", "sql_drop")?.is_some() && drops_something()? {
-        commit::note(Tag::CATALOGUE);
+        commit::note(Tag::CATALOGUE)?;
     }
     Ok(Datum::from(0usize))
 }

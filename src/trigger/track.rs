@@ -44,9 +44,9 @@ impl Tracked {
     }
 
     fn note(&self, fired: Fired<'_>) -> Outcome<()> {
-        commit::note(self.any);
+        commit::note(self.any)?;
         if self.ungrouped {
-            commit::note(Tag::whole(self.relation));
+            commit::note(Tag::whole(self.relation))?;
         }
         if self.columns.is_empty() {
             return Ok(());
@@ -55,10 +55,10 @@ impl Tracked {
             |row: Option<Row>| row.map(|row| row_groups::hashes(row, &self.columns)).transpose();
         let (old, new) = (hashes(fired.row_before())?, hashes(fired.row_after())?);
         for (place, _) in self.names.iter().enumerate() {
-            self.note_group(old, new, place..place + 1);
+            self.note_group(old, new, place..place + 1)?;
         }
         if self.names.len() > 1 {
-            self.note_group(old, new, 0..self.names.len());
+            self.note_group(old, new, 0..self.names.len())?;
         }
         Ok(())
     }
@@ -68,11 +68,12 @@ impl Tracked {
         let group = |hashes: Option<Hashes>| self.group(&hashes?, places.clone());
         let (left, entered) = (group(old), group(new));
         if let Some(tag) = left {
-            commit::note_group(self.relation, tag);
+            commit::note_group(self.relation, tag)?;
         }
         if let Some(tag) = entered.filter(|tag| left != Some(*tag)) {
-            commit::note_group(self.relation, tag);
+            commit::note_group(self.relation, tag)?;
         }
+        Ok(())
     }
 
     fn group(&self, hashes: &Hashes, places: std::ops::Range<usize>) -> Option<Tag> {
@@ -102,8 +103,8 @@ fn truncate(call: &Call) -> Outcome<Datum> {
         .filter(|fired| fired.is_after() && fired.is_truncate())
         .ok_or_else(|| protocol("redis_track_truncate", wanted))?;
     let relation = fired.relation().tag_relation();
-    commit::note(Tag::any(relation));
-    commit::note(Tag::whole(relation));
+    commit::note(Tag::any(relation))?;
+    commit::note(Tag::whole(relation))?;
     Ok(Datum::from(0usize))
 }
 
