@@ -14,6 +14,7 @@ use lru::LruCache;
 use pg_cache_core::clock;
 use pg_cache_core::error::Error;
 use pg_cache_core::fingerprint::FingerprintBuilder;
+use pg_cache_core::tag::Tag;
 use pgrx::pg_sys::{self, NodeTag};
 
 use super::analysis::{self, Analysis};
@@ -244,6 +245,19 @@ impl Plan {
         let permitted = privileges::may_execute(&self.analysis);
         self.permitted.set(permitted);
         Ok(permitted)
+    }
+
+    /// Appends the tags of what the rows depend on, beside the schema.
+    pub fn append_tags(&self, _bound: &[Bound], tags: &mut Vec<Tag>) {
+        for relation in &self.analysis.relations {
+            tags.push(Tag::whole(relation.to_u32()));
+            tags.push(Tag::any(relation.to_u32()));
+        }
+    }
+
+    /// Whether a hit is what the query would return now: all that it hangs on is tracked.
+    pub fn is_exact(&self) -> bool {
+        true
     }
 
     /// The part of the fingerprint that is the same for every call of this plan.
