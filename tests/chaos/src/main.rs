@@ -44,17 +44,7 @@ fn guard_names() -> String {
 }
 
 fn setup(words: &[String]) -> Result<Setup, String> {
-    let mut setup = Setup {
-        seed: fastrand::u64(..1_000_000_000),
-        time: Duration::from_secs(60),
-        without: None,
-        tracked: true,
-        standby: true,
-        only: None,
-        readers: 6,
-        writers: 3,
-        stop_at_first: false,
-    };
+    let mut setup = Setup { seed: fastrand::u64(..1_000_000_000), ..Setup::default() };
     let mut words = words.iter();
     while let Some(word) = words.next() {
         let mut number = || -> Result<u64, String> {
@@ -85,12 +75,7 @@ fn setup(words: &[String]) -> Result<Setup, String> {
             "--without" => {
                 let name = words.next().cloned().unwrap_or_default();
                 let guard = Guard::named(&name).ok_or(format!("no such guard: {name}"))?;
-                let plan = guard.plan();
-                setup.without = Some(guard);
-                setup.standby = plan.standby;
-                setup.only = Some(plan.troubles.iter().map(|name| (*name).to_owned()).collect());
-                setup.time = plan.time;
-                setup.stop_at_first = true;
+                setup = Setup { seed: setup.seed, ..Setup::without(guard) };
             }
             _ => return Err(format!("what is {word}?")),
         }

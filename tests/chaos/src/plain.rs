@@ -165,9 +165,7 @@ pub fn settle(world: &World) {
     let start = Instant::now();
     let mut plain = Plain::new(world);
     while !world.tally.is_over() {
-        let owing = if world.setup.tracked { debts(world) } else { Ok(()) };
-        let stale = old_values(world, &mut plain);
-        let why = match (owing, stale) {
+        let why = match (debts(world), old_values(world, &mut plain)) {
             (Ok(()), None) => return world.weather.calm_down(),
             (Err(why), _) => why,
             (_, Some(why)) => why,

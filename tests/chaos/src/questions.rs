@@ -67,7 +67,7 @@ const PLAIN: &[(&str, &str)] = &[
     ("child_all", "SELECT id, n, extra FROM child ORDER BY id, n"),
     ("summary", "SELECT grp, c, s FROM summary ORDER BY grp"),
     ("shown", "SELECT id, n FROM shown ORDER BY id"),
-    ("scaled", "SELECT id, scale(n) AS n FROM wide ORDER BY id"),
+    ("scaled", "SELECT id, scale(v) AS n FROM wide ORDER BY id"),
     ("wide", "SELECT id, v FROM wide ORDER BY id"),
     ("twin", "SELECT id, n FROM twin_a ORDER BY id"),
     ("moods", "SELECT id, m::text AS m FROM moods ORDER BY id"),

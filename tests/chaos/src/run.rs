@@ -18,6 +18,9 @@ const EXTRA_TIME_MAX: Duration = Duration::from_secs(60);
 /// Long enough to read what the promoted server serves.
 const AFTER_PROMOTION: Duration = Duration::from_secs(8);
 
+/// What a thread does until the run is over.
+type Work = Box<dyn FnOnce(&World, Rng) + Send>;
+
 /// What a run came to.
 pub struct Outcome {
     pub line: String,
@@ -43,7 +46,7 @@ pub fn run(setup: Setup) -> Outcome {
     let world = Arc::new(World::start(setup));
     let mut seeds = Rng::with_seed(seed);
     let mut threads = Vec::new();
-    let mut start = |work: Box<dyn FnOnce(&World, Rng) + Send>| {
+    let mut start = |work: Work| {
         let (world, random) = (world.clone(), seeds.fork());
         threads.push(std::thread::spawn(move || work(&world, random)));
     };

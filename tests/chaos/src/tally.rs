@@ -37,7 +37,8 @@ pub struct Tally {
     violations: Mutex<Vec<String>>,
     violation_count: AtomicU64,
     families: Mutex<BTreeMap<String, Family>>,
-    errors: Mutex<BTreeMap<String, u64>>,
+    /// By SQLSTATE: how many, and what the first one said.
+    errors: Mutex<BTreeMap<String, (u64, String)>>,
     actions: Mutex<BTreeMap<&'static str, u64>>,
 }
 
@@ -114,7 +115,11 @@ impl Tally {
             None => "connection".to_owned(),
         };
         let mut errors = self.errors.lock().unwrap_or_else(PoisonError::into_inner);
-        *errors.entry(name).or_default() += 1;
+        let said = || match error.as_db_error() {
+            Some(error) => error.message().to_owned(),
+            None => error.to_string(),
+        };
+        errors.entry(name).or_insert_with(|| (0, said())).0 += 1;
     }
 
     pub fn action(&self, name: &'static str) {
@@ -145,7 +150,10 @@ impl Tally {
         let errors = self.errors.lock().unwrap_or_else(PoisonError::into_inner);
         let families = self.families.lock().unwrap_or_else(PoisonError::into_inner);
         let _ = writeln!(text, "actions: {}", listed(&actions));
-        let _ = writeln!(text, "errors of statements, by SQLSTATE: {}", listed(&errors));
+        let _ = writeln!(text, "errors of statements, by SQLSTATE, each with the first message:");
+        for (code, (count, said)) in errors.iter() {
+            let _ = writeln!(text, "  {code} {count:6}  {said}");
+        }
         for (name, family) in families.iter() {
             let all = (family.hits + family.misses).max(1);
             let percent = 100.0 * family.hits as f64 / all as f64;

@@ -93,7 +93,9 @@ fn happen(world: &World, random: &mut Rng, trouble: &Trouble) {
         world.weather.storm();
     }
     (trouble.run)(world, random);
-    if trouble.storm {
+    if trouble.storm && world.setup.tracked {
         plain::settle(world);
+    } else {
+        world.weather.calm_down();
     }
 }

@@ -41,7 +41,7 @@ impl Weather {
     /// None while it storms.
     pub fn calm(&self) -> Option<Calm> {
         let now = self.turns.load(Ordering::SeqCst);
-        (now % 2 == 0).then_some(Calm(now))
+        now.is_multiple_of(2).then_some(Calm(now))
     }
 
     /// Whether it was calm all the time since then.

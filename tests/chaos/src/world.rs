@@ -40,6 +40,50 @@ pub struct Setup {
     pub stop_at_first: bool,
 }
 
+impl Default for Setup {
+    fn default() -> Setup {
+        Setup {
+            seed: 0,
+            time: Duration::from_secs(60),
+            without: None,
+            tracked: true,
+            standby: true,
+            only: None,
+            readers: 6,
+            writers: 3,
+            stop_at_first: false,
+        }
+    }
+}
+
+impl Setup {
+    /// The real code without a guard, and what brings that to light.
+    pub fn without(guard: Guard) -> Setup {
+        let plan = guard.plan();
+        Setup {
+            without: Some(guard),
+            standby: plan.standby,
+            only: Some(plan.troubles.iter().map(|name| (*name).to_owned()).collect()),
+            time: plan.time,
+            stop_at_first: true,
+            ..Setup::default()
+        }
+    }
+
+    /// No table is tracked.
+    pub fn untracked() -> Setup {
+        let (time, only) = (Duration::from_secs(20), Some(Vec::new()));
+        Setup {
+            tracked: false,
+            standby: false,
+            time,
+            only,
+            stop_at_first: true,
+            ..Setup::default()
+        }
+    }
+}
+
 pub struct World {
     pub setup: Setup,
     pub tally: Tally,
