@@ -219,7 +219,8 @@ fn opening(kind: Kind, random: &mut Rng) -> String {
 /// The statement, in what its kind puts around it.
 fn around(kind: Kind, id: usize, sql: &str) -> String {
     let marked = format!(
-        "UPDATE users SET version = version + 1000000, payload = '{MARKER}-{kind:?}' WHERE id = {id}"
+        "UPDATE users SET version = version + 1000000, payload = '{MARKER}-{kind:?}' \
+          WHERE id = {id}"
     );
     match kind {
         Kind::Savepoint => format!(

@@ -120,7 +120,8 @@ fn cascade_of_a_delete(random: &mut Rng) -> Script {
         format!("DELETE FROM owners WHERE id = {owner}"),
         format!("INSERT INTO owners VALUES ({owner}, 'again')"),
         format!(
-            "INSERT INTO pets SELECT g, {owner}, 'again', g FROM generate_series({first}, {first} + 7) g \
+            "INSERT INTO pets SELECT g, {owner}, 'again', g \
+               FROM generate_series({first}, {first} + 7) g \
              ON CONFLICT (id) DO UPDATE SET owner = excluded.owner"
         ),
     ]))

@@ -179,7 +179,8 @@ fn look_inside(
     } else if !same {
         let text = |column| row.get::<_, Option<String>>(column).unwrap_or_else(|| "null".into());
         world.tally.violation(format!(
-            "S1: {} (writer in its own transaction)\n  query:    {}\n  cached:   {}\n  computed: {}",
+            "S1: {} (writer in its own transaction)\n  \
+             query:    {}\n  cached:   {}\n  computed: {}",
             question.key,
             question.query,
             text(1),
