@@ -7,9 +7,10 @@ use serde_json::{Value, json};
 
 use crate::connection;
 use crate::entry::Entry;
+use crate::pg::dependencies::Reads;
 use crate::pg::error::Outcome;
 use crate::pg::plan::{self, Plan};
-use crate::pg::{Oid, classify, identity};
+use crate::pg::{classify, identity};
 use crate::read::{self, Request};
 
 /// The answer of `redis_explain`.
@@ -37,21 +38,23 @@ pub fn explain(request: &Request<'_>) -> Outcome<Value> {
         "tables": tables(&plan),
         "functions": functions(&plan),
         "settings": plan.analysis.settings,
-        "exact": "ttl",
+        "exact": if plan.dependencies.exact() { "exact" } else { "ttl" },
+        "ttl_only_because": plan.dependencies.gaps(),
         "status": status,
         "entry": found,
     }))
 }
 
 fn tables(plan: &Plan) -> Vec<Value> {
-    let row = |relation: &Oid| {
+    let row = |reads: &Reads| {
         json!({
-            "name": classify::relation_name(*relation),
-            "kind": classify::kind_name(*relation),
-            "tracked": false,
+            "name": classify::relation_name(reads.relation),
+            "kind": classify::kind_name(reads.relation),
+            "tracked": reads.gap.is_none(),
+            "groups": reads.groups,
         })
     };
-    plan.analysis.relations.iter().map(row).collect()
+    plan.dependencies.relations().iter().map(row).collect()
 }
 
 /// The STABLE functions, by which an entry can be older than its rows.

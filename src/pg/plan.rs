@@ -18,6 +18,7 @@ use pgrx::pg_sys::{self, NodeTag};
 
 use super::analysis::{self, Analysis};
 use super::arguments::{self, Argument, Bound};
+use super::dependencies::Dependencies;
 use super::error::Outcome;
 use super::execute::{self, Json, in_spi};
 use super::{guc, identity as origin, inference, privileges, settings, shape, surroundings, tree};
@@ -33,6 +34,7 @@ pub struct Plan {
     /// The role of this plan may read all of it.
     permitted: Cell<bool>,
     pub analysis: Analysis,
+    pub dependencies: Dependencies,
     pub types: Vec<pg_sys::Oid>,
     pub columns: Vec<Column>,
     identity: FingerprintBuilder,
@@ -167,12 +169,14 @@ impl Plan {
         super::host::fault_point("plan.analyse");
         let columns = columns(source_ref.resultDesc);
         let query_tree = tree::nodes::<pg_sys::Query>(source_ref.query_list);
-        let analysis = match query_tree.first() {
+        let (analysis, dependencies) = match query_tree.first() {
             Some(tree) => {
                 let types: Vec<_> = columns.iter().map(|column| column.type_oid).collect();
-                analysis::analyse(*tree, &types)?
+                let analysis = analysis::analyse(*tree, &types)?;
+                let dependencies = Dependencies::of(*tree, &analysis)?;
+                (analysis, dependencies)
             }
-            None => Analysis::default(),
+            None => Default::default(),
         };
         let identity = identity(source_ref, query, &analysis, &columns);
         let fixed_fingerprint = identity.clone().finish();
@@ -184,6 +188,7 @@ impl Plan {
             froze_clock: clock::may_freeze(&super::text::string(query.as_bytes())),
             permitted: Cell::new(false),
             analysis,
+            dependencies,
             types,
             columns,
             identity,

@@ -12,6 +12,7 @@ pub mod fill;
 pub mod fingerprint;
 pub mod key;
 pub mod limiter;
+pub mod pins;
 pub mod reason;
 pub mod resp;
 pub mod sidecar;
