@@ -11,6 +11,7 @@
 mod pg;
 
 mod api;
+mod catalogue;
 mod client;
 #[allow(dead_code)]
 mod commit;
@@ -20,6 +21,7 @@ mod explain;
 mod flush;
 mod health;
 mod read;
+mod registry;
 mod stats;
 mod view;
 #[allow(dead_code)]
@@ -34,4 +36,5 @@ pub extern "C-unwind" fn _PG_init() {
     pg::guc::register();
     pg::guc::reserve_prefix();
     pg::surroundings::watch();
+    commit::listen();
 }

@@ -31,7 +31,14 @@ impl Failure {
     /// Whether the breaker should hear of it. A foreign value too large for us says nothing about
     /// the server's health.
     pub fn counts_against_server(&self) -> bool {
-        !matches!(self.reason, Reason::Oom | Reason::TooLarge | Reason::Breaker)
+        !matches!(
+            self.reason,
+            Reason::Oom
+                | Reason::TooLarge
+                | Reason::Breaker
+                | Reason::Identity
+                | Reason::Generation
+        )
             && !self.is_about_one_key()
     }
 

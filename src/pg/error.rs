@@ -191,7 +191,15 @@ fn sqlstate(code: &str) -> PgSqlErrorCode {
 
 /// One WARNING for a Redis in trouble; how often is decided by the caller.
 pub fn warn_unusable(reason: Reason, detail: &str) {
-    let message = "redis is not usable, computing without the cache";
+    warn("redis is not usable, computing without the cache", reason, detail);
+}
+
+/// One WARNING for a commit that goes on without Redis.
+pub fn warn_unsettled(reason: Reason, detail: &str) {
+    warn("redis is not usable, the change is noted in redis_debt", reason, detail);
+}
+
+fn warn(message: &'static str, reason: Reason, detail: &str) {
     ErrorReport::new(PgSqlErrorCode::ERRCODE_WARNING, message, "")
         .set_detail(said(format!("{} ({detail})", reason.sentence())))
         .report(PgLogLevel::WARNING);

@@ -85,6 +85,13 @@ pub fn pause(milliseconds: u64) {
     check_interrupts();
 }
 
+/// Sleeps before a lock is tried again; a cancel ends it.
+pub fn pause_for(time: std::time::Duration) {
+    check_interrupts();
+    std::thread::sleep(time);
+    check_interrupts();
+}
+
 /// Milliseconds of a clock that never goes back, for the breaker and deadlines.
 pub fn monotonic_ms() -> u64 {
     use std::sync::OnceLock;
@@ -102,10 +109,29 @@ pub fn random() -> u64 {
     if strong { u64::from_le_bytes(bytes) } else { monotonic_ms() }
 }
 
+/// When the postmaster started, as a timestamptz.
+pub fn started_at() -> pg_sys::Datum {
+    // SAFETY: set once, before any backend runs.
+    pg_sys::Datum::from(unsafe { pg_sys::PgStartTime })
+}
+
 /// The process id of this backend.
 pub fn pid() -> i32 {
     // SAFETY: a global of the backend.
     unsafe { pg_sys::MyProcPid }
+}
+
+/// Test builds only: whether the guard of this name is to be left out, so that a test can show what
+/// it is good for.
+#[cfg(feature = "faults")]
+pub fn skips(guard: &'static str) -> bool {
+    super::guc::fault_point().strip_prefix(guard) == Some(":skip")
+}
+
+#[cfg(not(feature = "faults"))]
+#[inline(always)]
+pub fn skips(_guard: &'static str) -> bool {
+    false
 }
 
 #[cfg(not(feature = "faults"))]

@@ -24,13 +24,16 @@ pub mod quote;
 pub mod recordset;
 pub mod settings;
 pub mod shape;
+pub mod snapshot;
 pub mod stable;
 pub mod surroundings;
+pub mod table;
 pub mod text;
 pub mod tracked;
 pub mod tree;
 pub mod ttl;
 pub mod utility;
+pub mod wal;
 pub mod xact;
 
 pub use pgrx::pg_sys::{Datum, Oid};

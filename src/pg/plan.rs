@@ -14,6 +14,7 @@ use lru::LruCache;
 use pg_cache_core::clock;
 use pg_cache_core::error::Error;
 use pg_cache_core::fingerprint::FingerprintBuilder;
+use pg_cache_core::tag::Tag;
 use pgrx::pg_sys::{self, NodeTag};
 
 use super::analysis::{self, Analysis};
@@ -249,6 +250,16 @@ impl Plan {
         let permitted = privileges::may_execute(&self.analysis);
         self.permitted.set(permitted);
         Ok(permitted)
+    }
+
+    /// Appends the tags of what the rows depend on, beside the schema.
+    pub fn append_tags(&self, bound: &[Bound], tags: &mut Vec<Tag>) {
+        self.dependencies.tags(bound, tags);
+    }
+
+    /// Whether a hit is what the query would return now: all that it hangs on is tracked.
+    pub fn is_exact(&self) -> bool {
+        self.dependencies.exact()
     }
 
     /// The part of the fingerprint that is the same for every call of this plan.

@@ -82,3 +82,9 @@ pub fn catch_up() -> u64 {
 pub fn seen() -> u64 {
     CHANGES.get()
 }
+
+/// Catches up, and counts a change of everything: each kept plan is analysed anew.
+pub fn renew() {
+    catch_up();
+    CHANGES.set(CHANGES.get() + 1);
+}

@@ -43,6 +43,8 @@ pub enum Error {
     FlushPattern,
     RowsContext,
     ViewName { name: String },
+    Unsettled { detail: String },
+    DebtLocked,
 }
 
 impl Error {
@@ -70,6 +72,8 @@ impl Error {
             Error::DuplicateColumn { .. } => "42701",
             Error::PasswordFile { .. } => "F0000",
             Error::ViewName { .. } => "42602",
+            Error::Unsettled { .. } => "08006",
+            Error::DebtLocked => "55P03",
             Error::Unreachable { reason, .. } => unreachable_sqlstate(*reason),
         }
     }
@@ -119,6 +123,8 @@ impl Error {
                 "function returning record called in context that cannot accept type record".into()
             }
             Error::ViewName { name } => format!("invalid view name: \"{name}\""),
+            Error::Unsettled { .. } => "could not settle the transaction with redis".into(),
+            Error::DebtLocked => "could not lock redis_debt".into(),
         }
     }
 
@@ -160,7 +166,12 @@ impl Error {
                 }
                 _ => return None,
             },
-            Error::Unreachable { detail, .. } => sentence(detail),
+            Error::Unreachable { detail, .. } | Error::Unsettled { detail } => sentence(detail),
+            Error::DebtLocked => {
+                "Redis could not be reached, and what this transaction changed could not be noted \
+                 either."
+                    .into()
+            }
             _ => return None,
         })
     }
@@ -208,6 +219,11 @@ impl Error {
                 "Call the function in FROM with a column definition list, as in \
                  AS t(id integer, name text)."
             }
+            Error::Unsettled { .. } => {
+                "Try again, or set pg_cache.on_unreachable to fence, so that changes are noted \
+                 in redis_debt."
+            }
+            Error::DebtLocked => "Try again when what holds redis_debt has ended.",
             Error::ViewName { .. } => "Give a name or a schema and a name, quoted as in SQL.",
         };
         Some(hint.to_owned())
@@ -312,7 +328,9 @@ mod tests {
             Error::RowsContext => 23,
             Error::ViewName { .. } => 24,
             Error::Sample => 25,
-            Error::DependsArgument => 26,
+            Error::Unsettled { .. } => 26,
+            Error::DebtLocked => 27,
+            Error::DependsArgument => 28,
         }
     }
 
@@ -320,7 +338,7 @@ mod tests {
     fn every_error_stands_in_the_catalogue() {
         // Danger: an error that users meet and the documentation does not know.
         let listed: BTreeSet<usize> = catalogue().iter().map(variant).collect();
-        assert_eq!(listed, (0..=26).collect());
+        assert_eq!(listed, (0..=28).collect());
     }
 
     #[test]

@@ -5,6 +5,7 @@
 
 pub mod breaker;
 pub mod clock;
+mod decimal;
 pub mod eager;
 pub mod error;
 pub mod fence;
@@ -12,10 +13,12 @@ pub mod fill;
 pub mod fingerprint;
 pub mod key;
 pub mod limiter;
+pub mod pending;
 pub mod pins;
 pub mod reason;
 pub mod resp;
 pub mod sidecar;
 pub mod tag;
+pub mod tagtable;
 pub mod target;
 pub mod ttl;

@@ -1,5 +1,6 @@
-//! The one exchange that every hit pays for: MGET of a value and its sidecar, written and read
-//! without a copy or an allocation of its own.
+//! The one exchange that every hit pays for: MGET of a value and its sidecar, HMGET of the tag
+//! table, and the server's proof of itself when it is due; written and read in one pass and without
+//! a copy.
 //!
 //! Knows exactly this much of RESP3 and hands everything else (errors, pushes, other shapes) to the
 //! full parser. Invariant: what it calls complete is what the full parser would read, byte for
@@ -8,145 +9,260 @@
 
 use std::ops::Range;
 
+use crate::decimal;
+use crate::tag::Bucket;
+use crate::tagtable;
+
 /// What stands at the beginning of the bytes that came so far.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Look {
-    /// The two values, null where there is none, and how many bytes the reply took.
-    Complete { value: Option<Range<usize>>, sidecar: Option<Range<usize>>, used: usize },
-    /// A reply of this shape that is not all there yet; with what is known of it, at least this
+    /// The replies, all of them, and how many bytes they took.
+    Complete { used: usize },
+    /// Replies of this shape that are not all there yet; with what is known of them, at least this
     /// many bytes long.
     Incomplete { at_least: usize },
     /// Something else.
     Other,
 }
 
-/// Appends `MGET value_key sidecar_key`.
-pub fn write_look(out: &mut Vec<u8>, value_key: &[u8], sidecar_key: &[u8]) {
-    out.extend_from_slice(b"*3\r\n$4\r\nMGET\r\n");
-    for key in [value_key, sidecar_key] {
-        out.push(b'$');
-        write_length(out, key.len());
-        out.extend_from_slice(b"\r\n");
-        out.extend_from_slice(key);
-        out.extend_from_slice(b"\r\n");
-    }
-}
-
-fn write_length(out: &mut Vec<u8>, mut length: usize) {
-    let mut digits = [0u8; 20];
-    let mut first = digits.len();
-    loop {
-        first -= 1;
-        digits[first] = b'0' + (length % 10) as u8;
-        length /= 10;
-        if length == 0 {
-            break;
+/// Appends `MGET value_key sidecar_key`; `HMGET table_key R B` and the fields, unless there are
+/// none; and `INFO replication` if the server is to prove itself.
+pub fn write_look(
+    out: &mut Vec<u8>,
+    value_key: &[u8],
+    sidecar_key: &[u8],
+    table_key: &[u8],
+    fields: &[Bucket],
+    proof: bool,
+) {
+    write_command(out, 3, b"MGET");
+    write_argument(out, value_key);
+    write_argument(out, sidecar_key);
+    if !fields.is_empty() {
+        write_command(out, 4 + fields.len(), b"HMGET");
+        write_argument(out, table_key);
+        write_argument(out, tagtable::GENERATION.as_bytes());
+        write_argument(out, tagtable::BASE.as_bytes());
+        for field in fields {
+            write_field(out, *field);
         }
     }
-    out.extend_from_slice(&digits[first..]);
+    if proof {
+        write_command(out, 2, b"INFO");
+        write_argument(out, b"replication");
+    }
 }
 
-/// Reads the answer to [`write_look`].
-pub fn read_look(bytes: &[u8]) -> Look {
-    const HEAD: &[u8] = b"*2\r\n";
-    if bytes.len() < HEAD.len() {
-        return if HEAD.starts_with(bytes) { incomplete(HEAD.len()) } else { Look::Other };
-    }
-    if !bytes.starts_with(HEAD) {
-        return Look::Other;
-    }
-    let (value, at) = match read_bulk(bytes, HEAD.len()) {
-        Ok(found) => found,
-        Err(look) => return look,
-    };
-    match read_bulk(bytes, at) {
-        Ok((sidecar, used)) => Look::Complete { value, sidecar, used },
+fn write_command(out: &mut Vec<u8>, arguments: usize, name: &[u8]) {
+    write_head(out, b'*', arguments);
+    write_argument(out, name);
+}
+
+fn write_argument(out: &mut Vec<u8>, argument: &[u8]) {
+    write_head(out, b'$', argument.len());
+    out.extend_from_slice(argument);
+    out.extend_from_slice(b"\r\n");
+}
+
+fn write_field(out: &mut Vec<u8>, field: Bucket) {
+    write_head(out, b'$', field.field_bytes());
+    field.write_field(out);
+    out.extend_from_slice(b"\r\n");
+}
+
+fn write_head(out: &mut Vec<u8>, kind: u8, number: usize) {
+    out.push(kind);
+    decimal::write(out, number as u64);
+    out.extend_from_slice(b"\r\n");
+}
+
+/// Reads the answer to [`write_look`] with so many fields. Of a complete one, `ranges` says where
+/// the parts stand, None where there is nothing: value, sidecar; generation, base and the fields,
+/// if there are any; the text of INFO, if it was asked for.
+pub fn read_look(
+    bytes: &[u8],
+    fields: usize,
+    proof: bool,
+    ranges: &mut Vec<Option<Range<usize>>>,
+) -> Look {
+    ranges.clear();
+    let mut replies = Replies { bytes, at: 0 };
+    match replies.read(fields, proof, ranges) {
+        Ok(()) => Look::Complete { used: replies.at },
         Err(look) => look,
     }
 }
 
-fn incomplete(at_least: usize) -> Look {
-    Look::Incomplete { at_least }
+/// The bytes, and how far they were read. An error is the answer of [`read_look`].
+struct Replies<'a> {
+    bytes: &'a [u8],
+    at: usize,
 }
 
-type Bulk = (Option<Range<usize>>, usize);
+/// The digits of the longest length that is read here. Redis sends no longer one.
+const LENGTH_DIGITS_MAX: usize = 10;
 
-/// A bulk string or a null that begins at `at`, and where it ends.
-fn read_bulk(bytes: &[u8], at: usize) -> Result<Bulk, Look> {
-    match bytes.get(at) {
-        None => Err(incomplete(at + 3)),
-        Some(b'_') => Ok((None, expect_line_end(bytes, at + 1)?)),
-        Some(b'$') => {
-            let (length, start) = read_length(bytes, at + 1)?;
-            let end = start + length;
-            if bytes.len() < end + 2 {
-                return Err(incomplete(end + 2));
+/// What a verbatim string of plain text begins with.
+const TEXT_HEAD: &[u8] = b"txt:";
+
+impl Replies<'_> {
+    fn read(
+        &mut self,
+        fields: usize,
+        proof: bool,
+        ranges: &mut Vec<Option<Range<usize>>>,
+    ) -> Result<(), Look> {
+        self.array(2, ranges)?;
+        if fields > 0 {
+            self.array(2 + fields, ranges)?;
+        }
+        if proof {
+            ranges.push(Some(self.text()?));
+        }
+        Ok(())
+    }
+
+    fn array(&mut self, items: usize, ranges: &mut Vec<Option<Range<usize>>>) -> Result<(), Look> {
+        self.expect(b"*")?;
+        if self.length()? != items {
+            return Err(Look::Other);
+        }
+        for _ in 0..items {
+            ranges.push(self.bulk()?);
+        }
+        Ok(())
+    }
+
+    /// A bulk string or a null.
+    fn bulk(&mut self) -> Result<Option<Range<usize>>, Look> {
+        match self.bytes.get(self.at) {
+            None => Err(self.incomplete(3)),
+            Some(b'_') => {
+                self.at += 1;
+                self.expect(b"\r\n")?;
+                Ok(None)
             }
-            Ok((Some(start..end), expect_line_end(bytes, end)?))
-        }
-        Some(_) => Err(Look::Other),
-    }
-}
-
-/// Digits and a line end. More than ten digits is no length that Redis sends.
-fn read_length(bytes: &[u8], at: usize) -> Result<(usize, usize), Look> {
-    let mut length = 0usize;
-    for (index, byte) in bytes[at..].iter().enumerate().take(11) {
-        match byte {
-            b'0'..=b'9' if index < 10 => length = length * 10 + usize::from(byte - b'0'),
-            b'\r' if index > 0 => return Ok((length, expect_line_end(bytes, at + index)?)),
-            _ => return Err(Look::Other),
+            Some(_) => {
+                self.expect(b"$")?;
+                self.blob().map(Some)
+            }
         }
     }
-    Err(incomplete(bytes.len() + 1))
-}
 
-fn expect_line_end(bytes: &[u8], at: usize) -> Result<usize, Look> {
-    let found = &bytes[at.min(bytes.len())..(at + 2).min(bytes.len())];
-    match found {
-        b"\r\n" => Ok(at + 2),
-        b"\r" | b"" => Err(incomplete(at + 2)),
-        _ => Err(Look::Other),
+    /// A verbatim string of plain text, without its head.
+    fn text(&mut self) -> Result<Range<usize>, Look> {
+        self.expect(b"=")?;
+        let blob = self.blob()?;
+        let content = &self.bytes[blob.clone()];
+        if !content.starts_with(TEXT_HEAD) || std::str::from_utf8(content).is_err() {
+            return Err(Look::Other);
+        }
+        Ok(blob.start + TEXT_HEAD.len()..blob.end)
+    }
+
+    /// A length, so many bytes, and a line end.
+    fn blob(&mut self) -> Result<Range<usize>, Look> {
+        let length = self.length()?;
+        let start = self.at;
+        if self.bytes.len() - start < length + 2 {
+            return Err(self.incomplete(length + 2));
+        }
+        self.at = start + length;
+        self.expect(b"\r\n")?;
+        Ok(start..start + length)
+    }
+
+    /// Digits and a line end.
+    fn length(&mut self) -> Result<usize, Look> {
+        let mut length = 0usize;
+        for (index, byte) in self.bytes[self.at..].iter().enumerate() {
+            match byte {
+                b'0'..=b'9' if index < LENGTH_DIGITS_MAX => {
+                    length = length * 10 + usize::from(byte - b'0');
+                }
+                b'\r' if index > 0 => {
+                    self.at += index;
+                    self.expect(b"\r\n")?;
+                    return Ok(length);
+                }
+                _ => return Err(Look::Other),
+            }
+        }
+        Err(Look::Incomplete { at_least: self.bytes.len() + 1 })
+    }
+
+    fn expect(&mut self, wanted: &[u8]) -> Result<(), Look> {
+        let rest = &self.bytes[self.at..];
+        if rest.starts_with(wanted) {
+            self.at += wanted.len();
+            Ok(())
+        } else if wanted.starts_with(rest) {
+            Err(self.incomplete(wanted.len()))
+        } else {
+            Err(Look::Other)
+        }
+    }
+
+    fn incomplete(&self, more: usize) -> Look {
+        Look::Incomplete { at_least: self.at + more }
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use proptest::collection::vec;
     use proptest::prelude::*;
 
-    fn bulk(value: Option<&[u8]>) -> Vec<u8> {
-        match value {
-            None => b"_\r\n".to_vec(),
-            Some(value) => {
-                let mut out = format!("${}\r\n", value.len()).into_bytes();
-                out.extend_from_slice(value);
-                out.extend_from_slice(b"\r\n");
-                out
+    type Parts = Vec<Option<Vec<u8>>>;
+
+    fn array(parts: &[Option<Vec<u8>>]) -> Vec<u8> {
+        let mut out = format!("*{}\r\n", parts.len()).into_bytes();
+        for part in parts {
+            match part {
+                None => out.extend_from_slice(b"_\r\n"),
+                Some(part) => {
+                    out.extend_from_slice(format!("${}\r\n", part.len()).as_bytes());
+                    out.extend_from_slice(part);
+                    out.extend_from_slice(b"\r\n");
+                }
             }
         }
+        out
     }
 
-    fn reply(value: Option<&[u8]>, sidecar: Option<&[u8]>) -> Vec<u8> {
-        [b"*2\r\n".to_vec(), bulk(value), bulk(sidecar)].concat()
+    fn verbatim(text: &str) -> Vec<u8> {
+        format!("={}\r\ntxt:{text}\r\n", text.len() + 4).into_bytes()
     }
 
-    /// Danger: a key whose length is miscounted shifts every command after it.
+    fn read(bytes: &[u8], fields: usize, proof: bool) -> (Look, Parts) {
+        let mut ranges = vec![Some(0..usize::MAX)];
+        let look = read_look(bytes, fields, proof, &mut ranges);
+        let complete = matches!(look, Look::Complete { .. });
+        let parts = ranges.into_iter().map(|range| Some(bytes[range?].to_vec()));
+        (look, if complete { parts.collect() } else { Vec::new() })
+    }
+
     #[test]
-    fn the_command_is_what_redis_reads() {
+    fn the_commands_are_what_redis_reads() {
+        // Danger: a key whose length is miscounted shifts every command after it.
         let mut out = Vec::new();
-        write_look(&mut out, b"k", &[b'x'; 1234]);
+        write_look(&mut out, b"k", &[b'x'; 1234], b"t", &[], false);
         let expected = [b"*3\r\n$4\r\nMGET\r\n$1\r\nk\r\n$1234\r\n".to_vec(), vec![b'x'; 1234]];
         assert_eq!(out, [expected.concat(), b"\r\n".to_vec()].concat());
         out.clear();
-        write_look(&mut out, b"", b"");
-        assert_eq!(out, b"*3\r\n$4\r\nMGET\r\n$0\r\n\r\n$0\r\n\r\n");
+        let fields = [Bucket::CATALOGUE, Bucket(0), Bucket(65_535)];
+        write_look(&mut out, b"", b"", b"table", &fields, true);
+        let expected = "*3\r\n$4\r\nMGET\r\n$0\r\n\r\n$0\r\n\r\n\
+            *7\r\n$5\r\nHMGET\r\n$5\r\ntable\r\n$1\r\nR\r\n$1\r\nB\r\n$1\r\nC\r\n$1\r\n0\r\n\
+            $5\r\n65535\r\n*2\r\n$4\r\nINFO\r\n$11\r\nreplication\r\n";
+        assert_eq!(out, expected.as_bytes(), "{}", out.escape_ascii());
     }
 
-    /// Danger: what is not the expected reply must reach the parser that knows the rest.
     #[test]
     fn other_replies_are_left_to_the_full_parser() {
-        let others: [&[u8]; 10] = [
+        // Danger: what is not the expected reply must reach the parser that knows the rest.
+        let others: [&[u8]; 12] = [
             b"-ERR x\r\n",
             b">2\r\n",
             b"*3\r\n",
@@ -157,23 +273,71 @@ mod tests {
             b"*2\r\n$99999999999\r\n",
             b"*2\r\n$1\r\nabc",
             b"*2\r\n_x",
+            b"*2\r\n=5\r\ntxt:a\r\n",
+            b"*-1\r\n",
         ];
         for bytes in others {
-            assert_eq!(read_look(bytes), Look::Other, "{}", String::from_utf8_lossy(bytes));
+            assert_eq!(read(bytes, 1, true).0, Look::Other, "{}", bytes.escape_ascii());
+        }
+        let entry = array(&[None, None]);
+        for behind in [&b"-WRONGTYPE x\r\n"[..], b"*2\r\n", b"*4\r\n", b"_\r\n", b">1\r\n"] {
+            let bytes = [&entry, behind].concat();
+            assert_eq!(read(&bytes, 1, true).0, Look::Other, "{}", behind.escape_ascii());
+        }
+        let table = array(&[None, None, None]);
+        let infos: [&[u8]; 7] = [
+            b"$3\r\nabc\r\n",
+            b"_\r\n",
+            b"-NOPERM x\r\n",
+            b"=3\r\ntxt\r\n",
+            b"=5\r\nmkd:a\r\n",
+            b"=5\r\ntxt:\xff\r\n",
+            b"=5\r\ntxt:ab\r",
+        ];
+        for info in infos {
+            let bytes = [&entry, &table, info].concat();
+            assert_eq!(read(&bytes, 1, true).0, Look::Other, "{}", info.escape_ascii());
         }
     }
 
+    #[test]
+    fn nothing_is_read_that_was_not_asked_for() {
+        // Danger: the next command's answer is taken for a part of this one's.
+        let bytes = [array(&[None, None]), array(&[None, None, None]), verbatim("a")].concat();
+        assert_eq!(read(&bytes, 0, false).0, Look::Complete { used: 10 });
+        assert_eq!(read(&bytes, 1, false).0, Look::Complete { used: 23 });
+        let (look, parts) = read(&bytes, 1, true);
+        assert_eq!(look, Look::Complete { used: bytes.len() });
+        assert_eq!(parts, [None, None, None, None, None, Some(b"a".to_vec())]);
+    }
+
+    fn parts(count: usize) -> impl Strategy<Value = Parts> {
+        vec(proptest::option::of(vec(any::<u8>(), 0..120)), count)
+    }
+
     proptest! {
-        /// Danger: a reply that came in pieces is taken for another, or waited for for ever.
         #[test]
         fn every_prefix_is_incomplete_and_the_whole_is_complete(
-            value in proptest::option::of(proptest::collection::vec(any::<u8>(), 0..300)),
-            sidecar in proptest::option::of(proptest::collection::vec(any::<u8>(), 0..100)),
-            rest in proptest::collection::vec(any::<u8>(), 0..20),
+            entry in parts(2),
+            table in (0usize..5).prop_flat_map(parts),
+            info in proptest::option::of("[ -~\r\n]{0,60}"),
+            rest in vec(any::<u8>(), 0..20),
         ) {
-            let whole = reply(value.as_deref(), sidecar.as_deref());
+            // Danger: a reply that came in pieces is taken for another, or waited for for ever.
+            let fields = table.len();
+            let mut expected = entry.clone();
+            let mut whole = array(&entry);
+            if fields > 0 {
+                let table = [vec![Some(b"g".to_vec()), None], table].concat();
+                whole.extend(array(&table));
+                expected.extend(table);
+            }
+            if let Some(info) = &info {
+                whole.extend(verbatim(info));
+                expected.push(Some(info.as_bytes().to_vec()));
+            }
             for cut in 0..whole.len() {
-                match read_look(&whole[..cut]) {
+                match read(&whole[..cut], fields, info.is_some()).0 {
                     Look::Incomplete { at_least } => {
                         prop_assert!(at_least > cut && at_least <= whole.len());
                     }
@@ -181,19 +345,26 @@ mod tests {
                 }
             }
             let more = [whole.clone(), rest].concat();
-            let Look::Complete { value: v, sidecar: s, used } = read_look(&more) else {
-                return Err(TestCaseError::fail("not complete"));
-            };
-            prop_assert_eq!(used, whole.len());
-            prop_assert_eq!(v.map(|range| more[range].to_vec()), value);
-            prop_assert_eq!(s.map(|range| more[range].to_vec()), sidecar);
+            let (look, parts) = read(&more, fields, info.is_some());
+            prop_assert_eq!(look, Look::Complete { used: whole.len() });
+            prop_assert_eq!(parts, expected);
         }
 
-        /// Danger: bytes from anywhere make a backend panic.
         #[test]
-        fn no_bytes_make_it_panic(bytes in proptest::collection::vec(any::<u8>(), 0..64)) {
-            let _ = read_look(&bytes);
-            let _ = read_look(&[b"*2\r\n$".to_vec(), bytes].concat());
+        fn no_bytes_make_it_panic(
+            bytes in vec(any::<u8>(), 0..64), fields in 0usize..3, proof in any::<bool>(),
+        ) {
+            // Danger: bytes from anywhere make a backend panic.
+            let starts: [&[u8]; 5] = [
+                b"",
+                b"*2\r\n$",
+                b"*2\r\n_\r\n_\r\n*3\r\n$",
+                b"*2\r\n_\r\n_\r\n=",
+                b"*2\r\n_\r\n_\r\n*3\r\n_\r\n_\r\n_\r\n=",
+            ];
+            for start in starts {
+                let _ = read(&[start, &bytes].concat(), fields, proof);
+            }
         }
     }
 }

@@ -5,6 +5,7 @@
 //! one thing would be a stale read. So a row group is named by the hash that PostgreSQL itself
 //! uses for equality of the column's type, never by a value's text.
 
+use crate::decimal;
 use xxhash_rust::xxh3::Xxh3Default;
 
 /// What can be invalidated.
@@ -86,7 +87,15 @@ impl Bucket {
     pub fn write_field(self, out: &mut Vec<u8>) {
         match self {
             Bucket::CATALOGUE => out.push(b'C'),
-            Bucket(number) => out.extend_from_slice(number.to_string().as_bytes()),
+            Bucket(number) => decimal::write(out, u64::from(number)),
+        }
+    }
+
+    /// How long that name is.
+    pub fn field_bytes(self) -> usize {
+        match self {
+            Bucket::CATALOGUE => 1,
+            Bucket(number) => decimal::width(u64::from(number)),
         }
     }
 
