@@ -213,12 +213,12 @@ fn conditions(quals: *mut pg_sys::Node, entries: &Entries) -> Vec<Condition> {
         // SAFETY: NULL or a valid node.
         let Some(tag) = (unsafe { node.as_ref() }).map(|node| node.type_) else { continue };
         match tag {
-            NodeTag::T_List => ahead.extend(tree::nodes::<pg_sys::Node>(node.cast())),
+            NodeTag::T_List => ahead.extend(tree::nodes(node.cast()).into_iter().rev()),
             NodeTag::T_BoolExpr => {
                 // SAFETY: the tag says what it is.
                 let expression = unsafe { &*node.cast::<pg_sys::BoolExpr>() };
                 if expression.boolop == pg_sys::BoolExprType::AND_EXPR {
-                    ahead.extend(tree::nodes::<pg_sys::Node>(expression.args));
+                    ahead.extend(tree::nodes(expression.args).into_iter().rev());
                 }
             }
             NodeTag::T_OpExpr => {

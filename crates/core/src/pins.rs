@@ -9,10 +9,10 @@
 //! entry, each combination that is there in one case only has a witness: rows for the entries below
 //! that point, r among them, which agree with the combination where that is not NULL-extended, and
 //! for which all equalities met on the way hold. For the entry alone it is r. A join passes a
-//! combination on joined to its other side, which the witness follows; or, where the entry stands on
-//! the side that ON filters, it makes or unmakes the NULL-extension of the other side's row, by a
-//! combination that ON let pass: an equality in that ON is true, hence about rows that are there,
-//! hence true of the witness. So a difference at the top has a witness for which all the equalities
+//! combination on joined to its other side, which the witness follows; or it makes or unmakes the
+//! NULL-extension of the other side's row, by a combination that ON let pass. Where the entry stands
+//! on the side that ON filters, an equality in ON, or one that holds for all that the other side
+//! gives, is true of that pair, hence about rows that are there, hence true of the witness. So a difference at the top has a witness for which all the equalities
 //! hold, and r has the value to which they carry it. Equality is strict and, within one hash
 //! operator family, transitive; whoever fills in the tree promises that.
 //!
@@ -38,15 +38,35 @@ impl<E> Join<E> {
     /// The equalities that hold for every surviving combination with a row of this entry in it;
     /// `None` if the entry is not joined here.
     pub fn holding(&self, entry: usize) -> Option<Vec<&E>> {
-        match self {
-            Join::Entry(number) => (*number == entry).then(Vec::new),
-            Join::Node { inputs, on } => inputs.iter().find_map(|(input, filtered)| {
-                let mut holding = input.holding(entry)?;
-                if *filtered {
-                    holding.extend(on);
-                }
-                Some(holding)
-            }),
+        let (inputs, on) = match self {
+            Join::Entry(number) => return (*number == entry).then(Vec::new),
+            Join::Node { inputs, on } => (inputs, on),
+        };
+        inputs.iter().enumerate().find_map(|(place, (input, filtered))| {
+            let mut holding = input.holding(entry)?;
+            if *filtered {
+                holding.extend(on);
+                // Whatever passes ON stands beside a row of each other input.
+                let others = inputs.iter().enumerate().filter(|(other, _)| *other != place);
+                others.for_each(|(_, (other, _))| holding.extend(other.always()));
+            }
+            Some(holding)
+        })
+    }
+
+    /// The equalities that hold for all that this join gives.
+    fn always(&self) -> Vec<&E> {
+        let (inputs, on) = match self {
+            Join::Entry(_) => return Vec::new(),
+            Join::Node { inputs, on } => (inputs, on),
+        };
+        if inputs.iter().all(|(_, filtered)| *filtered) {
+            let below = inputs.iter().flat_map(|(input, _)| input.always());
+            return on.iter().chain(below).collect();
+        }
+        match &inputs[..] {
+            [(kept, false), (_, true)] | [(_, true), (kept, false)] => kept.always(),
+            _ => Vec::new(),
         }
     }
 }

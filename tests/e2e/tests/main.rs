@@ -15,6 +15,7 @@ mod privileges;
 mod privileges_fuzz;
 mod random_queries;
 mod read_through;
+mod row_groups;
 mod row_security;
 mod scope;
 mod settings;
