@@ -137,6 +137,35 @@ CREATE FUNCTION redis_health(OUT "check" text, OUT ok boolean, OUT detail text)
 
 COMMENT ON FUNCTION redis_health() IS 'what keeps the cache from working, if anything';
 
+CREATE FUNCTION redis_repair_json() RETURNS json
+    LANGUAGE c VOLATILE
+    AS 'MODULE_PATHNAME', 'redis_repair_json';
+
+CREATE FUNCTION redis_repair(OUT step text, OUT detail text)
+    RETURNS SETOF record
+    LANGUAGE sql VOLATILE
+    AS $$
+        SELECT * FROM pg_catalog.json_to_recordset(@extschema@.redis_repair_json())
+                   AS t(step text, detail text)
+    $$;
+
+COMMENT ON FUNCTION redis_repair() IS
+    'starts the worker and waits until the cache of this database is usable';
+
+CREATE FUNCTION redis_register(key_prefix text DEFAULT NULL, buckets integer DEFAULT NULL)
+    RETURNS void
+    LANGUAGE c VOLATILE
+    AS 'MODULE_PATHNAME', 'redis_register';
+
+COMMENT ON FUNCTION redis_register(text, integer) IS
+    'changes what all backends must agree on, and begins a new generation: the cache is cold';
+
+CREATE FUNCTION redis_wake() RETURNS void
+    LANGUAGE c VOLATILE
+    AS 'MODULE_PATHNAME', 'redis_wake';
+
+COMMENT ON FUNCTION redis_wake() IS 'starts the worker of this database, if it does not run';
+
 CREATE FUNCTION redis_stat_cached_json() RETURNS json
     LANGUAGE c VOLATILE
     AS 'MODULE_PATHNAME', 'redis_stat_cached_json';
@@ -156,4 +185,12 @@ REVOKE ALL ON FUNCTION redis_ping() FROM PUBLIC;
 REVOKE ALL ON FUNCTION redis_flush(text) FROM PUBLIC;
 REVOKE ALL ON FUNCTION redis_health_json() FROM PUBLIC;
 REVOKE ALL ON FUNCTION redis_health() FROM PUBLIC;
+REVOKE ALL ON FUNCTION redis_repair_json() FROM PUBLIC;
+REVOKE ALL ON FUNCTION redis_repair() FROM PUBLIC;
+REVOKE ALL ON FUNCTION redis_register(text, integer) FROM PUBLIC;
+REVOKE ALL ON FUNCTION redis_wake() FROM PUBLIC;
 GRANT SELECT ON redis_stat_cached TO PUBLIC;
+
+-- The worker registers this database with its Redis as soon as this is committed. Without a Redis,
+-- or without a worker, every query is computed until there is one.
+SELECT redis_wake();

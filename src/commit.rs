@@ -101,8 +101,7 @@ fn with_pending(work: impl FnOnce(&mut Pending)) {
 /// Notes something, and says how many keys are pending then and whether it came late.
 fn noted(work: impl FnOnce(&mut Pending, u32)) -> (usize, bool) {
     TRANSACTION.with_borrow_mut(|transaction| {
-        let pending =
-            transaction.pending.get_or_insert_with(|| Pending::with_limits(GROUPS_MAX));
+        let pending = transaction.pending.get_or_insert_with(|| Pending::with_limits(GROUPS_MAX));
         work(pending, xact::level());
         (pending.keys(), transaction.settled)
     })
@@ -227,7 +226,8 @@ fn deliver(
 ) -> Result<(), Failure> {
     let bucket_of = |tag: Tag| tag.bucket(registration.buckets);
     let key_tags = owed.keys.iter().map(|key| Tag::key(key));
-    let mut buckets: Vec<Bucket> = owed.tags.iter().copied().chain(key_tags).map(bucket_of).collect();
+    let mut buckets: Vec<Bucket> =
+        owed.tags.iter().copied().chain(key_tags).map(bucket_of).collect();
     buckets.sort_unstable();
     buckets.dedup();
     if buckets.contains(&Bucket::CATALOGUE) {

@@ -81,6 +81,11 @@ pub fn tell<T>(request: impl Fn(&mut Session) -> Result<T, Failure>) -> Option<T
     LINK.with(|link| link.borrow_mut().tell(bounds, request))
 }
 
+/// Finds out, in a transaction, by which name to connect later outside of one.
+pub fn introduce() {
+    client_name();
+}
+
 /// Forgets the breaker, for somebody who asks in person.
 pub fn retry_now() {
     LINK.with(|link| link.borrow_mut().retry_now());

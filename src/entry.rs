@@ -21,12 +21,7 @@ pub struct Entry {
 }
 
 impl Entry {
-    pub fn new(
-        registration: &Registration,
-        key: &[u8],
-        plan: &Plan,
-        bound: &[Bound],
-    ) -> Self {
+    pub fn new(registration: &Registration, key: &[u8], plan: &Plan, bound: &[Bound]) -> Self {
         let scope = scope(plan);
         let fingerprint = fingerprint(plan, bound, &scope);
         let mut name = registration.prefix.clone();

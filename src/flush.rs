@@ -93,6 +93,14 @@ pub fn unreachable(failure: Failure) -> Error {
 
 /// Entries whose sidecar says that this database filled them.
 fn unlink_own(names: &[Vec<u8>], generation: Option<u128>) -> Result<u64, Failure> {
+    unlink_entries(names, |sidecar| Some(sidecar.generation) == generation)
+}
+
+/// The entries of these sidecars that are of a certain kind; returns how many there were.
+pub fn unlink_entries(
+    names: &[Vec<u8>],
+    is_meant: impl Fn(&Sidecar) -> bool,
+) -> Result<u64, Failure> {
     if names.is_empty() {
         return Ok(0);
     }
@@ -103,7 +111,7 @@ fn unlink_own(names: &[Vec<u8>], generation: Option<u128>) -> Result<u64, Failur
     let mut entries = 0;
     for (name, bytes) in names.iter().zip(&found) {
         let sidecar = bytes.as_deref().and_then(|bytes| Sidecar::decode(bytes).ok());
-        let ours = sidecar.filter(|sidecar| Some(sidecar.generation) == generation);
+        let ours = sidecar.filter(&is_meant);
         if let (Some(key), Some(sidecar)) = (key_of_sidecar(name), ours) {
             let keys = EntryKeys::new(key);
             if still_bound(&keys, &sidecar)? {

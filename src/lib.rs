@@ -22,9 +22,9 @@ mod flush;
 mod health;
 mod read;
 mod registry;
+mod repair;
 mod stats;
 mod view;
-#[allow(dead_code)]
 mod worker;
 
 pgrx::pg_module_magic!();

@@ -113,11 +113,35 @@ pub fn owes(snapshot: &Snapshot, tags: &[Tag]) -> bool {
     tags.iter().any(|tag| snapshot.has(&table, tables.debt_index, tag.0 as i64))
 }
 
+/// Whether the snapshot sees any debt.
+pub fn owes_anything(snapshot: &Snapshot) -> bool {
+    let Some(table) = open(|tables| tables.debt) else { return true };
+    !table.is_bare() && snapshot.first(&table, |_| ()).is_some()
+}
+
+/// Locks all the tables for writing until the transaction ends, if nobody is in the way: a worker
+/// that waits for DROP EXTENSION with one of them in hand would be a deadlock. Gives the oid of
+/// `redis_server`.
+pub fn lock_all() -> Option<Oid> {
+    let tables = Tables::find()?;
+    let all: [fn(&Tables) -> Oid; 3] =
+        [|tables| tables.server, |tables| tables.alive, |tables| tables.debt];
+    for which in all {
+        open_for(WRITE_LOCK, which)?.keep_lock();
+    }
+    Some(tables.server)
+}
+
 /// Takes the lock that tells the worker of a writer, if nobody is in the way, and keeps it until
 /// the transaction ends.
 pub fn lock_for_writing() -> bool {
     let kept = open_for(WRITE_LOCK, |tables| tables.server).map(Table::keep_lock);
     kept.is_some()
+}
+
+/// The oid of `redis_server`.
+pub fn server_table() -> Option<Oid> {
+    Tables::find().map(|tables| tables.server)
 }
 
 /// Whether the extension stands in this database.

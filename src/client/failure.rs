@@ -38,8 +38,7 @@ impl Failure {
                 | Reason::Breaker
                 | Reason::Identity
                 | Reason::Generation
-        )
-            && !self.is_about_one_key()
+        ) && !self.is_about_one_key()
     }
 
     /// Somebody left a list or the like where our lease would stand.

@@ -144,6 +144,15 @@ impl Session {
         &self.server
     }
 
+    /// Asks the server again who it is.
+    pub fn identify(&mut self) -> RedisResult<Server> {
+        let mut pipeline = Pipeline::new();
+        pipeline.cmd("INFO").arg("server").cmd("INFO").arg("replication");
+        let (server, replication): (String, String) = pipeline.query(self)?;
+        self.server = read_server(&server, &replication);
+        Ok(self.server.clone())
+    }
+
     /// Adds the question for the server's identity to a pipeline if the last answer is too old. A
     /// demoted primary keeps its connections, its run_id and its old answers: only its role and
     /// replication id tell.

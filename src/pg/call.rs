@@ -91,6 +91,11 @@ impl Call {
         text::c_string(unsafe { pg_sys::get_namespace_name(schema) })
     }
 
+    /// The result of a function that returns nothing.
+    pub fn void(&self) -> pg_sys::Datum {
+        pg_sys::Datum::from(0usize)
+    }
+
     /// NULL as the result.
     pub fn null(&self) -> pg_sys::Datum {
         // SAFETY: the call's data is ours to write while the function runs.

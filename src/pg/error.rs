@@ -204,3 +204,9 @@ fn warn(message: &'static str, reason: Reason, detail: &str) {
         .set_detail(said(format!("{} ({detail})", reason.sentence())))
         .report(PgLogLevel::WARNING);
 }
+
+/// A line for the server's log: what the worker did.
+pub fn log(message: &str) {
+    ErrorReport::new(PgSqlErrorCode::ERRCODE_SUCCESSFUL_COMPLETION, said(message.to_owned()), "")
+        .report(PgLogLevel::LOG);
+}

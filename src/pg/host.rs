@@ -10,6 +10,8 @@ pub enum Event {
     Reply,
     /// Another backend computes the entry that this one wants.
     Fill,
+    /// The worker has nothing to do, or waits for transactions that end before it may go on.
+    Worker,
 }
 
 /// Raises if a cancel, a timeout or a termination is pending.
@@ -30,21 +32,22 @@ pub fn wait_ended() {
 
 /// Before 17 an extension has one wait event without a name of its own.
 #[cfg(any(feature = "pg14", feature = "pg15", feature = "pg16"))]
-fn number(_event: Event) -> u32 {
+pub fn number(_event: Event) -> u32 {
     pg_sys::PG_WAIT_EXTENSION
 }
 
 #[cfg(any(feature = "pg17", feature = "pg18"))]
-fn number(event: Event) -> u32 {
+pub fn number(event: Event) -> u32 {
     use std::cell::Cell;
     thread_local! {
-        static EVENTS: [Cell<u32>; 4] = const { [const { Cell::new(0) }; 4] };
+        static EVENTS: [Cell<u32>; 5] = const { [const { Cell::new(0) }; 5] };
     }
     let name = match event {
         Event::Connect => c"PgCacheRedisConnect",
         Event::Send => c"PgCacheRedisSend",
         Event::Reply => c"PgCacheRedisReply",
         Event::Fill => c"PgCacheRedisFill",
+        Event::Worker => c"PgCacheWorker",
     };
     EVENTS.with(|events| {
         let known = &events[event as usize];

@@ -3,6 +3,9 @@
 #[macro_use]
 pub mod call;
 
+#[macro_use]
+pub mod bgworker;
+
 pub mod activity;
 pub mod analysis;
 pub mod arguments;
@@ -17,6 +20,7 @@ pub mod identity;
 pub mod implicit;
 pub mod inference;
 pub mod interval;
+pub mod lockers;
 pub mod pins;
 pub mod plan;
 pub mod privileges;
@@ -30,6 +34,7 @@ pub mod surroundings;
 pub mod table;
 pub mod text;
 pub mod tracked;
+pub mod transaction;
 pub mod tree;
 pub mod ttl;
 pub mod utility;

@@ -89,7 +89,7 @@ impl Drop for Fresh {
 }
 
 /// The next transaction id, as far as this server knows: a standby's lags behind its primary's.
-fn next_xid() -> u64 {
+pub fn next_xid() -> u64 {
     // SAFETY: reads shared memory under its lock.
     unsafe { pg_sys::ReadNextFullTransactionId() }.value
 }

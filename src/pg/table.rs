@@ -65,9 +65,8 @@ pub fn extension_schema() -> Option<pg_sys::Oid> {
         return None;
     }
     // SAFETY: a catalogue, with a lock that conflicts with nothing we do.
-    let catalogue = unsafe {
-        pg_sys::table_open(pg_sys::ExtensionRelationId, pg_sys::AccessShareLock as i32)
-    };
+    let catalogue =
+        unsafe { pg_sys::table_open(pg_sys::ExtensionRelationId, pg_sys::AccessShareLock as i32) };
     let table = Table { relation: catalogue, lock: pg_sys::AccessShareLock };
     let key = Key { column: 1, compare: pg_sys::F_OIDEQ, value: pg_sys::Datum::from(extension) };
     let index = pg_sys::Oid::from(pg_sys::ExtensionOidIndexId);
@@ -75,6 +74,13 @@ pub fn extension_schema() -> Option<pg_sys::Oid> {
         // SAFETY: the fixed part of a row of pg_extension.
         unsafe { (*row.fixed().cast::<pg_sys::FormData_pg_extension>()).extnamespace }
     })
+}
+
+/// The same by name, as SQL writes it.
+pub fn extension_schema_name() -> Option<String> {
+    // SAFETY: a palloc'ed name, or NULL.
+    let name = unsafe { pg_sys::get_namespace_name(extension_schema()?) };
+    Some(super::quote::identifier(&super::text::c_string(name)))
 }
 
 /// An open table.

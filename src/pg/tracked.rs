@@ -16,6 +16,8 @@ use super::{classify, surroundings, text};
 /// The trigger functions that note changes.
 const ROW_FUNCTION: &str = "redis_track_row";
 const TRUNCATE_FUNCTION: &str = "redis_track_truncate";
+/// The trigger function that names keys to delete.
+const KEYS_FUNCTION: &str = "redis_invalidate";
 
 /// What notes schema changes: its name, and the event at which it fires.
 const EVENT_TRIGGERS: [(&CStr, &str); 3] = [
@@ -99,11 +101,13 @@ fn by_triggers(relation: pg_sys::Oid) -> Tracked {
         .filter_map(|trigger| Some((function_of_ours(trigger.function)?, trigger)))
         .collect();
     let of = |function: &str| triggers.iter().filter(|(name, _)| name == function).count();
-    let row = triggers
-        .iter()
-        .find(|(name, trigger)| name == ROW_FUNCTION && trigger.sees_all(ROW_EVENTS, true));
+    let row = triggers.iter().find(|(name, trigger)| {
+        name == ROW_FUNCTION && trigger.always && trigger.sees_all(ROW_EVENTS, true)
+    });
     let truncate = triggers.iter().any(|(name, trigger)| {
-        name == TRUNCATE_FUNCTION && trigger.sees_all(pg_sys::TRIGGER_TYPE_TRUNCATE, false)
+        name == TRUNCATE_FUNCTION
+            && trigger.always
+            && trigger.sees_all(pg_sys::TRIGGER_TYPE_TRUNCATE, false)
     });
     match row {
         Some((_, row)) if truncate => {
@@ -121,6 +125,16 @@ fn by_triggers(relation: pg_sys::Oid) -> Tracked {
     }
 }
 
+/// The templates of keys that every change of a row deletes.
+pub fn key_templates(relation: pg_sys::Oid) -> Vec<String> {
+    let triggers = triggers_of(relation).into_iter().filter(|trigger| {
+        trigger.fires
+            && trigger.sees_all(ROW_EVENTS, true)
+            && function_of_ours(trigger.function).as_deref() == Some(KEYS_FUNCTION)
+    });
+    triggers.flat_map(|trigger| trigger.arguments).collect()
+}
+
 const ROW_EVENTS: u32 =
     pg_sys::TRIGGER_TYPE_INSERT | pg_sys::TRIGGER_TYPE_UPDATE | pg_sys::TRIGGER_TYPE_DELETE;
 
@@ -128,6 +142,8 @@ const ROW_EVENTS: u32 =
 struct Trigger {
     function: pg_sys::Oid,
     kind: u32,
+    /// In an ordinary session.
+    fires: bool,
     always: bool,
     /// WHEN, or UPDATE OF some columns: it does not see all changes.
     conditional: bool,
@@ -138,8 +154,7 @@ impl Trigger {
     fn sees_all(&self, events: u32, for_each_row: bool) -> bool {
         let before = pg_sys::TRIGGER_TYPE_BEFORE | pg_sys::TRIGGER_TYPE_INSTEAD;
         let row = self.kind & pg_sys::TRIGGER_TYPE_ROW != 0;
-        self.always
-            && !self.conditional
+        !self.conditional
             && row == for_each_row
             // What a BEFORE trigger sees may still be changed by another.
             && self.kind & before == 0
@@ -177,6 +192,8 @@ fn copied(description: &pg_sys::TriggerDesc) -> Vec<Trigger> {
         .map(|trigger| Trigger {
             function: trigger.tgfoid,
             kind: trigger.tgtype as u32,
+            fires: [pg_sys::TRIGGER_FIRES_ON_ORIGIN, pg_sys::TRIGGER_FIRES_ALWAYS]
+                .contains(&(trigger.tgenabled as u8)),
             always: trigger.tgenabled as u8 == pg_sys::TRIGGER_FIRES_ALWAYS,
             conditional: !trigger.tgqual.is_null() || trigger.tgnattr > 0,
             arguments: arguments(trigger),
@@ -197,7 +214,7 @@ fn arguments(trigger: &pg_sys::Trigger) -> Vec<String> {
 /// The name of a function, if it is of this extension.
 fn function_of_ours(function: pg_sys::Oid) -> Option<String> {
     let name = classify::function_name(function);
-    let known = [ROW_FUNCTION, TRUNCATE_FUNCTION].contains(&name.as_str());
+    let known = [ROW_FUNCTION, TRUNCATE_FUNCTION, KEYS_FUNCTION].contains(&name.as_str());
     (known && classify::is_ours(function)).then_some(name)
 }
 

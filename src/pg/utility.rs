@@ -1,4 +1,4 @@
-//! Runs statements of ours about views, as the caller would.
+//! Runs statements of ours: about views, as the caller would, and about the tables of the registry.
 
 use std::ffi::{CStr, c_char, c_int, c_long, c_void};
 
@@ -29,6 +29,34 @@ pub fn run(statement: &str) -> Outcome<()> {
         pgrx::error!("SPI_execute failed: error code {code}");
     }
     Ok(())
+}
+
+/// The text of the one value that a statement gives; `None` for NULL or no row. Each statement sees
+/// what was committed before it, as in any READ COMMITTED transaction.
+pub fn ask(statement: &str) -> Outcome<Option<String>> {
+    value_of(statement, false)
+}
+
+/// As [`ask`], under the active snapshot and without a transaction id.
+pub fn ask_read_only(statement: &str) -> Outcome<Option<String>> {
+    value_of(statement, true)
+}
+
+fn value_of(statement: &str, read_only: bool) -> Outcome<Option<String>> {
+    let statement = super::text::statement(statement);
+    let text = statement.as_ptr();
+    let execute = || {
+        // SAFETY: a C string that outlives the call.
+        let code = unsafe { SPI_execute(text, read_only, 1) };
+        // SAFETY: the result of that statement, in the caller's memory.
+        (code, unsafe { first_value() })
+    };
+    // SAFETY: C calls over plain pointers; an error ends the statement.
+    let (code, value) = unsafe { in_spi(execute) }?;
+    if code < 0 {
+        pgrx::error!("SPI_execute failed: error code {code}");
+    }
+    Ok((!value.is_null()).then(|| super::text::c_string(value)))
 }
 
 /// The query of a view as a text that means the same under any settings.

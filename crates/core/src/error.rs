@@ -45,6 +45,13 @@ pub enum Error {
     ViewName { name: String },
     Unsettled { detail: String },
     DebtLocked,
+    TemplateInvalid { text: String, why: String },
+    RepairInTransaction,
+    RepairOnStandby,
+    RepairUnfinished { detail: String },
+    NoWorkerSlot,
+    PrefixTooLong { bytes: usize, bytes_max: usize },
+    BucketsOutOfRange { given: i32, most: i32 },
 }
 
 impl Error {
@@ -59,6 +66,7 @@ impl Error {
             | Error::TtlInvalid { .. }
             | Error::UrlInvalid { .. }
             | Error::UrlSchemeLater { .. }
+            | Error::TemplateInvalid { .. }
             | Error::FlushPattern => "22023",
             Error::TtlType { .. } | Error::ArgumentPseudoType { .. } => "42804",
             Error::NotOneStatement { .. } | Error::ArgumentCount { .. } => "42601",
@@ -74,6 +82,11 @@ impl Error {
             Error::ViewName { .. } => "42602",
             Error::Unsettled { .. } => "08006",
             Error::DebtLocked => "55P03",
+            Error::RepairInTransaction => "25001",
+            Error::RepairOnStandby | Error::RepairUnfinished { .. } => "55000",
+            Error::NoWorkerSlot => "53400",
+            Error::PrefixTooLong { .. } => "54000",
+            Error::BucketsOutOfRange { .. } => "22023",
             Error::Unreachable { reason, .. } => unreachable_sqlstate(*reason),
         }
     }
@@ -125,6 +138,17 @@ impl Error {
             Error::ViewName { name } => format!("invalid view name: \"{name}\""),
             Error::Unsettled { .. } => "could not settle the transaction with redis".into(),
             Error::DebtLocked => "could not lock redis_debt".into(),
+            Error::TemplateInvalid { text, .. } => format!("invalid key template: \"{text}\""),
+            Error::RepairInTransaction => {
+                "redis_repair cannot run in a transaction that has written".into()
+            }
+            Error::RepairOnStandby => "redis_repair cannot run on a standby".into(),
+            Error::RepairUnfinished { .. } => "the repair did not finish in time".into(),
+            Error::NoWorkerSlot => "no background worker slot is free".into(),
+            Error::PrefixTooLong { .. } => "key prefix is too long".into(),
+            Error::BucketsOutOfRange { given, .. } => {
+                format!("number of buckets out of range: {given}")
+            }
         }
     }
 
@@ -157,7 +181,9 @@ impl Error {
                 format!("The query returns: {}.", returned.join(", "))
             }
             Error::DuplicateColumn { .. } => "Rows are read by the names of their columns.".into(),
-            Error::UrlInvalid { why } | Error::PasswordFile { why } => sentence(why),
+            Error::UrlInvalid { why }
+            | Error::PasswordFile { why }
+            | Error::TemplateInvalid { why, .. } => sentence(why),
             Error::ServerTooOld { found } => format!("The server is {found}."),
             Error::Unreachable { reason, detail } if detail.is_empty() => match reason {
                 // Where the sentence says more than the message does.
@@ -166,7 +192,20 @@ impl Error {
                 }
                 _ => return None,
             },
-            Error::Unreachable { detail, .. } | Error::Unsettled { detail } => sentence(detail),
+            Error::Unreachable { detail, .. }
+            | Error::Unsettled { detail }
+            | Error::RepairUnfinished { detail } => sentence(detail),
+            Error::RepairInTransaction => {
+                "The worker waits for transactions that write, and so would this one for the \
+                 worker."
+                    .into()
+            }
+            Error::PrefixTooLong { bytes, bytes_max } => {
+                format!("The prefix has {bytes} bytes; the limit is {bytes_max}.")
+            }
+            Error::BucketsOutOfRange { most, .. } => {
+                format!("It must be between 1 and {most}.")
+            }
             Error::DebtLocked => {
                 "Redis could not be reached, and what this transaction changed could not be noted \
                  either."
@@ -224,7 +263,17 @@ impl Error {
                  in redis_debt."
             }
             Error::DebtLocked => "Try again when what holds redis_debt has ended.",
+            Error::RepairInTransaction => "Call it as a statement of its own.",
+            Error::RepairOnStandby => "Call it on the primary.",
+            Error::RepairUnfinished { .. } => "See redis_health(); the worker goes on meanwhile.",
+            Error::NoWorkerSlot => "Raise max_worker_processes and restart PostgreSQL.",
+            Error::PrefixTooLong { .. } => "Give a shorter one.",
+            Error::BucketsOutOfRange { .. } => return None,
             Error::ViewName { .. } => "Give a name or a schema and a name, quoted as in SQL.",
+            Error::TemplateInvalid { .. } => {
+                "Write the names of columns in braces and a colon between them, as in \
+                 'user:{id}:{language}'."
+            }
         };
         Some(hint.to_owned())
     }
@@ -330,7 +379,14 @@ mod tests {
             Error::Sample => 25,
             Error::Unsettled { .. } => 26,
             Error::DebtLocked => 27,
-            Error::DependsArgument => 28,
+            Error::TemplateInvalid { .. } => 28,
+            Error::RepairInTransaction => 29,
+            Error::RepairOnStandby => 30,
+            Error::RepairUnfinished { .. } => 31,
+            Error::NoWorkerSlot => 32,
+            Error::PrefixTooLong { .. } => 33,
+            Error::BucketsOutOfRange { .. } => 34,
+            Error::DependsArgument => 35,
         }
     }
 
@@ -338,7 +394,7 @@ mod tests {
     fn every_error_stands_in_the_catalogue() {
         // Danger: an error that users meet and the documentation does not know.
         let listed: BTreeSet<usize> = catalogue().iter().map(variant).collect();
-        assert_eq!(listed, (0..=28).collect());
+        assert_eq!(listed, (0..=35).collect());
     }
 
     #[test]

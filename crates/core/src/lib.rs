@@ -21,4 +21,5 @@ pub mod sidecar;
 pub mod tag;
 pub mod tagtable;
 pub mod target;
+pub mod template;
 pub mod ttl;

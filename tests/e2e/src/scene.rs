@@ -87,6 +87,7 @@ fn start_shared() -> Arc<Postgres> {
             ("max_connections", "200"),
             ("log_min_messages", "log"),
             ("autovacuum", "off"),
+            ("max_worker_processes", "64"),
         ]));
         sender.send(server).unwrap();
         loop {

@@ -27,3 +27,4 @@ mod two_databases;
 mod types;
 mod unreachable;
 mod values;
+mod worker;
