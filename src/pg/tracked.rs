@@ -8,6 +8,7 @@
 
 use std::ffi::CStr;
 
+use pg_cache_core::pins::BY_COLUMNS_MAX;
 use pgrx::pg_sys;
 use pgrx::pg_sys::ffi::pg_guard_ffi_boundary;
 
@@ -111,8 +112,11 @@ fn by_triggers(relation: pg_sys::Oid) -> Tracked {
     });
     match row {
         Some((_, row)) if truncate => {
-            // Two triggers that note other groups: both notes are made, so either will do.
-            Tracked { root, by: row.arguments.clone(), gap: None }
+            // Two triggers that note other groups: both notes are made, so either will do. More
+            // columns than redis_track takes are a trigger made by hand: who knows what it notes.
+            let known = row.arguments.len() <= BY_COLUMNS_MAX;
+            let by = if known { row.arguments.clone() } else { Vec::new() };
+            Tracked { root, by, gap: None }
         }
         _ if of(ROW_FUNCTION) == 0 && of(TRUNCATE_FUNCTION) == 0 => {
             Tracked::gap(root, format!("{} is not tracked.", classify::relation_name(relation)))

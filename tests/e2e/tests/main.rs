@@ -5,6 +5,7 @@
 
 mod breaker;
 mod encodings;
+mod exactness;
 mod faults;
 mod flush_health;
 mod implicit;

@@ -1,6 +1,7 @@
 //! Row groups: which tags a query depends on, as `redis_explain` tells them.
 
 use pg_cache_e2e::Scene;
+use pg_cache_e2e::tracking::{stand_in, track};
 use postgres::Client;
 
 /// Tables tracked by a column each, of every kind of type that compares by more than its bytes.
@@ -17,35 +18,9 @@ CREATE TABLE plain (id int, customer_id int);
 CREATE TABLE pairs (a int, b int, c int);
 ";
 
-const STAND_IN: &str = "
-CREATE FUNCTION redis_track_row() RETURNS trigger LANGUAGE plpgsql AS 'BEGIN RETURN NULL; END';
-CREATE FUNCTION redis_track_truncate() RETURNS trigger LANGUAGE plpgsql AS 'BEGIN RETURN NULL; END';
-CREATE FUNCTION redis_on_ddl() RETURNS event_trigger LANGUAGE plpgsql AS 'BEGIN END';
-ALTER EXTENSION pg_cache ADD FUNCTION redis_track_row();
-ALTER EXTENSION pg_cache ADD FUNCTION redis_track_truncate();
-ALTER EXTENSION pg_cache ADD FUNCTION redis_on_ddl();
-CREATE EVENT TRIGGER pg_cache_ddl_start ON ddl_command_start EXECUTE FUNCTION redis_on_ddl();
-CREATE EVENT TRIGGER pg_cache_ddl_end ON ddl_command_end EXECUTE FUNCTION redis_on_ddl();
-CREATE EVENT TRIGGER pg_cache_sql_drop ON sql_drop EXECUTE FUNCTION redis_on_ddl();
-ALTER EVENT TRIGGER pg_cache_ddl_start ENABLE ALWAYS;
-ALTER EVENT TRIGGER pg_cache_ddl_end ENABLE ALWAYS;
-ALTER EVENT TRIGGER pg_cache_sql_drop ENABLE ALWAYS;
-CREATE FUNCTION redis_track(rel regclass, \"by\" name[] DEFAULT NULL) RETURNS void LANGUAGE plpgsql AS $$
-DECLARE args text := (SELECT string_agg(quote_literal(b), ',') FROM unnest(\"by\") b);
-BEGIN
-  EXECUTE format('DROP TRIGGER IF EXISTS redis_track ON %s', rel);
-  EXECUTE format('DROP TRIGGER IF EXISTS redis_truncate ON %s', rel);
-  EXECUTE format('CREATE TRIGGER redis_track AFTER INSERT OR UPDATE OR DELETE ON %s FOR EACH ROW
-    EXECUTE FUNCTION redis_track_row(%s)', rel, args);
-  EXECUTE format('CREATE TRIGGER redis_truncate AFTER TRUNCATE ON %s EXECUTE FUNCTION
-    redis_track_truncate()', rel);
-  EXECUTE format('ALTER TABLE %s ENABLE ALWAYS TRIGGER redis_track', rel);
-  EXECUTE format('ALTER TABLE %s ENABLE ALWAYS TRIGGER redis_truncate', rel);
-END $$;
-";
-
 fn prepare(client: &mut Client) {
     client.batch_execute(SCHEMA).unwrap();
+    stand_in(client);
     let tracked = [
         ("orders", "{customer_id}"),
         ("customers", "{id}"),
@@ -56,14 +31,6 @@ fn prepare(client: &mut Client) {
         track(client, table, by);
     }
     client.batch_execute("SELECT redis_track('plain')").unwrap();
-}
-
-fn track(client: &mut Client, table: &str, by: &str) {
-    let sql = "SELECT to_regprocedure('redis_track(regclass,name[])') IS NULL";
-    if client.query_one(sql, &[]).unwrap().get(0) {
-        client.batch_execute(STAND_IN).unwrap();
-    }
-    client.batch_execute(&format!("SELECT redis_track('{table}', '{by}')")).unwrap();
 }
 
 /// What `redis_explain` says of a query, and of one of its tables.
@@ -113,7 +80,10 @@ fn conditions_that_hold_for_every_row_pin_a_group() {
         ("SELECT * FROM orders WHERE customer_id = 5", five),
         ("SELECT * FROM orders o WHERE 5 = o.customer_id AND total > 3", five),
         ("SELECT * FROM orders WHERE (customer_id = 5 AND note = 'a') AND id > 1", five),
-        ("SELECT count(*) FROM orders WHERE customer_id = 5 GROUP BY id HAVING sum(total) > 1", five),
+        (
+            "SELECT count(*) FROM orders WHERE customer_id = 5 GROUP BY id HAVING sum(total) > 1",
+            five,
+        ),
         ("SELECT DISTINCT id FROM orders WHERE customer_id = 5 ORDER BY id LIMIT 3", five),
         ("SELECT *, row_number() OVER (ORDER BY id) FROM orders WHERE customer_id = 5", five),
         ("SELECT * FROM orders WHERE customer_id = 5::bigint", five),
@@ -127,15 +97,26 @@ fn conditions_that_hold_for_every_row_pin_a_group() {
         ("SELECT * FROM orders WHERE customer_id IN (5)", five),
         ("SELECT * FROM orders WHERE customer_id IN (5, 6)", &["customer_id = ANY (5, 6)"]),
         ("SELECT * FROM orders WHERE customer_id IN (5, NULL)", &["customer_id = ANY (5, NULL)"]),
-        ("SELECT * FROM orders WHERE customer_id = ANY ('{5,6}')", &["customer_id = ANY ('{5,6}')"]),
-        ("SELECT * FROM orders WHERE customer_id = ANY ('{5,6}'::bigint[])",
-            &["customer_id = ANY ('{5,6}')"]),
-        ("SELECT * FROM orders WHERE customer_id = 5 UNION SELECT * FROM orders WHERE customer_id = 6",
-            &["customer_id = 5", "customer_id = 6"]),
-        ("SELECT * FROM orders a, orders b WHERE a.customer_id = 5 AND b.customer_id = 6",
-            &["customer_id = 5", "customer_id = 6"]),
-        ("SELECT * FROM orders a, orders b WHERE a.customer_id = 5 AND b.customer_id = a.customer_id",
-            five),
+        (
+            "SELECT * FROM orders WHERE customer_id = ANY ('{5,6}')",
+            &["customer_id = ANY ('{5,6}')"],
+        ),
+        (
+            "SELECT * FROM orders WHERE customer_id = ANY ('{5,6}'::bigint[])",
+            &["customer_id = ANY ('{5,6}')"],
+        ),
+        (
+            "SELECT * FROM orders WHERE customer_id = 5 UNION SELECT * FROM orders WHERE customer_id = 6",
+            &["customer_id = 5", "customer_id = 6"],
+        ),
+        (
+            "SELECT * FROM orders a, orders b WHERE a.customer_id = 5 AND b.customer_id = 6",
+            &["customer_id = 5", "customer_id = 6"],
+        ),
+        (
+            "SELECT * FROM orders a, orders b WHERE a.customer_id = 5 AND b.customer_id = a.customer_id",
+            five,
+        ),
     ];
     for (query, wanted) in cases {
         expect(&mut client, "orders", query, "", wanted);
@@ -251,17 +232,33 @@ fn arguments_pin_as_constants_do() {
         ("SELECT * FROM orders WHERE customer_id = $1", "5", &["customer_id = $1"][..]),
         ("SELECT * FROM orders WHERE customer_id = $1", "5::bigint", &["customer_id = $1"]),
         ("SELECT * FROM orders WHERE customer_id = $1", "'5'", &["customer_id = $1"]),
-        ("SELECT * FROM orders WHERE customer_id = $1", "VARIADIC ARRAY['5']", &["customer_id = $1"]),
+        (
+            "SELECT * FROM orders WHERE customer_id = $1",
+            "VARIADIC ARRAY['5']",
+            &["customer_id = $1"],
+        ),
         ("SELECT * FROM orders WHERE customer_id = $1", "5.0", &[]),
         ("SELECT * FROM orders WHERE customer_id = $1", "NULL::int", &["customer_id = $1"]),
-        ("SELECT * FROM orders WHERE customer_id IN ($1, 7, $2)", "5, 6",
-            &["customer_id = ANY ($1, 7, $2)"]),
-        ("SELECT * FROM orders WHERE customer_id = ANY ($1)", "'{5,6}'::int[]",
-            &["customer_id = ANY ($1)"]),
-        ("SELECT * FROM orders WHERE customer_id = ANY ($1)", "'{5,6}'::bigint[]",
-            &["customer_id = ANY ($1)"]),
-        ("SELECT * FROM orders WHERE customer_id = ANY ($1)", "NULL::int[]",
-            &["customer_id = ANY ($1)"]),
+        (
+            "SELECT * FROM orders WHERE customer_id IN ($1, 7, $2)",
+            "5, 6",
+            &["customer_id = ANY ($1, 7, $2)"],
+        ),
+        (
+            "SELECT * FROM orders WHERE customer_id = ANY ($1)",
+            "'{5,6}'::int[]",
+            &["customer_id = ANY ($1)"],
+        ),
+        (
+            "SELECT * FROM orders WHERE customer_id = ANY ($1)",
+            "'{5,6}'::bigint[]",
+            &["customer_id = ANY ($1)"],
+        ),
+        (
+            "SELECT * FROM orders WHERE customer_id = ANY ($1)",
+            "NULL::int[]",
+            &["customer_id = ANY ($1)"],
+        ),
         ("SELECT * FROM orders WHERE customer_id = $1 + 1", "5", &[]),
         ("SELECT * FROM orders WHERE customer_id = abs($1)", "5", &[]),
         ("SELECT * FROM orders WHERE $2 = customer_id AND id = $1", "5, 6", &["customer_id = $2"]),
