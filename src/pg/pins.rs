@@ -405,7 +405,8 @@ fn attribute(relation: pg_sys::Oid, column: &str) -> Option<Attribute> {
     // SAFETY: a catalogue look-up; 0 if there is none.
     let number = unsafe { pg_sys::get_attnum(relation, name.as_ptr()) };
     // SAFETY: as above.
-    let generated = number > 0 && unsafe { pg_sys::get_attgenerated(relation, number) } as u8 == b'v';
+    let generated =
+        number > 0 && unsafe { pg_sys::get_attgenerated(relation, number) } as u8 == b'v';
     // A virtual column has no value in the row that a trigger sees.
     if number <= 0 || generated {
         return None;
