@@ -3,6 +3,8 @@
 //! Invariant: every write notes `any` of the root, and the group of each column of `by` that the
 //! row leaves and enters. What cannot be told by groups is told of the whole.
 
+use std::ops::Range;
+
 use pg_cache_core::error::{Error, Tracking};
 use pg_cache_core::tag::{GroupColumn, Tag};
 
@@ -64,7 +66,12 @@ impl Tracked {
     }
 
     /// The group that the row leaves and the one that it enters, which mostly are one.
-    fn note_group(&self, old: Option<Hashes>, new: Option<Hashes>, places: std::ops::Range<usize>) {
+    fn note_group(
+        &self,
+        old: Option<Hashes>,
+        new: Option<Hashes>,
+        places: Range<usize>,
+    ) -> Outcome<()> {
         let group = |hashes: Option<Hashes>| self.group(&hashes?, places.clone());
         let (left, entered) = (group(old), group(new));
         if let Some(tag) = left {
@@ -76,7 +83,7 @@ impl Tracked {
         Ok(())
     }
 
-    fn group(&self, hashes: &Hashes, places: std::ops::Range<usize>) -> Option<Tag> {
+    fn group(&self, hashes: &Hashes, places: Range<usize>) -> Option<Tag> {
         const NONE: GroupColumn<'static> = GroupColumn { name: "", value_hash: 0 };
         let mut columns = [NONE; row_groups::COLUMNS_MAX];
         let count = places.len();
