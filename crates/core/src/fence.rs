@@ -113,7 +113,7 @@ fn obstacle(
 
 /// The entry that stands under the key, if it is ours: whether it is still true, the tag table
 /// knows.
-pub fn entry<'a>(
+fn entry<'a>(
     value: Option<&'a [u8]>,
     sidecar: Option<&[u8]>,
     generation: u128,
