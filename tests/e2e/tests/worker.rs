@@ -1,22 +1,46 @@
 //! The worker: whatever happens to either side, the database is registered again within moments,
-//! with a generation that nobody had before.
+//! with a generation that nobody had before, and nothing that it waits for hangs anybody else.
 
+use std::collections::BTreeSet;
 use std::time::Duration;
 
-use pg_cache_e2e::Scene;
-use pg_cache_testbed::eventually;
+use pg_cache_e2e::counters::value;
+use pg_cache_e2e::outcome::{sqlstate, words};
+use pg_cache_e2e::{Scene, cached};
+use pg_cache_testbed::{Pair, Redis, eventually};
 use postgres::Client;
 
 const SOON: Duration = Duration::from_secs(20);
 
+const WORKERS: &str = "SELECT count(*) FROM pg_stat_activity
+                       WHERE backend_type = 'pg_cache worker' AND datname = current_database()";
+
 /// The generation that is registered with a server, if any.
 fn generation(client: &mut Client) -> Option<String> {
-    let sql = "SELECT generation::text FROM redis_server WHERE servers <> ''";
+    let sql = "SELECT replace(generation::text, '-', '') FROM redis_server WHERE servers <> ''";
     client.query_opt(sql, &[]).unwrap().map(|row| row.get(0))
 }
 
-fn repair(client: &mut Client) {
-    client.batch_execute("SELECT * FROM redis_repair()").unwrap();
+#[track_caller]
+fn repair(client: &mut Client) -> String {
+    let steps = client.query("SELECT step, detail FROM redis_repair()", &[]).unwrap();
+    assert!(steps.len() >= 4, "it tells what it found");
+    generation(client).expect("registered")
+}
+
+fn count(client: &mut Client, sql: &str) -> i64 {
+    client.query_one(sql, &[]).unwrap().get(0)
+}
+
+fn table_key(client: &mut Client) -> String {
+    let sql = "SELECT format('pgc:t:{%s.%s.0}', system_identifier, d.oid)
+               FROM pg_control_system(), pg_database d WHERE datname = current_database()";
+    client.query_one(sql, &[]).unwrap().get(0)
+}
+
+/// Whose the tag table is.
+fn made(redis: &Redis, client: &mut Client) -> String {
+    redis.cli(&["HGET", &table_key(client), "R"])
 }
 
 #[test]
@@ -25,10 +49,328 @@ fn a_new_database_registers_itself() {
     let scene = Scene::new();
     let mut client = scene.connect();
     eventually(SOON, "registered", || generation(&mut client).is_some());
+    let registered = repair(&mut client);
+    assert_eq!(made(&scene.redis, &mut client), registered);
+    let base = scene.redis.cli(&["HGET", &table_key(&mut client), "B"]);
+    let next: String = client
+        .query_one("SELECT pg_snapshot_xmax(pg_current_snapshot())::text", &[])
+        .unwrap()
+        .get(0);
+    assert!(base.parse::<u64>().unwrap() < next.parse().unwrap(), "{base} was committed");
+}
+
+#[test]
+fn the_worker_is_seen_and_goes_when_it_is_idle() {
+    // Danger: a process that nobody can name, or one for each database for ever.
+    let scene = Scene::new();
+    let mut client = scene.connect();
+    client.batch_execute("SELECT redis_wake()").unwrap();
+    eventually(SOON, "it runs", || count(&mut client, WORKERS) == 1);
     repair(&mut client);
-    let key = scene.redis.cli(&["KEYS", "pgc:t:*"]);
-    assert_eq!(
-        scene.redis.cli(&["HGET", &key, "R"]),
-        generation(&mut client).unwrap().replace('-', "")
-    );
+    eventually(SOON, "it is gone", || count(&mut client, WORKERS) == 0);
+    let log = scene.postgres().log();
+    let name = format!("@{} ", scene.database());
+    let errors: Vec<_> =
+        log.lines().filter(|line| line.contains(&name) && line.contains("ERROR")).collect();
+    assert_eq!(errors, Vec::<&str>::new());
+}
+
+#[test]
+fn a_redis_that_comes_later_is_found() {
+    // Danger: installed before Redis was started, uncached for ever.
+    let mut scene = Scene::new();
+    let mut client = scene.connect();
+    repair(&mut client);
+    scene.redis.stop();
+    client.batch_execute("DROP EXTENSION pg_cache; CREATE EXTENSION pg_cache").unwrap();
+    client.batch_execute("CREATE TABLE t AS SELECT 1 AS v").unwrap();
+    let error = client.batch_execute("SELECT * FROM redis_repair()").unwrap_err();
+    assert_eq!(sqlstate(&error), "08001", "{}", words(&error));
+    cached(&mut client, "k", "SELECT v FROM t").unwrap();
+    assert_eq!(generation(&mut client), None);
+    eventually(SOON, "the worker gives up", || count(&mut client, WORKERS) == 0);
+    scene.redis.start_again();
+    eventually(SOON, "a reader's call starts the worker again", || {
+        cached(&mut client, "k", "SELECT v FROM t").unwrap();
+        generation(&mut client).is_some()
+    });
+    repair(&mut client);
+}
+
+#[test]
+fn whatever_redis_loses_makes_a_new_generation() {
+    // Danger: versions begin anew under a generation whose entries hold the old ones.
+    let mut scene = Scene::new();
+    let mut client = scene.connect();
+    let key = table_key(&mut client);
+    let mut seen = BTreeSet::from([repair(&mut client)]);
+    scene.redis.cli(&["DEL", &key]);
+    assert!(seen.insert(repair(&mut client)), "the table was deleted");
+    scene.redis.cli(&["FLUSHALL"]);
+    assert!(seen.insert(repair(&mut client)), "FLUSHALL");
+    scene.redis.cli(&["HDEL", &key, "R"]);
+    assert!(seen.insert(repair(&mut client)), "its generation was deleted");
+    scene.redis.cli(&["HSET", &key, "R", "00000000000000000000000000000000"]);
+    assert!(seen.insert(repair(&mut client)), "it is another's");
+    scene.redis.stop();
+    scene.redis.start_again();
+    assert!(seen.insert(repair(&mut client)), "Redis was restarted empty");
+    assert_eq!(repair(&mut client), made(&scene.redis, &mut client));
+    assert!(!seen.insert(repair(&mut client)), "nothing happened, and it stays");
+}
+
+#[test]
+fn the_server_is_another_if_its_history_is() {
+    // Danger: a replica that was promoted, or a failover back, serves lists that miss writers.
+    let scene = Scene::new();
+    let mut client = scene.connect();
+    let before = repair(&mut client);
+    let replid = || {
+        let info = scene.redis.cli(&["INFO", "replication"]);
+        info.lines().find(|line| line.starts_with("master_replid:")).unwrap().to_owned()
+    };
+    let old = replid();
+    // A master that becomes somebody's replica and then a master again has another history.
+    scene.redis.cli(&["REPLICAOF", "127.0.0.1", "1"]);
+    let error = client.batch_execute("SET statement_timeout = '1s'; SELECT * FROM redis_repair()");
+    error.expect_err("a replica must not be registered");
+    client.batch_execute("SET statement_timeout = '60s'").unwrap();
+    assert_eq!(generation(&mut client).as_deref(), Some(before.as_str()));
+    scene.redis.cli(&["REPLICAOF", "NO", "ONE"]);
+    assert_ne!(replid(), old, "the test means nothing otherwise");
+    assert_ne!(repair(&mut client), before);
+}
+
+#[test]
+fn each_start_of_postgresql_makes_a_new_generation() {
+    // Danger: after a crash, ids are handed out twice and commits that entries show are lost.
+    let mut pair = Pair::start_with(&[("max_worker_processes", "16")], &[]);
+    let mut seen = BTreeSet::from([repair(&mut pair.postgres.connect())]);
+    pair.postgres.restart();
+    assert!(seen.insert(repair(&mut pair.postgres.connect())), "stopped and started");
+    pair.postgres.crash();
+    assert!(seen.insert(repair(&mut pair.postgres.connect())), "crashed");
+    let url = pair.redis.url();
+    let copy = pair.postgres.copy(&[("pg_cache.url", &url)]);
+    let mut original = pair.postgres.connect();
+    assert!(seen.insert(repair(&mut original)), "stopped for a copy");
+    assert!(seen.insert(repair(&mut copy.connect())), "a copy of the files");
+}
+
+#[test]
+fn a_new_extension_and_a_copied_database_begin_anew() {
+    // Danger: entries of an extension that was dropped, or of the database that was the template.
+    let scene = Scene::new();
+    let mut client = scene.connect();
+    let first = repair(&mut client);
+    client.batch_execute("DROP EXTENSION pg_cache").unwrap();
+    client.batch_execute("CREATE EXTENSION pg_cache").unwrap();
+    let second = repair(&mut client);
+    assert_ne!(first, second);
+    drop(client);
+    let copy = format!("{}_copy", scene.database());
+    let sql = format!("CREATE DATABASE {copy} TEMPLATE {}", scene.database());
+    let mut admin = scene.postgres().connect();
+    admin.batch_execute(&sql).expect("the worker does not hold up CREATE DATABASE … TEMPLATE");
+    scene.prepare_database(&copy);
+    let mut other = scene.connect_to("postgres", &copy);
+    assert_eq!(generation(&mut other).as_ref(), Some(&second), "a copy of the row");
+    assert_ne!(repair(&mut other), second);
+    let mut client = scene.connect();
+    assert_eq!(repair(&mut client), second, "the first is as it was");
+}
+
+#[test]
+fn a_database_can_be_dropped_right_after_use() {
+    // Danger: DROP DATABASE fails because of a process that nobody connected.
+    let scene = Scene::new();
+    let name = format!("{}_gone", scene.database());
+    scene.create_database(&name);
+    let mut client = scene.connect_to("postgres", &name);
+    repair(&mut client);
+    client.batch_execute("SELECT redis_wake()").unwrap();
+    drop(client);
+    scene.postgres().connect().batch_execute(&format!("DROP DATABASE {name}")).unwrap();
+}
+
+#[test]
+fn the_worker_waits_for_writers_but_not_for_prepared_ones() {
+    // Danger: a writer that read the old generation commits after the new one's base; or one that
+    // was prepared and forgotten keeps the cache off for ever.
+    let conf = [("max_worker_processes", "16"), ("max_prepared_transactions", "5")];
+    let pair = Pair::start_with(&conf, &[]);
+    let mut client = pair.postgres.connect();
+    repair(&mut client);
+    let mut writer = pair.postgres.connect();
+    // What a commit does, before it sends anything to Redis.
+    let lock = "BEGIN; LOCK TABLE redis_server IN ROW EXCLUSIVE MODE";
+    writer.batch_execute(lock).unwrap();
+    writer.batch_execute("CREATE TABLE w (v int)").unwrap();
+    pair.redis.cli(&["FLUSHALL"]);
+    client.batch_execute("SELECT redis_wake()").unwrap();
+    let waiting = "SELECT count(*) FROM pg_stat_activity WHERE backend_type = 'pg_cache worker'
+                   AND query LIKE 'waiting for % transactions that write'";
+    eventually(SOON, "it waits for the writer", || count(&mut client, waiting) == 1);
+    assert_eq!(made(&pair.redis, &mut client), "", "not made as long as the writer runs");
+    writer.batch_execute("PREPARE TRANSACTION 'forgotten'").unwrap();
+    let registered = repair(&mut client);
+    assert_eq!(made(&pair.redis, &mut client), registered);
+    pair.redis.cli(&["FLUSHALL"]);
+    assert_ne!(repair(&mut client), registered, "also if it was prepared before");
+    client.batch_execute("COMMIT PREPARED 'forgotten'").unwrap();
+}
+
+#[test]
+fn a_waiting_worker_can_be_terminated() {
+    // Danger: a shutdown that hangs on the worker.
+    let scene = Scene::new();
+    let mut client = scene.connect();
+    repair(&mut client);
+    let mut writer = scene.connect();
+    writer.batch_execute("BEGIN; LOCK TABLE redis_server IN ROW EXCLUSIVE MODE").unwrap();
+    scene.redis.cli(&["FLUSHALL"]);
+    client.batch_execute("SELECT redis_wake()").unwrap();
+    eventually(SOON, "it runs", || count(&mut client, WORKERS) == 1);
+    let terminate = "SELECT count(pg_terminate_backend(pid)) FROM pg_stat_activity
+                     WHERE backend_type = 'pg_cache worker' AND datname = current_database()";
+    count(&mut client, terminate);
+    eventually(Duration::from_secs(2), "it is gone", || count(&mut client, WORKERS) == 0);
+}
+
+#[test]
+fn a_repair_refuses_to_wait_for_itself() {
+    // Danger: the worker waits for the caller, and the caller for the worker.
+    let scene = Scene::new();
+    let mut client = scene.connect();
+    client.batch_execute("BEGIN; CREATE TABLE t (v int)").unwrap();
+    let error = client.batch_execute("SELECT * FROM redis_repair()").unwrap_err();
+    assert_eq!(sqlstate(&error), "25001", "{}", words(&error));
+    client.batch_execute("ROLLBACK; BEGIN ISOLATION LEVEL REPEATABLE READ; SELECT 1").unwrap();
+    scene.redis.cli(&["FLUSHALL"]);
+    client.batch_execute("SELECT * FROM redis_repair(); COMMIT").unwrap();
+}
+
+#[test]
+fn no_worker_slot_is_told() {
+    // Danger: nothing is ever cached and nobody says why.
+    let pair = Pair::start_with(&[("max_worker_processes", "0")], &[]);
+    let mut client = pair.postgres.connect();
+    let error = client.batch_execute("SELECT * FROM redis_repair()").unwrap_err();
+    assert_eq!(sqlstate(&error), "53400", "{}", words(&error));
+}
+
+#[test]
+fn register_changes_the_mapping_and_the_generation() {
+    // Danger: old entries under a new mapping, or a prefix that reaches into our own names.
+    let scene = Scene::new();
+    let mut client = scene.connect();
+    let before = repair(&mut client);
+    client.batch_execute("SELECT redis_register('app:', 1000)").unwrap();
+    let after = repair(&mut client);
+    assert_ne!(before, after);
+    let row = client.query_one("SELECT key_prefix, buckets FROM redis_server", &[]).unwrap();
+    assert_eq!((row.get::<_, &str>(0), row.get::<_, i32>(1)), ("app:", 1000));
+    client.batch_execute("SELECT redis_register(buckets => 50)").unwrap();
+    assert_ne!(repair(&mut client), after);
+    let row = client.query_one("SELECT key_prefix, buckets FROM redis_server", &[]).unwrap();
+    assert_eq!((row.get::<_, &str>(0), row.get::<_, i32>(1)), ("app:", 50));
+    for (call, expected) in [
+        ("redis_register('pgc:x')", "42939"),
+        ("redis_register('pg')", "42939"),
+        ("redis_register(repeat('x', 200))", "54000"),
+        ("redis_register(buckets => 0)", "22023"),
+        ("redis_register(buckets => 2000000)", "22023"),
+    ] {
+        let error = client.batch_execute(&format!("SELECT {call}")).unwrap_err();
+        assert_eq!(sqlstate(&error), expected, "{call}");
+    }
+    let role = scene.create_role("nobody");
+    let error = scene.connect_as(&role).batch_execute("SELECT redis_register()").unwrap_err();
+    assert_eq!(sqlstate(&error), "42501");
+}
+
+#[test]
+fn debts_are_paid() {
+    // Danger: a debt that stays keeps its readers computing, and its key old, for ever.
+    let scene = Scene::new();
+    let mut client = scene.connect();
+    repair(&mut client);
+    let key = table_key(&mut client);
+    for name in ["k", "pgc:e:{xxx}:k", "other"] {
+        scene.redis.cli(&["SET", name, "old"]);
+    }
+    client
+        .batch_execute("INSERT INTO redis_debt VALUES (65541, '700', 'k'), (6, '700', NULL)")
+        .unwrap();
+    repair(&mut client);
+    assert_eq!(count(&mut client, "SELECT count(*) FROM redis_debt"), 0);
+    assert_eq!(value(&scene.redis, "k"), None, "the key that was owed");
+    assert!(value(&scene.redis, "other").is_some());
+    for bucket in ["5", "6"] {
+        let list = scene.redis.cli(&["HGET", &key, bucket]);
+        assert!(list.contains(':'), "bucket {bucket} was bumped: {list:?}");
+    }
+}
+
+#[test]
+fn a_debt_of_all_keys_deletes_every_entry_of_this_database() {
+    // Danger: keys that were too many to write down stay old for who reads Redis.
+    let scene = Scene::new();
+    let mut client = scene.connect();
+    repair(&mut client);
+    client.batch_execute("CREATE TABLE t AS SELECT 1 AS v").unwrap();
+    for number in 0..500 {
+        cached(&mut client, &format!("k:{number}"), "SELECT v FROM t").unwrap();
+    }
+    scene.redis.cli(&["SET", "foreign", "stays"]);
+    assert!(value(&scene.redis, "k:499").is_some());
+    client.batch_execute("INSERT INTO redis_debt VALUES (-1, '700', '*')").unwrap();
+    repair(&mut client);
+    assert_eq!(count(&mut client, "SELECT count(*) FROM redis_debt"), 0);
+    assert_eq!(scene.redis.cli(&["KEYS", "*k:*"]), "");
+    assert!(value(&scene.redis, "foreign").is_some());
+    let list = scene.redis.cli(&["HGET", &table_key(&mut client), "C"]);
+    assert!(list.contains(':'), "the catalogue's tag was bumped: {list:?}");
+}
+
+#[test]
+fn entries_of_former_generations_are_swept_away() {
+    // Danger: programs that read Redis live for a day with what a failover brought back.
+    let scene = Scene::new();
+    let second = format!("{}_b", scene.database());
+    scene.create_database(&second);
+    let mut client = scene.connect();
+    let mut other = scene.connect_to("postgres", &second);
+    for (client, key) in [(&mut client, "mine"), (&mut other, "theirs")] {
+        repair(client);
+        client.batch_execute("CREATE TABLE t AS SELECT 1 AS v").unwrap();
+        cached(client, key, "SELECT v FROM t").unwrap();
+        assert!(value(&scene.redis, key).is_some(), "{key}");
+    }
+    scene.redis.cli(&["SET", "foreign", "stays"]);
+    client.batch_execute("SELECT redis_register()").unwrap();
+    repair(&mut client);
+    eventually(SOON, "swept", || value(&scene.redis, "mine").is_none());
+    assert!(value(&scene.redis, "theirs").is_some(), "another database's");
+    assert!(value(&scene.redis, "foreign").is_some(), "another program's");
+}
+
+#[test]
+fn ids_from_the_future_are_taken_out_of_the_lists() {
+    // Danger: after a restored backup, buckets that compute until the ids of the lost future have
+    // been handed out again.
+    let scene = Scene::new();
+    let mut client = scene.connect();
+    repair(&mut client);
+    let key = table_key(&mut client);
+    for bucket in 0..2000 {
+        scene.redis.cli(&["HSET", &key, &bucket.to_string(), "7:3,99999999999,4"]);
+    }
+    scene.redis.cli(&["HSET", &key, "V", "10"]);
+    client.batch_execute("SELECT redis_register()").unwrap();
+    repair(&mut client);
+    for bucket in ["0", "1000", "1999"] {
+        assert_eq!(scene.redis.cli(&["HGET", &key, bucket]), "7:3,4");
+    }
+    assert_eq!(scene.redis.cli(&["HEXISTS", &key, "claim"]), "0");
 }
