@@ -31,8 +31,9 @@ use std::time::{Duration, Instant};
 use pg_cache_core::error::Error;
 use pg_cache_core::key::EntryKeys;
 use pg_cache_core::pending::{Owed, Pending};
+use pg_cache_core::reason::Reason;
 use pg_cache_core::tag::{Bucket, Tag};
-use pg_cache_core::tagtable;
+use pg_cache_core::tagtable::{self, Field};
 
 use crate::client::failure::Failure;
 use crate::client::scripts::{self, Bump};
@@ -43,7 +44,6 @@ use crate::pg::xact::{self, Listener};
 use crate::pg::{guc, host};
 use crate::registry::{self, Registration};
 use crate::worker;
-use pg_cache_core::reason::Reason;
 
 /// Row groups of one relation that a transaction notes one by one.
 const GROUPS_MAX: usize = 1000;
@@ -75,7 +75,11 @@ pub fn listen() {
         before_commit: || settle(End::Commit),
         before_prepare: || settle(End::Prepare),
         released: |level| with_pending(|pending| pending.release(level)),
-        rolled_back: |level| with_pending(|pending| pending.roll_back(level)),
+        rolled_back: |level| {
+            // The guard's name is for tests that show what the stack is good for.
+            let lost = if host::skips("guard.savepoint") { 1 } else { level };
+            with_pending(|pending| pending.roll_back(lost));
+        },
         ended: || {
             TRANSACTION.with(|transaction| {
                 if let Ok(mut transaction) = transaction.try_borrow_mut() {
@@ -226,18 +230,23 @@ fn deliver(
         owed.tags.iter().copied().chain(key_tags).map(bucket_of).collect();
     buckets.sort_unstable();
     buckets.dedup();
+    if buckets.contains(&Bucket::CATALOGUE) {
+        let_messages_pass(registration, snapshot, deadline)?;
+    }
     let in_progress = snapshot.in_progress();
+    let drops_all = host::skips("guard.droplist");
     let bump = Bump {
         table: &registration.table,
         xid,
-        xmax: snapshot.xmax(),
-        in_progress: &in_progress,
+        xmax: if drops_all { u64::MAX } else { snapshot.xmax() },
+        in_progress: if drops_all { &[] } else { &in_progress },
         buckets: &buckets,
     };
     let prefixed = |key: &Box<[u8]>| EntryKeys::new(&[&registration.prefix, &key[..]].concat());
     let keys: Vec<EntryKeys> = owed.keys.iter().map(prefixed).collect();
+    let keep_leases = host::skips("guard.keeplease");
     let generations = connection::ask_within(deadline.left(), |session| {
-        let generations = scripts::settle(session, &bump, &keys)?;
+        let generations = scripts::settle(session, &bump, &keys, keep_leases)?;
         registration.check(session.server())?;
         Ok(generations)
     })?;
@@ -246,6 +255,32 @@ fn deliver(
         true => Ok(()),
         false => Err(Failure::new(Reason::Generation, "the tag table is not ours")),
     }
+}
+
+/// A reader trusts its caches once those who are listed for the catalogue have let go of their
+/// locks, hence sent their messages. Our BUMP drops from that list who is complete in our snapshot,
+/// and one may be complete and about to send: so before a schema change bumps, it waits for them.
+/// Whoever is complete in our snapshot bumped before it was taken, so is found here, unless another
+/// schema change dropped it, which waited likewise.
+fn let_messages_pass(
+    registration: &Registration,
+    snapshot: &Snapshot,
+    deadline: &Deadline,
+) -> Result<(), Failure> {
+    let mut ask = redis::cmd("HGET");
+    ask.arg(&registration.table).arg(tagtable::CATALOGUE);
+    let found: Option<Vec<u8>> =
+        connection::ask_within(deadline.left(), |session| Ok(ask.query(session)?))?;
+    let listed = Field::parse(found.as_deref()).unwrap_or_default().xids;
+    for xid in listed.into_iter().filter(|xid| snapshot.is_complete(*xid)) {
+        while !xact::has_let_go(xid) {
+            if deadline.left().is_zero() {
+                return Err(Failure::new(Reason::Timeout, "another schema change is ending"));
+            }
+            host::pause_for(Duration::from_millis(1));
+        }
+    }
+    Ok(())
 }
 
 /// Writes what is owed into `redis_debt`, in this transaction.

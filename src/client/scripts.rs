@@ -74,6 +74,7 @@ pub fn settle(
     session: &mut Session,
     bump: &Bump<'_>,
     keys: &[EntryKeys],
+    keep_leases: bool,
 ) -> RedisResult<Vec<Option<Vec<u8>>>> {
     let mut pipeline = redis::pipe();
     let is_proved = session.ask_for_proof(&mut pipeline);
@@ -87,7 +88,11 @@ pub fn settle(
         }
     }
     for key in keys {
-        pipeline.cmd("DEL").arg(key.value()).arg(key.sidecar()).arg(key.lease()).ignore();
+        let del = pipeline.cmd("DEL").arg(key.value()).arg(key.sidecar());
+        if !keep_leases {
+            del.arg(key.lease());
+        }
+        del.ignore();
     }
     let replies: Vec<Value> = match pipeline.query(session) {
         Err(error) if error.kind() == ErrorKind::Server(ServerErrorKind::NoScript) => {

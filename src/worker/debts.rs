@@ -137,7 +137,7 @@ fn settle(registration: &Registration, debts: &[Debt]) -> Result<(), Failure> {
         buckets: &buckets,
     };
     let found = connection::ask(|session| {
-        let found = scripts::settle(session, &bump, &keys)?;
+        let found = scripts::settle(session, &bump, &keys, false)?;
         registration.check(session.server())?;
         Ok(found)
     })?;

@@ -44,6 +44,7 @@ pub enum Error {
     ViewName { name: String },
     Unsettled { detail: String },
     DebtLocked,
+    TemplateInvalid { text: String, why: String },
     RepairInTransaction,
     RepairOnStandby,
     RepairUnfinished { detail: String },
@@ -64,6 +65,7 @@ impl Error {
             | Error::TtlInvalid { .. }
             | Error::UrlInvalid { .. }
             | Error::UrlSchemeLater { .. }
+            | Error::TemplateInvalid { .. }
             | Error::FlushPattern => "22023",
             Error::TtlType { .. } | Error::ArgumentPseudoType { .. } => "42804",
             Error::NotOneStatement { .. } | Error::ArgumentCount { .. } => "42601",
@@ -133,6 +135,7 @@ impl Error {
             Error::ViewName { name } => format!("invalid view name: \"{name}\""),
             Error::Unsettled { .. } => "could not settle the transaction with redis".into(),
             Error::DebtLocked => "could not lock redis_debt".into(),
+            Error::TemplateInvalid { text, .. } => format!("invalid key template: \"{text}\""),
             Error::RepairInTransaction => {
                 "redis_repair cannot run in a transaction that has written".into()
             }
@@ -172,7 +175,9 @@ impl Error {
                 format!("The query returns: {}.", returned.join(", "))
             }
             Error::DuplicateColumn { .. } => "Rows are read by the names of their columns.".into(),
-            Error::UrlInvalid { why } | Error::PasswordFile { why } => sentence(why),
+            Error::UrlInvalid { why }
+            | Error::PasswordFile { why }
+            | Error::TemplateInvalid { why, .. } => sentence(why),
             Error::ServerTooOld { found } => format!("The server is {found}."),
             Error::Unreachable { reason, detail } if detail.is_empty() => match reason {
                 // Where the sentence says more than the message does.
@@ -258,6 +263,10 @@ impl Error {
             Error::PrefixTooLong { .. } => "Give a shorter one.",
             Error::BucketsOutOfRange { .. } => return None,
             Error::ViewName { .. } => "Give a name or a schema and a name, quoted as in SQL.",
+            Error::TemplateInvalid { .. } => {
+                "Write the names of columns in braces and a colon between them, as in \
+                 'user:{id}:{language}'."
+            }
         };
         Some(hint.to_owned())
     }
@@ -363,12 +372,13 @@ mod tests {
             Error::Sample => 25,
             Error::Unsettled { .. } => 26,
             Error::DebtLocked => 27,
-            Error::RepairInTransaction => 28,
-            Error::RepairOnStandby => 29,
-            Error::RepairUnfinished { .. } => 30,
-            Error::NoWorkerSlot => 31,
-            Error::PrefixTooLong { .. } => 32,
-            Error::BucketsOutOfRange { .. } => 33,
+            Error::TemplateInvalid { .. } => 28,
+            Error::RepairInTransaction => 29,
+            Error::RepairOnStandby => 30,
+            Error::RepairUnfinished { .. } => 31,
+            Error::NoWorkerSlot => 32,
+            Error::PrefixTooLong { .. } => 33,
+            Error::BucketsOutOfRange { .. } => 34,
         }
     }
 
@@ -376,7 +386,7 @@ mod tests {
     fn every_error_stands_in_the_catalogue() {
         // Danger: an error that users meet and the documentation does not know.
         let listed: BTreeSet<usize> = catalogue().iter().map(variant).collect();
-        assert_eq!(listed, (0..=33).collect());
+        assert_eq!(listed, (0..=34).collect());
     }
 
     #[test]

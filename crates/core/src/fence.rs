@@ -150,3 +150,213 @@ fn present<'l>(
 fn miss<'a>(reason: Reason, look: &Look<'_>, wanted: &Wanted<'_>) -> Judgement<'a> {
     Judgement::Miss { reason, deps: present(look, wanted).flatten().collect() }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::sidecar::value_hash;
+    use proptest::prelude::*;
+
+    const VALUE: &[u8] = b"[{\"answer\":42}]";
+    const GENERATION: u128 = 7;
+    const FINGERPRINT: [u8; 16] = [1; 16];
+    const BUCKETS: [Bucket; 3] = [Bucket::CATALOGUE, Bucket(5), Bucket(9)];
+    /// The snapshot: everything below is complete.
+    const XMAX: u64 = 100;
+
+    /// What stands in Redis, owned; its look is borrowed from it.
+    #[derive(Clone)]
+    struct State {
+        value: Option<Vec<u8>>,
+        sidecar: Option<Vec<u8>>,
+        generation: Option<Vec<u8>>,
+        base: Option<Vec<u8>>,
+        fields: Vec<Option<Vec<u8>>>,
+    }
+
+    fn sidecar_of(value: &[u8], versions: [u64; 3]) -> Sidecar {
+        let deps = BUCKETS.iter().zip(versions);
+        Sidecar {
+            generation: GENERATION,
+            fingerprint: FINGERPRINT,
+            value_bytes: value.len() as u64,
+            value_hash: value_hash(value),
+            filled_at_ms: 1,
+            cost_us: 2,
+            deps: deps.map(|(bucket, version)| Dep { bucket: bucket.0, version }).collect(),
+        }
+    }
+
+    fn settled() -> State {
+        State {
+            value: Some(VALUE.to_vec()),
+            sidecar: Some(sidecar_of(VALUE, [3, 0, 4]).encode()),
+            generation: Some(tagtable::generation_text(GENERATION).to_vec()),
+            base: Some(b"10".to_vec()),
+            fields: vec![Some(b"3:11".to_vec()), None, Some(b"4:12,99".to_vec())],
+        }
+    }
+
+    /// Judges as a backend that knows the catalogue's version 3, and gives the judgement a name.
+    fn judged(state: &State) -> (&'static str, Vec<u64>) {
+        judged_by(state, Some(3))
+    }
+
+    fn judged_by(state: &State, catalogue_seen: Option<u64>) -> (&'static str, Vec<u64>) {
+        let fields: Vec<Option<&[u8]>> = state.fields.iter().map(Option::as_deref).collect();
+        let look = Look {
+            value: state.value.as_deref(),
+            sidecar: state.sidecar.as_deref(),
+            generation: state.generation.as_deref(),
+            base: state.base.as_deref(),
+            fields: &fields,
+        };
+        let wanted = Wanted {
+            generation: GENERATION,
+            fingerprint: &FINGERPRINT,
+            buckets: &BUCKETS,
+            catalogue_seen,
+        };
+        match judge(&look, &wanted, &|xid| xid < XMAX) {
+            Judgement::Hit { sidecar, value } => {
+                assert_eq!(Some(value), state.value.as_deref());
+                assert_eq!(Some(sidecar.encode()), state.sidecar);
+                ("hit", Vec::new())
+            }
+            Judgement::Miss { reason, deps } => {
+                assert!(deps.iter().map(|dep| dep.bucket).eq(BUCKETS.map(|bucket| bucket.0)));
+                (reason.as_str(), deps.iter().map(|dep| dep.version).collect())
+            }
+            Judgement::Compute(reason) => (reason.as_str(), Vec::new()),
+            Judgement::Catalogue { version, xids } => {
+                ("new catalogue", [vec![version], xids].concat())
+            }
+        }
+    }
+
+    fn name_of(change: impl FnOnce(&mut State)) -> &'static str {
+        let mut state = settled();
+        change(&mut state);
+        judged(&state).0
+    }
+
+    #[test]
+    fn our_settled_entry_is_a_hit() {
+        // Danger: a cache that never hits is still exact, and useless.
+        assert_eq!(judged(&settled()).0, "hit");
+        let mut empty = settled();
+        (empty.value, empty.sidecar) = (Some(vec![]), Some(sidecar_of(b"", [3, 0, 4]).encode()));
+        assert_eq!(judged(&empty).0, "hit");
+    }
+
+    #[test]
+    fn another_table_or_a_running_writer_means_to_compute() {
+        // Danger: lists that say nothing about this database's writers are believed.
+        let other = tagtable::generation_text(8).to_vec();
+        assert_eq!(name_of(|state| state.generation = None), "generation");
+        assert_eq!(name_of(|state| state.generation = Some(other)), "generation");
+        assert_eq!(name_of(|state| state.generation = Some(b"7".to_vec())), "generation");
+        assert_eq!(name_of(|state| state.base = None), "running_writer");
+        assert_eq!(name_of(|state| state.base = Some(b"".to_vec())), "running_writer");
+        assert_eq!(name_of(|state| state.base = Some(b"100".to_vec())), "running_writer");
+        for place in 0..BUCKETS.len() {
+            for bytes in ["3:11,100", "3:100,11", "3", "3:11,x"] {
+                let damage = |state: &mut State| state.fields[place] = Some(bytes.into());
+                assert_eq!(name_of(damage), "running_writer", "{bytes} in {place}");
+            }
+        }
+    }
+
+    #[test]
+    fn a_look_that_is_not_what_was_wanted_is_not_judged() {
+        // Danger: the list of one bucket is taken for that of another, or one is left out.
+        assert_eq!(name_of(|state| state.fields.truncate(2)), "protocol");
+        assert_eq!(name_of(|state| state.fields.clear()), "protocol");
+        let wanted = Wanted {
+            generation: GENERATION,
+            fingerprint: &FINGERPRINT,
+            buckets: &BUCKETS[1..2],
+            catalogue_seen: Some(0),
+        };
+        let look = Look { fields: &[None], ..Look::default() };
+        assert_eq!(judge(&look, &wanted, &|_| true), Judgement::Compute(Reason::Protocol));
+    }
+
+    #[test]
+    fn a_new_catalogue_comes_before_everything_but_running_writers() {
+        // Danger: rows in the shape of a view or by the rules of a policy that is no more.
+        let state = settled();
+        assert_eq!(judged_by(&state, Some(2)), ("new catalogue", vec![3, 11]));
+        assert_eq!(judged_by(&state, Some(4)), ("new catalogue", vec![3, 11]));
+        assert_eq!(judged_by(&state, None), ("new catalogue", vec![3, 11]));
+        let mut running = state.clone();
+        running.fields[2] = Some(b"4:100".to_vec());
+        assert_eq!(judged_by(&running, Some(2)).0, "running_writer");
+        let mut never = state;
+        never.fields[0] = None;
+        assert_eq!(judged_by(&never, None), ("new catalogue", vec![0]));
+        assert_eq!(judged_by(&never, Some(0)).0, "changed");
+    }
+
+    #[test]
+    fn everything_else_is_a_miss_with_its_reason_and_the_versions_to_store() {
+        // Danger: another query's rows served as ours, or a reason that sends people astray.
+        let mut cold = settled();
+        cold.value = None;
+        assert_eq!(judged(&cold), ("cold", vec![3, 0, 4]));
+        cold.sidecar = None;
+        assert_eq!(judged(&cold), ("cold", vec![3, 0, 4]));
+        assert_eq!(name_of(|state| state.sidecar = None), "foreign");
+        assert_eq!(name_of(|state| state.sidecar = Some(vec![])), "format");
+        assert_eq!(name_of(|state| state.value = Some(b"[]".to_vec())), "foreign");
+        let with = |sidecar: Sidecar| name_of(|state| state.sidecar = Some(sidecar.encode()));
+        let ours = sidecar_of(VALUE, [3, 0, 4]);
+        assert_eq!(with(Sidecar { generation: 8, ..ours.clone() }), "fingerprint");
+        assert_eq!(with(Sidecar { fingerprint: [2; 16], ..ours.clone() }), "fingerprint");
+        for versions in [[2, 0, 4], [3, 1, 4], [3, 0, 3], [3, 0, 5]] {
+            assert_eq!(with(sidecar_of(VALUE, versions)), "changed");
+        }
+        let fewer = Sidecar { deps: ours.deps[..2].to_vec(), ..ours.clone() };
+        assert_eq!(with(fewer), "changed");
+        assert_eq!(with(Sidecar { deps: Vec::new(), ..ours.clone() }), "changed");
+        let more = [ours.deps.clone(), ours.deps[..1].to_vec()].concat();
+        assert_eq!(with(Sidecar { deps: more, ..ours.clone() }), "changed");
+        let swapped = vec![ours.deps[0], ours.deps[2], ours.deps[1]];
+        assert_eq!(with(Sidecar { deps: swapped, ..ours.clone() }), "changed");
+        let elsewhere = [ours.deps[0], Dep { bucket: 6, version: 0 }, ours.deps[2]].to_vec();
+        assert_eq!(with(Sidecar { deps: elsewhere, ..ours }), "changed");
+    }
+
+    proptest! {
+        #[test]
+        fn a_hit_needs_every_one_of_its_conditions(
+            filled in (0u128..2, 0u8..2, 0u8..2, [0u64..2, 0u64..2, 0u64..2]),
+            present in [0u64..2, 0u64..2, 0u64..2], writers in [98u64..102, 98u64..102, 98u64..102],
+            base in 98u64..102, generation in 0u128..2, found in 0u8..2, seen in 0u64..2,
+        ) {
+            // Danger: one of the conditions forgotten, or judged only together with another.
+            let (of, fingerprint, value) = (GENERATION + filled.0, [1 + filled.1; 16], [filled.2]);
+            let sidecar = sidecar_of(&value, filled.3);
+            let sidecar = Sidecar { generation: of, fingerprint, ..sidecar }.encode();
+            let fields = present.iter().zip(writers);
+            let field = |(version, xid): (&u64, u64)| {
+                Some(Field { version: *version, xids: vec![11, xid] }.encode())
+            };
+            let state = State {
+                value: Some(vec![found]),
+                sidecar: Some(sidecar),
+                generation: Some(tagtable::generation_text(GENERATION + generation).to_vec()),
+                base: Some(base.to_string().into_bytes()),
+                fields: fields.map(field).collect(),
+            };
+            let judged = judged_by(&state, Some(seen)).0;
+            let readable = generation == 0
+                && writers.iter().chain([&base]).all(|xid| *xid < XMAX);
+            let hit = readable && seen == present[0] && present == filled.3
+                && filled.0 == 0 && filled.1 == 0 && found == filled.2;
+            prop_assert_eq!(judged == "hit", hit);
+            let computes = judged == "generation" || judged == "running_writer";
+            prop_assert_eq!(computes, !readable);
+        }
+    }
+}

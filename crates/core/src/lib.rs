@@ -20,4 +20,5 @@ pub mod sidecar;
 pub mod tag;
 pub mod tagtable;
 pub mod target;
+pub mod template;
 pub mod ttl;

@@ -127,3 +127,133 @@ pub fn bump(field: &Field, version: u64, x: u64, in_progress: &dyn Fn(u64) -> bo
     let kept = field.xids.iter().copied().filter(|&xid| xid != x && in_progress(xid));
     Field { version, xids: kept.chain([x]).collect() }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::tag::Bucket;
+    use proptest::collection::vec;
+    use proptest::prelude::*;
+
+    fn field(version: u64, xids: &[u64]) -> Field {
+        Field { version, xids: xids.to_vec() }
+    }
+
+    #[test]
+    fn the_names_and_bytes_never_change() {
+        // Danger: during an upgrade, old and new backends write and read different tables.
+        assert_eq!(key(7_101_234_567_890_123_456, 5, 0), b"pgc:t:{7101234567890123456.5.0}");
+        assert_eq!([GENERATION, BASE, VERSION, CLAIM, CATALOGUE], ["R", "B", "V", "claim", "C"]);
+        assert_eq!(Bucket::CATALOGUE.field(), CATALOGUE.as_bytes());
+        assert_eq!(&generation_text(0xabc << 112), b"0abc0000000000000000000000000000");
+        assert_eq!(field(7, &[]).encode(), b"7:");
+        assert_eq!(field(u64::MAX, &[9, 800]).encode(), b"18446744073709551615:9,800");
+    }
+
+    #[test]
+    fn a_missing_field_is_version_0_without_writers() {
+        // Danger: nothing can be cached until everything was written once.
+        assert_eq!(Field::parse(None), Some(Field::default()));
+        assert_eq!(all_complete(None, |_| false), Some((0, true)));
+    }
+
+    #[test]
+    fn other_bytes_are_malformed_never_a_shorter_list() {
+        // Danger: the writer behind the damage is overlooked, and what it wrote is not seen.
+        for bytes in [
+            "",
+            ":",
+            "7",
+            "7,8",
+            "x:8",
+            "7:8,",
+            "7:,8",
+            "7:8,,9",
+            "7:8 ",
+            "7: 8",
+            "7:8:9",
+            "07:8",
+            "7:08",
+            "-7:8",
+            "7:8,x",
+            "7:8\n",
+            "7:18446744073709551616",
+        ] {
+            let bytes = Some(bytes.as_bytes());
+            assert_eq!(Field::parse(bytes), None, "{bytes:?}");
+            assert_eq!(version(bytes), None, "{bytes:?}");
+            assert_eq!(all_complete(bytes, |_| true), None, "{bytes:?}");
+        }
+        for bytes in ["", "ABC", &"0".repeat(31), &"0".repeat(33), &"A".repeat(32)] {
+            assert_eq!(parse_generation(bytes.as_bytes()), None, "{bytes}");
+        }
+    }
+
+    #[test]
+    fn a_bump_keeps_who_is_in_progress_and_appends_the_writer() {
+        // Danger: a list without a running writer, or one that grows for ever.
+        let running = |xid| xid == 8 || xid >= 20;
+        assert_eq!(bump(&field(3, &[7, 8, 9]), 4, 21, &running), field(4, &[8, 21]));
+        assert_eq!(bump(&Field::default(), 1, 21, &running), field(1, &[21]));
+        // Twice by the same writer: a reply was lost.
+        assert_eq!(bump(&field(4, &[8, 21, 22]), 5, 21, &running), field(5, &[8, 22, 21]));
+    }
+
+    proptest! {
+        #[test]
+        fn what_was_written_is_read(version in any::<u64>(), xids in vec(any::<u64>(), 0..6)) {
+            // Danger: a writer that comes back as another.
+            let field = Field { version, xids };
+            let bytes = field.encode();
+            prop_assert_eq!(Field::parse(Some(&bytes)), Some(field.clone()));
+            let complete = |xid: u64| xid % 2 == 0;
+            let all = field.xids.iter().all(|xid| complete(*xid));
+            prop_assert_eq!(all_complete(Some(&bytes), complete), Some((version, all)));
+            prop_assert_eq!(super::version(Some(&bytes)), Some(version));
+        }
+
+        #[test]
+        fn only_what_we_write_is_read(bytes in "[0-9:,x]{0,12}") {
+            // Danger: two byte strings that mean the same, or a panic on bytes from anywhere.
+            if let Some(field) = Field::parse(Some(bytes.as_bytes())) {
+                prop_assert_eq!(field.encode(), bytes.as_bytes());
+            }
+        }
+
+        #[test]
+        fn a_generation_has_one_spelling(generation in any::<u128>(), bytes in "[0-9a-fA-F]{32}") {
+            // Danger: two generations that compare equal, or one that never equals itself.
+            prop_assert_eq!(parse_generation(&generation_text(generation)), Some(generation));
+            if let Some(generation) = parse_generation(bytes.as_bytes()) {
+                prop_assert_eq!(&generation_text(generation)[..], bytes.as_bytes());
+            }
+        }
+
+        /// The heart of the claim in `fence`: a snapshot in which every listed writer is complete
+        /// sees every committed writer. Writers finish in some order; a snapshot is a prefix of it.
+        #[test]
+        fn who_sees_the_list_complete_sees_every_writer(
+            // Each writer: when it takes P, when it bumps (not before), when it ends (not before).
+            times in vec((0u8..20, 0u8..20, 0u8..20), 1..6), seen_at in 0u8..64,
+        ) {
+            // Danger: a writer dropped from the list whom some reader does not see yet.
+            let writers: Vec<(u8, u8, u8)> = times
+                .iter()
+                .map(|(p, bump, end)| (*p, p + bump, p + bump + end))
+                .collect();
+            let complete_at = |xid: u64, moment: u8| writers[xid as usize].2 < moment;
+            let mut bumps: Vec<u64> = (0..writers.len() as u64).collect();
+            bumps.sort_by_key(|xid| writers[*xid as usize].1);
+            let mut field = Field::default();
+            let mut bumped = Vec::new();
+            for x in bumps {
+                let p = writers[x as usize].0;
+                field = bump(&field, field.version + 1, x, &|xid| !complete_at(xid, p));
+                bumped.push(x);
+                let listed = field.xids.iter().all(|xid| complete_at(*xid, seen_at));
+                let everyone = bumped.iter().all(|xid| complete_at(*xid, seen_at));
+                prop_assert_eq!(listed, everyone);
+            }
+        }
+    }
+}

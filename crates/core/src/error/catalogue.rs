@@ -61,6 +61,10 @@ pub fn catalogue() -> Vec<Error> {
         Error::ViewName { name: "a.b.c".into() },
         Error::Unsettled { detail: Reason::Timeout.sentence().into() },
         Error::DebtLocked,
+        Error::TemplateInvalid {
+            text: "{a}{b}".into(),
+            why: "Nothing separates the values of two placeholders.".into(),
+        },
         Error::RepairInTransaction,
         Error::RepairOnStandby,
         Error::RepairUnfinished { detail: "No server is registered".into() },
