@@ -120,6 +120,7 @@ fn health_tells_and_does_not_raise() {
     let mut scene = Scene::new();
     let mut client = scene.connect();
     let sql = "SELECT \"check\", ok, detail FROM redis_health()";
+    client.batch_execute("SELECT * FROM redis_repair()").unwrap();
     let rows = client.query(sql, &[]).unwrap();
     assert!(rows.len() >= 2);
     for row in &rows {
