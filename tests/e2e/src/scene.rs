@@ -157,7 +157,10 @@ impl Scene {
         let mut admin = self.postgres().connect();
         admin.batch_execute(&format!("CREATE DATABASE {name}")).unwrap();
         self.prepare_database(name);
-        self.connect_to("postgres", name).batch_execute("CREATE EXTENSION pg_cache").unwrap();
+        let mut client = self.connect_to("postgres", name);
+        client.batch_execute("CREATE EXTENSION pg_cache").unwrap();
+        // A test begins with a cache that works, unless its Redis is one that cannot.
+        let _ = client.batch_execute("SELECT * FROM redis_repair()");
     }
 
     /// Points a database at this scene's Redis and gives its statements an end.
