@@ -24,6 +24,8 @@ mod read;
 mod registry;
 mod repair;
 mod stats;
+mod tracking;
+mod trigger;
 mod view;
 mod worker;
 
@@ -36,5 +38,6 @@ pub extern "C-unwind" fn _PG_init() {
     pg::guc::register();
     pg::guc::reserve_prefix();
     pg::surroundings::watch();
+    pg::trigger::watch();
     commit::listen();
 }

@@ -12,7 +12,7 @@ use crate::client::making::made;
 use crate::client::session::Server;
 use crate::pg::error::Outcome;
 use crate::pg::snapshot::Fresh;
-use crate::pg::{lockers, quote, settings, table, utility, wal};
+use crate::pg::{lockers, settings, table, utility, wal};
 use crate::registry::{self, Registration};
 use crate::{connection, worker};
 
@@ -63,7 +63,8 @@ pub fn checks() -> Outcome<Vec<Value>> {
     rows.push(row("debts", !owes, debts));
     rows.push(prepared()?);
     if let Some(schema) = table::extension_schema_name() {
-        rows.extend(tracking(&schema)?);
+        rows.push(event_triggers()?);
+        rows.push(triggers(&schema)?);
     }
     Ok(rows)
 }
@@ -132,19 +133,13 @@ fn event_triggers() -> Outcome<Value> {
 }
 
 /// Tracked tables whose changes may go unnoticed.
-fn tracking(schema: &str) -> Outcome<Vec<Value>> {
-    let view = quote::literal(&format!("{schema}.redis_tracked"));
-    let there = utility::ask_read_only(&format!("SELECT pg_catalog.to_regclass({view})"))?;
-    if there.is_none() {
-        return Ok(Vec::new());
-    }
+fn triggers(schema: &str) -> Outcome<Value> {
     let missing = utility::ask_read_only(&format!(
         "SELECT pg_catalog.string_agg(relation::text || ': ' || missing, '; ')
            FROM {schema}.redis_tracked WHERE missing IS NOT NULL"
     ))?;
-    let triggers = match missing {
+    Ok(match missing {
         None => row("triggers", true, "nothing is missing"),
         Some(missing) => row("triggers", false, &missing),
-    };
-    Ok(vec![event_triggers()?, triggers])
+    })
 }

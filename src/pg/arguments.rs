@@ -62,6 +62,20 @@ pub fn untyped(call: &Call, first: usize) -> Vec<Argument> {
         .collect()
 }
 
+/// The members of a `name[]` argument, each once; a NULL array has none.
+pub fn names(call: &Call, index: usize) -> Outcome<Vec<String>> {
+    let mut names: Vec<String> = Vec::new();
+    for element in elements(call, index) {
+        let name = element.value.ok_or(Error::NullArgument { name: "column" })?;
+        // SAFETY: the array's declared type is name[].
+        let name = super::text::name(unsafe { &*name.cast_mut_ptr::<pg_sys::NameData>() });
+        if !names.contains(&name) {
+            names.push(name);
+        }
+    }
+    Ok(names)
+}
+
 /// The members of an array argument; a NULL array has none.
 fn elements(call: &Call, index: usize) -> Vec<Argument> {
     let Some(array) = call.datum(index) else { return Vec::new() };

@@ -210,3 +210,14 @@ pub fn log(message: &str) {
     ErrorReport::new(PgSqlErrorCode::ERRCODE_SUCCESSFUL_COMPLETION, said(message.to_owned()), "")
         .report(PgLogLevel::LOG);
 }
+
+/// What somebody should know whose command did nothing.
+pub fn notice(text: &str) {
+    let code = PgSqlErrorCode::ERRCODE_SUCCESSFUL_COMPLETION;
+    plain(code, &said(text.to_owned()), None, None).report(PgLogLevel::NOTICE);
+}
+
+/// What our own statements and texts should have ruled out.
+pub fn defect_in(what: &str) -> Raised {
+    panic!("{what}")
+}

@@ -6,12 +6,20 @@
 //! `docs/errors.md` is rendered from here.
 
 mod catalogue;
+mod tracking;
 
 pub use catalogue::{catalogue, markdown};
+pub use tracking::Tracking;
 
 use crate::reason::Reason;
 
 const TTL_HINT: &str = "Give a number of seconds or an interval, such as 300 or '5 minutes'.";
+
+impl From<Tracking> for Error {
+    fn from(error: Tracking) -> Self {
+        Error::Tracking(error)
+    }
+}
 
 /// An error of pg_cache's own; errors of the user's query keep what PostgreSQL says.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -51,6 +59,7 @@ pub enum Error {
     NoWorkerSlot,
     PrefixTooLong { bytes: usize, bytes_max: usize },
     BucketsOutOfRange { given: i32, most: i32 },
+    Tracking(Tracking),
 }
 
 impl Error {
@@ -86,6 +95,7 @@ impl Error {
             Error::PrefixTooLong { .. } => "54000",
             Error::BucketsOutOfRange { .. } => "22023",
             Error::Unreachable { reason, .. } => unreachable_sqlstate(*reason),
+            Error::Tracking(error) => error.sqlstate(),
         }
     }
 
@@ -146,6 +156,7 @@ impl Error {
             Error::BucketsOutOfRange { given, .. } => {
                 format!("number of buckets out of range: {given}")
             }
+            Error::Tracking(error) => error.message(),
         }
     }
 
@@ -205,6 +216,7 @@ impl Error {
                  either."
                     .into()
             }
+            Error::Tracking(error) => return error.detail(),
             _ => return None,
         })
     }
@@ -267,6 +279,7 @@ impl Error {
                 "Write the names of columns in braces and a colon between them, as in \
                  'user:{id}:{language}'."
             }
+            Error::Tracking(error) => return error.hint(),
         };
         Some(hint.to_owned())
     }
@@ -379,6 +392,7 @@ mod tests {
             Error::NoWorkerSlot => 32,
             Error::PrefixTooLong { .. } => 33,
             Error::BucketsOutOfRange { .. } => 34,
+            Error::Tracking(_) => 35,
         }
     }
 
@@ -386,7 +400,7 @@ mod tests {
     fn every_error_stands_in_the_catalogue() {
         // Danger: an error that users meet and the documentation does not know.
         let listed: BTreeSet<usize> = catalogue().iter().map(variant).collect();
-        assert_eq!(listed, (0..=34).collect());
+        assert_eq!(listed, (0..=35).collect());
     }
 
     #[test]

@@ -37,13 +37,15 @@ impl Pair {
     }
 
     /// Both servers, `conf` added to `postgresql.conf` (after `pg_cache.url`, so it may override
-    /// it) and `redis_args` to the command line of redis-server.
+    /// it) and `redis_args` to the command line of redis-server. The database `test` is registered.
     pub fn start_with(conf: &[(&str, &str)], redis_args: &[&str]) -> Pair {
         let redis = Redis::start_with(redis_args);
         let url = redis.url();
         let mut all = vec![("pg_cache.url", url.as_str())];
         all.extend_from_slice(conf);
-        Pair { postgres: Postgres::start_with(&all), redis }
+        let postgres = Postgres::start_with(&all);
+        postgres.register("test");
+        Pair { postgres, redis }
     }
 }
 

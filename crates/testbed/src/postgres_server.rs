@@ -110,6 +110,14 @@ impl Postgres {
         });
     }
 
+    /// Waits until a database is registered with its Redis, so that its queries are cached.
+    pub fn register(&self, db: &str) {
+        let mut client = self.connect_as("postgres", db);
+        client.batch_execute("SELECT * FROM redis_repair()").unwrap_or_else(|error| {
+            panic!("redis_repair(): {error:?}\n{}", self.log());
+        });
+    }
+
     /// The postmaster writes `ready` into its pid file when it accepts connections.
     fn wait_until_ready(&mut self) {
         let start = Instant::now();

@@ -353,6 +353,15 @@ fn health_names_what_switches_caching_off() {
     client.batch_execute(prepare).unwrap();
     assert_eq!(ill(&mut client), ["prepared transactions"]);
     client.batch_execute("ROLLBACK PREPARED 'forgotten'").unwrap();
+    let track = "CREATE TABLE t (v int); SELECT redis_track('t');";
+    client.batch_execute(track).unwrap();
+    assert_eq!(ill(&mut client), Vec::<String>::new());
+    // What it does to a trigger that was ALWAYS: it is an ordinary one now.
+    client.batch_execute("ALTER TABLE t ENABLE TRIGGER USER").unwrap();
+    assert_eq!(ill(&mut client), ["triggers"]);
+    client.batch_execute("DROP TABLE t; ALTER EVENT TRIGGER pg_cache_sql_drop DISABLE").unwrap();
+    assert_eq!(ill(&mut client), ["event triggers"]);
+    client.batch_execute("ALTER EVENT TRIGGER pg_cache_sql_drop ENABLE ALWAYS").unwrap();
     // Nobody settles anything from here on.
     client.batch_execute("BEGIN; LOCK TABLE redis_server IN ROW EXCLUSIVE MODE").unwrap();
     pair.redis.cli(&["FLUSHALL"]);
