@@ -7,7 +7,7 @@ use std::time::Duration;
 use pg_cache_e2e::counters::value;
 use pg_cache_e2e::outcome::{sqlstate, words};
 use pg_cache_e2e::{Scene, cached};
-use pg_cache_testbed::{Pair, Redis, eventually};
+use pg_cache_testbed::{Pair, Postgres, Redis, eventually};
 use postgres::Client;
 
 const SOON: Duration = Duration::from_secs(20);
@@ -253,8 +253,10 @@ fn a_repair_refuses_to_wait_for_itself() {
 #[test]
 fn no_worker_slot_is_told() {
     // Danger: nothing is ever cached and nobody says why.
-    let pair = Pair::start_with(&[("max_worker_processes", "0")], &[]);
-    let mut client = pair.postgres.connect();
+    let redis = Redis::start();
+    let conf = [("max_worker_processes", "0"), ("pg_cache.url", &redis.url())];
+    let postgres = Postgres::start_with(&conf);
+    let mut client = postgres.connect();
     let error = client.batch_execute("SELECT * FROM redis_repair()").unwrap_err();
     assert_eq!(sqlstate(&error), "53400", "{}", words(&error));
     let sql = "SELECT ok FROM redis_health() WHERE \"check\" = 'worker'";
