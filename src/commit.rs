@@ -151,14 +151,15 @@ fn settle(end: End) -> Outcome<()> {
     }
     let is_locked = lock(&deadline)?;
     let fresh = Fresh::push();
-    let Some(registration) = registry::seen(&fresh.snapshot) else { return Ok(()) };
-    if !registration.is_made() {
-        // Nobody can use a generation that was not made, and who makes it waits for us.
-        return Ok(());
-    }
-    let settled = match is_locked {
-        true => deliver(&registration, &fresh.snapshot, xid, &owed, &deadline),
-        false => Err(Failure::new(Reason::Timeout, "redis_server is locked")),
+    let registration = registry::seen(&fresh.snapshot).filter(|found| found.is_made());
+    let settled = match (&registration, is_locked) {
+        // Without the lock nobody waits for us, and then we cannot even read the row.
+        (_, false) => Err(Failure::new(Reason::Timeout, "redis_server is locked")),
+        (Some(found), true) => deliver(found, &fresh.snapshot, xid, &owed, &deadline),
+        // Nobody can use a generation that was not made, and who makes it waits for us; unless we
+        // are prepared, when only a debt tells of us.
+        (None, true) if end == End::Commit => return Ok(()),
+        (None, true) => Ok(()),
     };
     let must_owe = match settled {
         // The worker does not wait for a prepared transaction: it learns of it by its debt.

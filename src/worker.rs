@@ -17,7 +17,6 @@ use std::rc::Rc;
 
 use pg_cache_core::limiter::Limiter;
 use pg_cache_core::reason::Reason;
-use pg_cache_core::tagtable;
 
 use crate::client::failure::Failure;
 use crate::client::making::made;
@@ -76,6 +75,17 @@ pub fn no_slot() -> bool {
     NO_SLOT.get()
 }
 
+/// Somebody who only looks whether there is a worker holds its lock for an instant.
+fn become_worker() -> bool {
+    const TRIES: u32 = 3;
+    (0..TRIES).any(|attempt| {
+        if attempt > 0 {
+            bgworker::wait(10);
+        }
+        lockers::become_worker()
+    })
+}
+
 /// Waits, without a database, and then starts a worker.
 fn rest(errand: Errand) -> Outcome<()> {
     if lockers::become_waiter(errand.database) {
@@ -102,7 +112,7 @@ enum Pass {
 }
 
 fn run(errand: Errand) -> Outcome<()> {
-    if wal::is_standby() || !lockers::become_worker() {
+    if wal::is_standby() || !become_worker() {
         return Ok(());
     }
     let mut worker = Worker::default();
@@ -226,8 +236,7 @@ fn usable(look: &Look, server: &Server) -> Result<Option<Rc<Registration>>, Fail
         return Ok(None);
     }
     let found = connection::ask(|session| Ok(made(session, &registration.table)?))?;
-    let ours = tagtable::generation_text(registration.generation);
-    Ok((found.generation.as_deref() == Some(&ours[..])).then(|| registration.clone()))
+    Ok(found.is_of(registration.generation).then(|| registration.clone()))
 }
 
 /// Reads the registry in a transaction of its own, without an id; `None` if there is none.

@@ -4,7 +4,6 @@
 //! Whoever may call `redis_health` need not be able to read the tables: nothing here may raise for
 //! want of a privilege.
 
-use pg_cache_core::tagtable;
 use serde_json::Value;
 
 use super::row;
@@ -35,13 +34,10 @@ pub fn tag_table(server: &Server) -> Value {
 fn of_generation(registration: &Registration) -> (bool, String) {
     match connection::ask(|session| Ok(made(session, &registration.table)?)) {
         Err(failure) => (false, failure.reason.sentence().to_owned()),
-        Ok(found) => {
-            let ours = tagtable::generation_text(registration.generation);
-            match found.generation.as_deref() == Some(&ours[..]) {
-                true => (true, "of the registered generation".to_owned()),
-                false => (false, "lost, or of another generation".to_owned()),
-            }
-        }
+        Ok(found) => match found.is_of(registration.generation) {
+            true => (true, "of the registered generation".to_owned()),
+            false => (false, "lost, or of another generation".to_owned()),
+        },
     }
 }
 

@@ -149,6 +149,7 @@ fn each_start_of_postgresql_makes_a_new_generation() {
     pair.postgres.restart();
     assert!(seen.insert(repair(&mut pair.postgres.connect())), "stopped and started");
     pair.postgres.crash();
+    pair.postgres.start_again();
     assert!(seen.insert(repair(&mut pair.postgres.connect())), "crashed");
     let url = pair.redis.url();
     let copy = pair.postgres.copy(&[("pg_cache.url", &url)]);
@@ -218,6 +219,36 @@ fn the_worker_waits_for_writers_but_not_for_prepared_ones() {
     pair.redis.cli(&["FLUSHALL"]);
     assert_ne!(repair(&mut client), registered, "also if it was prepared before");
     client.batch_execute("COMMIT PREPARED 'forgotten'").unwrap();
+}
+
+#[test]
+fn who_cannot_tell_the_worker_owes() {
+    // Danger: a writer that the worker did not wait for and that no debt tells of commits unseen.
+    let conf = [("max_worker_processes", "16"), ("max_prepared_transactions", "5")];
+    let mut pair = Pair::start_with(&conf, &[]);
+    let mut client = pair.postgres.connect();
+    repair(&mut client);
+    let debts = "SELECT count(*) FROM redis_debt";
+    client.batch_execute("CREATE TABLE t (v int)").unwrap();
+    let mut writer = pair.postgres.connect();
+    // As VACUUM FULL does: neither to be locked nor to be read.
+    let mut vacuum = pair.postgres.connect();
+    vacuum.batch_execute("BEGIN; LOCK TABLE redis_server IN ACCESS EXCLUSIVE MODE").unwrap();
+    writer.batch_execute("SELECT redis_touch('price')").unwrap();
+    assert_eq!(count(&mut client, debts), 1, "the tag is owed");
+    vacuum.batch_execute("COMMIT").unwrap();
+    repair(&mut client);
+    assert_eq!(count(&mut client, debts), 0);
+    // The worker does not wait for a prepared transaction either, in whatever state it registers.
+    pair.redis.stop();
+    client.batch_execute("SELECT redis_register()").unwrap();
+    writer.batch_execute("BEGIN; SELECT redis_touch('price'); PREPARE TRANSACTION 'p'").unwrap();
+    assert_eq!(count(&mut client, debts), 0);
+    writer.batch_execute("COMMIT PREPARED 'p'").unwrap();
+    assert_eq!(count(&mut client, debts), 1, "the tag is owed");
+    pair.redis.start_again();
+    repair(&mut client);
+    assert_eq!(count(&mut client, debts), 0);
 }
 
 #[test]
