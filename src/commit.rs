@@ -61,6 +61,8 @@ struct Transaction {
     settled: bool,
     /// What stands in `redis_debt` already.
     owed: Vec<Tag>,
+    /// Keys were settled early, and nobody remembers which.
+    early: bool,
     /// Keys that early settlement could not settle: everything must be taken for changed.
     coarse: bool,
 }
@@ -139,6 +141,8 @@ fn settle(end: End) -> Outcome<()> {
     let Some(xid) = xact::xid() else { return Ok(()) };
     let taken = TRANSACTION.with_borrow_mut(|transaction| {
         transaction.settled = true;
+        // Once prepared, nobody waits for us, and what was bumped may be lost with its table.
+        transaction.coarse |= end == End::Prepare && transaction.early;
         let owed = transaction.pending.as_mut().map(Pending::take)?;
         let nothing = owed.tags.is_empty() && owed.keys.is_empty();
         (!nothing || transaction.coarse).then_some((owed, transaction.coarse))
@@ -188,18 +192,21 @@ fn settle_early() -> Outcome<()> {
     let deadline = Deadline::start();
     let is_locked = xact::with_lasting_locks(|| lock(&deadline))?;
     let fresh = Fresh::push();
-    let Some(registration) = registry::seen(&fresh.snapshot).filter(|found| found.is_made()) else {
-        return Ok(());
+    let registration = registry::seen(&fresh.snapshot).filter(|found| found.is_made());
+    let settled = match (&registration, is_locked) {
+        (_, false) => Err(Failure::new(Reason::Timeout, "redis_server is locked")),
+        (Some(found), true) => deliver(found, &fresh.snapshot, xid, &owed, &deadline),
+        (None, true) => Ok(()),
     };
-    let settled = match is_locked {
-        true => deliver(&registration, &fresh.snapshot, xid, &owed, &deadline),
-        false => Err(Failure::new(Reason::Timeout, "redis_server is locked")),
-    };
+    let is_settled = settled.is_ok();
     if let Err(failure) = settled {
         refuse_if_asked(&failure)?;
         connection::warn_unsettled(&failure);
-        TRANSACTION.with_borrow_mut(|transaction| transaction.coarse = true);
     }
+    TRANSACTION.with_borrow_mut(|transaction| {
+        transaction.early = true;
+        transaction.coarse |= !is_settled;
+    });
     Ok(())
 }
 
