@@ -78,8 +78,9 @@ const SETTINGS: [(&CStr, &CStr); 12] = [
     (c"session_replication_role", c"origin"),
     (c"row_security", c"off"),
     (c"synchronous_commit", c"local"),
-    // Its own requests may take longer than a page should wait for.
-    (c"pg_cache.timeout_ms", c"5000"),
+    // Its own requests may take longer than a page should wait for, and not as long as DROP
+    // DATABASE waits for it to go.
+    (c"pg_cache.timeout_ms", c"2000"),
     (c"pg_cache.connect_timeout_ms", c"1000"),
 ];
 
