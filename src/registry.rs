@@ -80,6 +80,21 @@ pub fn usable(snapshot: &Snapshot) -> Result<Rc<Registration>, Reason> {
     Ok(registration)
 }
 
+/// Why a reader may not use the registration that the snapshot sees, in words.
+pub fn flaw(snapshot: &Snapshot) -> Option<&'static str> {
+    let Some(registration) = seen(snapshot) else {
+        return Some("there is no registration of this database in this cluster");
+    };
+    if !registration.is_made() {
+        return Some("no Redis server is registered yet");
+    }
+    if registration.timeline != wal::timeline() {
+        return Some("registered on another timeline: this server was promoted or recovered");
+    }
+    let is_alive = is_alive(snapshot, registration.generation);
+    (!is_alive).then_some("registered before the last start of this server")
+}
+
 /// Whether the generation was registered, or found good, by this run of the server: not so after a
 /// crash, which may lose commits and hand out their ids again, nor in a copy of the files. An
 /// unlogged table cannot be read on a standby, and need not be: nothing is lost there.

@@ -27,7 +27,7 @@ fn ping(_call: &Call) -> Outcome<Datum> {
 }
 
 fn health_json(_call: &Call) -> Outcome<Datum> {
-    Ok(text::json(&health::checks()))
+    Ok(text::json(&health::checks()?))
 }
 
 fn flush_keys(call: &Call) -> Outcome<Datum> {
