@@ -78,8 +78,12 @@ pub fn names(call: &Call, index: usize) -> Outcome<Vec<String>> {
 
 /// The members of an array argument; a NULL array has none.
 fn elements(call: &Call, index: usize) -> Vec<Argument> {
-    let Some(array) = call.datum(index) else { return Vec::new() };
-    // SAFETY: the argument's declared type is an array.
+    call.datum(index).map(members).unwrap_or_default()
+}
+
+/// The members of an array.
+pub fn members(array: pg_sys::Datum) -> Vec<Argument> {
+    // SAFETY: the caller knows the datum for an array by its type.
     let array = unsafe { pg_sys::pg_detoast_datum(array.cast_mut_ptr()) };
     let array = array.cast::<pg_sys::ArrayType>();
     // SAFETY: the header of a detoasted array.

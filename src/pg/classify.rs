@@ -61,6 +61,11 @@ pub fn is_ours(function: pg_sys::Oid) -> bool {
     owner != pg_sys::InvalidOid && owner == ours
 }
 
+/// Whether the function is `redis_depends`, which only says that the query hangs on a name.
+pub fn is_depends(function: pg_sys::Oid) -> bool {
+    !is_built_in(function) && function_name(function) == "redis_depends" && is_ours(function)
+}
+
 pub fn function_name(function: pg_sys::Oid) -> String {
     // SAFETY: a palloc'ed name, or NULL.
     super::text::c_string(unsafe { pg_sys::get_func_name(function) })
@@ -125,6 +130,10 @@ pub fn is_view(relation: pg_sys::Oid) -> bool {
 
 pub fn is_foreign(relation: pg_sys::Oid) -> bool {
     kind(relation) == pg_sys::RELKIND_FOREIGN_TABLE
+}
+
+pub fn is_partitioned(relation: pg_sys::Oid) -> bool {
+    kind(relation) == pg_sys::RELKIND_PARTITIONED_TABLE
 }
 
 pub fn kind_name(relation: pg_sys::Oid) -> &'static str {

@@ -50,6 +50,7 @@ pub fn catalogue() -> Vec<Error> {
         Error::VolatileFunction { name: "random()".into() },
         Error::Sample,
         Error::Nested,
+        Error::DependsArgument,
         Error::ArgumentCount { given: 1, wanted: 2 },
         Error::ArgumentPseudoType { position: 1, type_name: "record".into() },
         Error::ColumnNotReturned {
