@@ -231,6 +231,7 @@ impl Error {
     pub fn hint(&self) -> Option<String> {
         let hint = match self {
             Error::NullArgument { name: "ttl" } => TTL_HINT,
+            Error::NullArgument { name: "rel" | "column" } => return None,
             Error::NullArgument { .. } => "Text joined with || is null if any part of it is null.",
             Error::KeyTooLong { .. } => "Put a hash of the long part into the key.",
             Error::KeyReserved { .. } => "Choose another prefix.",
