@@ -8,11 +8,10 @@
 
 use std::ffi::CStr;
 
-use pg_cache_core::pins::BY_COLUMNS_MAX;
 use pgrx::pg_sys;
 use pgrx::pg_sys::ffi::pg_guard_ffi_boundary;
 
-use super::{classify, surroundings, text};
+use super::{classify, row_groups, surroundings, text};
 
 /// The trigger functions that note changes.
 const ROW_FUNCTION: &str = "redis_track_row";
@@ -114,7 +113,7 @@ fn by_triggers(relation: pg_sys::Oid) -> Tracked {
         Some((_, row)) if truncate => {
             // Two triggers that note other groups: both notes are made, so either will do. More
             // columns than redis_track takes are a trigger made by hand: who knows what it notes.
-            let known = row.arguments.len() <= BY_COLUMNS_MAX;
+            let known = row.arguments.len() <= row_groups::COLUMNS_MAX;
             let by = if known { row.arguments.clone() } else { Vec::new() };
             Tracked { root, by, gap: None }
         }

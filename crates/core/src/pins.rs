@@ -21,9 +21,6 @@
 
 use crate::tag::{GroupColumn, Tag};
 
-/// Columns by which one relation is tracked; each costs a hash for each changed row.
-pub const BY_COLUMNS_MAX: usize = 8;
-
 /// Beyond that many groups, one entry of a query depends on the whole table.
 pub const GROUPS_MAX: usize = 64;
 

@@ -1,7 +1,7 @@
 //! Row groups: which tags a query depends on, as `redis_explain` tells them.
 
 use pg_cache_e2e::Scene;
-use pg_cache_e2e::tracking::{stand_in, track};
+use pg_cache_e2e::tracking::track;
 use postgres::Client;
 
 /// Tables tracked by a column each, of every kind of type that compares by more than its bytes.
@@ -20,7 +20,6 @@ CREATE TABLE pairs (a int, b int, c int);
 
 fn prepare(client: &mut Client) {
     client.batch_execute(SCHEMA).unwrap();
-    stand_in(client);
     let tracked = [
         ("orders", "{customer_id}"),
         ("customers", "{id}"),
