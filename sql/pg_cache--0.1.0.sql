@@ -135,6 +135,13 @@ CREATE FUNCTION redis_untrack(rel regclass) RETURNS void
 
 COMMENT ON FUNCTION redis_untrack(regclass) IS 'removes the triggers of redis_track';
 
+CREATE FUNCTION redis_invalidate() RETURNS trigger
+    LANGUAGE c
+    AS 'MODULE_PATHNAME', 'redis_invalidate';
+
+COMMENT ON FUNCTION redis_invalidate() IS
+    'trigger: deletes the keys named by its arguments before the commit returns';
+
 CREATE FUNCTION redis_touch(tag text) RETURNS void
     LANGUAGE c VOLATILE
     AS 'MODULE_PATHNAME', 'redis_touch';

@@ -28,6 +28,7 @@ pub mod privileges;
 pub mod quote;
 pub mod recordset;
 pub mod row_groups;
+pub mod row_text;
 pub mod settings;
 pub mod shape;
 pub mod snapshot;

@@ -14,13 +14,16 @@ mod cluster;
 pub mod fake;
 pub mod postgres_server;
 pub mod process;
+pub mod proxy;
 pub mod redis_server;
 pub mod regress;
+mod standby;
 
 use std::time::{Duration, Instant};
 
 pub use cluster::Cluster;
 pub use postgres_server::Postgres;
+pub use proxy::Proxy;
 pub use redis_server::Redis;
 
 /// A PostgreSQL and the Redis its backends use: `pg_cache.url` stands in `postgresql.conf`.
