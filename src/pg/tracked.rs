@@ -1,10 +1,10 @@
 //! Is a relation tracked: does every change of its rows reach the tags?
 //!
-//! Owns that answer, read from the relation cache: our row trigger for INSERT, UPDATE and DELETE and
-//! our TRUNCATE trigger, both ENABLE ALWAYS, on the table and on everything whose rows it shows, and
-//! the event triggers that see what fires no row trigger. Invariant: *tracked* is said only if all
-//! of that is in place. If it were said too early, a change would be noted nowhere and an old entry
-//! would be served as exact.
+//! Owns that answer, read from the relation cache: our row trigger for INSERT, UPDATE and DELETE
+//! and our TRUNCATE trigger, both ENABLE ALWAYS, on the table and on everything whose rows it
+//! shows, and the event triggers that see what fires no row trigger. Invariant: *tracked* is said
+//! only if all of that is in place. If it were said too early, a change would be noted nowhere and
+//! an old entry would be served as exact.
 
 use std::ffi::CStr;
 

@@ -95,7 +95,8 @@ fn arguments_find_the_group_that_the_writer_notes() {
     for arguments in ["5", "5::bigint", "5::smallint", "'5'", "VARIADIC ARRAY['5']"] {
         let sql = format!(
             "SELECT redis_cached('p', 60,
-               'SELECT id, total FROM orders WHERE customer_id = $1 ORDER BY id', {arguments})::text"
+               'SELECT id, total FROM orders WHERE customer_id = $1 ORDER BY id',
+               {arguments})::text"
         );
         let hits = |reader: &mut Client| {
             let (text, counters) =
