@@ -18,6 +18,8 @@ mod privileges_fuzz;
 mod random_queries;
 mod read_through;
 mod row_groups;
+mod row_groups_live;
+mod row_groups_random;
 mod row_security;
 mod scope;
 mod settings;
