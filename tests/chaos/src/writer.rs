@@ -11,6 +11,7 @@ use fastrand::Rng;
 use postgres::{Client, Error};
 
 use crate::changes::CHANGES;
+use crate::guards::Guard;
 use crate::questions::{Needs, draw};
 use crate::ways::{Script, WAYS, Way};
 use crate::world::{Side, World, lock};
@@ -51,6 +52,12 @@ pub fn change(world: &World, mut random: Rng) {
                 world.tally.rest(Duration::from_millis(random.u64(100..1200)));
                 let way = pick(CHANGES, &mut random);
                 let script = (way.script)(&mut random);
+                if world.setup.without.is_some_and(Guard::wants_late_messages) {
+                    let pause_ms = random.u32(20..300);
+                    client.batch_execute(&format!(
+                        "SET pg_cache.fault_point = 'commit.ended:sleep_{pause_ms}'"
+                    ))?;
+                }
                 let tracking = way.name == "tracking off and on";
                 if tracking && !world.setup.tracked {
                     continue;
@@ -99,13 +106,19 @@ fn tracked_again(client: &mut Client) -> bool {
 
 /// What differs from one transaction to the next.
 fn settings(world: &World, client: &mut Client, random: &mut Rng) -> Result<(), Error> {
-    let slow = world.setup.without.is_some_and(|guard| guard.wants_slow_commits());
-    let delay_us = if slow && random.bool() { random.u32(1000..20_000) } else { 0 };
-    let synchronous = if random.u32(..3) == 0 { "off" } else { "on" };
-    let synchronous = if delay_us > 0 { "on" } else { synchronous };
-    client.batch_execute(&format!(
-        "SET synchronous_commit = {synchronous}; SET commit_delay = {delay_us}"
-    ))
+    let lost = world.setup.without.is_some_and(Guard::wants_lost_commits);
+    let synchronous = if lost || random.u32(..3) == 0 { "off" } else { "on" };
+    client.batch_execute(&format!("SET synchronous_commit = {synchronous}"))?;
+    if !world.setup.without.is_some_and(Guard::wants_slow_commits) {
+        return Ok(());
+    }
+    // It has the guard then, and the others have not.
+    let pause_ms = if random.u32(..8) == 0 { random.u32(300..800) } else { random.u32(5..60) };
+    let fault = match random.bool() {
+        true => format!("SET pg_cache.fault_point = 'commit.settled:sleep_{pause_ms}'"),
+        false => "RESET pg_cache.fault_point".to_owned(),
+    };
+    client.batch_execute(&fault)
 }
 
 /// Runs a script. An error of the server ends it, and only a lost connection is one of ours.
