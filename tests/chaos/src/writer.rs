@@ -25,6 +25,7 @@ pub fn write(world: &World, mut random: Rng) {
     while let Some(mut client) = world.insist(Side::Primary) {
         let mut step = || -> Result<(), Error> {
             client.batch_execute(SESSION)?;
+            find_prepared(world, &mut client)?;
             while !world.tally.is_over() {
                 settings(world, &mut client, &mut random)?;
                 let way = pick(WAYS, &mut random);
@@ -201,6 +202,20 @@ fn look_inside(
         ));
     }
     Ok(true)
+}
+
+/// A connection may be lost between PREPARE and its answer: nobody would end that transaction.
+fn find_prepared(world: &World, client: &mut Client) -> Result<(), Error> {
+    let rows = client
+        .query("SELECT quote_literal(gid) FROM pg_prepared_xacts WHERE gid LIKE 'p%'", &[])?;
+    let mut prepared = lock(&world.prepared);
+    for row in rows {
+        let name: String = row.get(0);
+        if !prepared.contains(&name) {
+            prepared.push(name);
+        }
+    }
+    Ok(())
 }
 
 /// Somebody else than who prepared it, usually.
