@@ -94,7 +94,8 @@ impl Writer<'_> {
                 self.resolve()?;
             }
             self.world.tally.transactions.fetch_add(1, Ordering::Relaxed);
-            self.world.tally.rest(Duration::from_millis(random.u64(2..60)));
+            let pause = Duration::from_millis(random.u64(2..60));
+            self.world.tally.rest_for_reads(pause, random.u64(..200));
         }
         Ok(())
     }
