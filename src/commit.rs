@@ -83,6 +83,8 @@ pub fn listen() {
             with_pending(|pending| pending.roll_back(lost));
         },
         ended: || {
+            // Its rows are visible by now, its messages about the schema are not sent yet.
+            host::fault_point("commit.ended");
             TRANSACTION.with(|transaction| {
                 if let Ok(mut transaction) = transaction.try_borrow_mut() {
                     *transaction = Transaction::default();
@@ -178,6 +180,7 @@ fn settle(end: End) -> Outcome<()> {
         owe(xid, &owed, coarse)?;
         worker::wake();
     }
+    host::fault_point("commit.settled");
     Ok(())
 }
 
