@@ -16,14 +16,17 @@ mod client;
 #[allow(dead_code)]
 mod commit;
 mod connection;
+mod entries;
 mod entry;
 mod explain;
 mod flush;
 mod health;
 mod read;
+mod recipe;
 mod registry;
 mod repair;
 mod stats;
+mod verify;
 mod view;
 mod worker;
 
