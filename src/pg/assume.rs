@@ -2,8 +2,9 @@
 //!
 //! What is assumed ends with the value, and with the subtransaction around it: PostgreSQL's abort
 //! puts the role and the settings back itself. The invariant: while another role is assumed, the
-//! operation is security-restricted, so nothing that the query runs can take the caller's role
-//! back, leave a temporary table or a deferred trigger for it.
+//! operation is read-only and security-restricted, so nothing that the query runs can take the
+//! caller's role back, or leave a temporary table or a deferred trigger for it; nor does it take a
+//! transaction id by which the caller could judge no further entry.
 
 use std::ffi::{CStr, CString, c_int};
 
@@ -47,6 +48,7 @@ impl Assumed {
         for (name, value) in wanted {
             set(name, value.as_deref())?;
         }
+        set(c"transaction_read_only", Some(c"on"))?;
         // SAFETY: an existing role; put back by Drop or by the abort.
         unsafe { pg_sys::SetUserIdAndSecContext(role, context | RESTRICTED as c_int) };
         identity::assume_session_role(Some(session_role));
