@@ -4,15 +4,17 @@ use pg_cache_core::fence::{Judgement, Look, Wanted, judge};
 use pg_cache_core::reason::Reason;
 use pg_cache_core::sidecar::Sidecar;
 use pg_cache_core::tagtable;
+use pg_cache_core::template::Template;
 use serde_json::{Value, json};
 
 use crate::client::session::{Ask, Found};
 use crate::connection;
 use crate::entry::Entry;
+use crate::pg::dependencies::Reads;
 use crate::pg::error::Outcome;
 use crate::pg::plan::{self, Plan};
 use crate::pg::snapshot::Snapshot;
-use crate::pg::{Oid, classify};
+use crate::pg::{classify, tracked};
 use crate::read::{self, Request};
 use crate::registry::{self, Registration};
 
@@ -50,21 +52,37 @@ pub fn explain(request: &Request<'_>) -> Outcome<Value> {
         "tables": tables(&plan),
         "functions": functions(&plan),
         "settings": plan.analysis.settings,
-        "exact": "ttl",
+        "exact": if plan.dependencies.exact() { "exact" } else { "ttl" },
+        "ttl_only_because": plan.dependencies.gaps(),
+        "redis_readers": redis_readers(request, &plan, &entry),
         "status": status,
         "entry": found,
     }))
 }
 
+/// Whether a trigger on every table deletes a key of this form, for programs that read Redis. That
+/// it is the key of the very row that changes, only who chose both can know.
+fn redis_readers(request: &Request<'_>, plan: &Plan, entry: &Entry) -> &'static str {
+    let names = |template: &String| {
+        Template::parse(template).is_ok_and(|template| template.may_give(&request.key))
+    };
+    let named = |reads: &Reads| tracked::key_templates(reads.relation).iter().any(names);
+    let all = plan.dependencies.relations().iter().all(named);
+    // A trigger names the plain key, and each scope has a key of its own.
+    let deleted = all && plan.is_exact() && entry.scope.is_empty();
+    if deleted { "named" } else { "ttl" }
+}
+
 fn tables(plan: &Plan) -> Vec<Value> {
-    let row = |relation: &Oid| {
+    let row = |reads: &Reads| {
         json!({
-            "name": classify::relation_name(*relation),
-            "kind": classify::kind_name(*relation),
-            "tracked": false,
+            "name": classify::relation_name(reads.relation),
+            "kind": classify::kind_name(reads.relation),
+            "tracked": reads.gap.is_none(),
+            "groups": reads.groups,
         })
     };
-    plan.analysis.relations.iter().map(row).collect()
+    plan.dependencies.relations().iter().map(row).collect()
 }
 
 /// The STABLE functions, by which an entry can be older than its rows.

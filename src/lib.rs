@@ -26,6 +26,8 @@ mod recipe;
 mod registry;
 mod repair;
 mod stats;
+mod tracking;
+mod trigger;
 mod verify;
 mod view;
 mod worker;
@@ -39,5 +41,6 @@ pub extern "C-unwind" fn _PG_init() {
     pg::guc::register();
     pg::guc::reserve_prefix();
     pg::surroundings::watch();
+    pg::trigger::watch();
     commit::listen();
 }

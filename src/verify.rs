@@ -42,8 +42,7 @@ pub fn verify(max: Option<i32>) -> Outcome<Value> {
     let registration = match registry::usable(&Snapshot::active()) {
         Ok(registration) => registration,
         Err(reason) => {
-            let detail = Some(reason.sentence().to_owned());
-            error::notice("recomputed 0 entries".to_owned(), detail);
+            error::notice("recomputed 0 entries, 0 differ, skipped 0", Some(reason.sentence()));
             return Ok(Value::Array(Vec::new()));
         }
     };
@@ -222,7 +221,7 @@ impl Verification {
         };
         let told: Vec<_> = self.skipped.iter().map(told).collect();
         let detail = (skipped > 0).then(|| format!("Skipped: {}.", told.join(", ")));
-        error::notice(message, detail);
+        error::notice(&message, detail.as_deref());
     }
 }
 

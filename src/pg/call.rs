@@ -103,6 +103,11 @@ impl Call {
         pg_sys::Datum::from(0usize)
     }
 
+    /// What a trigger function is called with.
+    pub fn context(&self) -> pg_sys::fmNodePtr {
+        self.info().context
+    }
+
     /// The node through which a set is returned.
     pub fn result_info(&self) -> pg_sys::fmNodePtr {
         self.info().resultinfo

@@ -270,8 +270,13 @@ pub fn log(message: &str) {
 }
 
 /// Tells the caller how something went.
-pub fn notice(message: String, detail: Option<String>) {
+pub fn notice(text: &str, detail: Option<&str>) {
     let code = PgSqlErrorCode::ERRCODE_SUCCESSFUL_COMPLETION;
-    let detail = detail.map(said);
-    plain(code, &said(message), detail.as_deref(), None).report(PgLogLevel::NOTICE);
+    let (text, detail) = (said(text.to_owned()), detail.map(|detail| said(detail.to_owned())));
+    plain(code, &text, detail.as_deref(), None).report(PgLogLevel::NOTICE);
+}
+
+/// What our own statements and texts should have ruled out.
+pub fn defect_in(what: &str) -> Raised {
+    panic!("{what}")
 }

@@ -1,4 +1,5 @@
-//! Runs statements of ours: about views, as the caller would, and about the tables of the registry.
+//! Runs statements of ours: about views, tables and triggers, as the caller would, and about the
+//! tables of the registry.
 
 use std::ffi::{CStr, c_char, c_int, c_long, c_void};
 
@@ -16,6 +17,10 @@ unsafe extern "C-unwind" {
         column: c_int,
     ) -> *mut c_char;
     fn SPI_palloc(bytes: usize) -> *mut c_void;
+    fn CommandCounterIncrement();
+    fn GetLatestSnapshot() -> pg_sys::Snapshot;
+    fn PushActiveSnapshot(snapshot: pg_sys::Snapshot);
+    fn PopActiveSnapshot();
 }
 
 pub fn run(statement: &str) -> Outcome<()> {
@@ -78,6 +83,41 @@ pub fn view_definition(view: &str) -> Outcome<String> {
     Ok(super::text::c_string(value))
 }
 
+/// The one JSON value that a SELECT of ours gives; null if it gives none.
+///
+/// It sees what is committed at this moment and what this transaction did, whatever the isolation:
+/// a child or a trigger that an older snapshot does not see is there all the same.
+pub fn look(select: &str) -> Outcome<serde_json::Value> {
+    let _plain = PlainSettings::start();
+    let statement = super::text::statement(select);
+    let text = statement.as_ptr();
+    let execute = || {
+        // SAFETY: makes this transaction's own changes visible to what follows.
+        unsafe { CommandCounterIncrement() };
+        // SAFETY: a snapshot of this moment, copied when it is pushed.
+        let snapshot = unsafe { GetLatestSnapshot() };
+        // SAFETY: popped below; an abort empties the stack.
+        unsafe { PushActiveSnapshot(snapshot) };
+        // SAFETY: a C string that outlives the call; read-only, so under the snapshot pushed above.
+        unsafe { SPI_execute(text, true, 1) };
+        // SAFETY: the one row and column that the statement gives, in the caller's memory.
+        let value = unsafe { first_value() };
+        // SAFETY: the one pushed above.
+        unsafe { PopActiveSnapshot() };
+        value
+    };
+    // SAFETY: C calls over plain pointers; an error ends the statement.
+    let value = unsafe { in_spi(execute) }?;
+    Ok(serde_json::from_str(&super::text::c_string(value)).unwrap_or_default())
+}
+
+/// Waits for a lock on a relation that keeps writers and DDL out until the transaction ends.
+pub fn lock(relation: pg_sys::Oid) {
+    let mode = pg_sys::ShareRowExclusiveLock as pg_sys::LOCKMODE;
+    // SAFETY: released with the transaction.
+    unsafe { pg_sys::LockRelationOid(relation, mode) };
+}
+
 /// The text of the first row's first column, copied out of SPI's memory; NULL if there is none.
 unsafe fn first_value() -> *mut c_char {
     // SAFETY: the result of the statement that ran last.
@@ -106,12 +146,14 @@ unsafe fn first_value() -> *mut c_char {
     copy
 }
 
-/// Settings under which a query's text means the same to everybody, as for postgres_fdw and
-/// pg_dump: every name qualified, every constant unambiguous. Until it is dropped; an error
-/// restores them with the transaction.
-struct PlainSettings(c_int);
+/// Settings under which a query's or a value's text means the same to everybody, as for
+/// postgres_fdw and pg_dump: every name qualified, every constant unambiguous. Until it is dropped;
+/// an error restores them with the transaction.
+pub struct PlainSettings(c_int);
 
-const PLAIN: [(&CStr, &CStr); 5] = [
+const PLAIN: [(&CStr, &CStr); 7] = [
+    (c"TimeZone", c"UTC"),
+    (c"bytea_output", c"hex"),
     (c"search_path", c""),
     (c"DateStyle", c"ISO"),
     (c"IntervalStyle", c"postgres"),
@@ -120,7 +162,7 @@ const PLAIN: [(&CStr, &CStr); 5] = [
 ];
 
 impl PlainSettings {
-    fn start() -> Self {
+    pub fn start() -> Self {
         // SAFETY: opens a level of settings, closed by Drop or by the abort.
         let level = unsafe { pg_sys::NewGUCNestLevel() };
         for (name, value) in PLAIN {

@@ -35,6 +35,14 @@ pub fn obstacle() -> Option<Reason> {
     (isolation == pg_sys::XACT_SERIALIZABLE as i32).then_some(Reason::Serializable)
 }
 
+/// Gives the transaction its id. Raises where it may not write, in the name of `what`.
+pub fn assign_xid(what: &std::ffi::CStr) {
+    // SAFETY: a C string; raises or returns.
+    unsafe { pg_sys::PreventCommandIfReadOnly(what.as_ptr()) };
+    // SAFETY: in a transaction that may write.
+    unsafe { pg_sys::GetTopTransactionId() };
+}
+
 /// The nest level of the transaction at hand: 1 at the top, one more for each savepoint.
 pub fn level() -> u32 {
     // SAFETY: reads the state of the current transaction.

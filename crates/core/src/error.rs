@@ -6,12 +6,20 @@
 //! `docs/errors.md` is rendered from here.
 
 mod catalogue;
+mod tracking;
 
 pub use catalogue::{catalogue, markdown};
+pub use tracking::Tracking;
 
 use crate::reason::Reason;
 
 const TTL_HINT: &str = "Give a number of seconds or an interval, such as 300 or '5 minutes'.";
+
+impl From<Tracking> for Error {
+    fn from(error: Tracking) -> Self {
+        Error::Tracking(error)
+    }
+}
 
 /// An error of pg_cache's own; errors of the user's query keep what PostgreSQL says.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -30,6 +38,7 @@ pub enum Error {
     VolatileFunction { name: String },
     Sample,
     Nested,
+    DependsArgument,
     ArgumentCount { given: usize, wanted: usize },
     ArgumentPseudoType { position: usize, type_name: String },
     ColumnNotReturned { name: String, returned: Vec<String> },
@@ -52,6 +61,7 @@ pub enum Error {
     NoWorkerSlot,
     PrefixTooLong { bytes: usize, bytes_max: usize },
     BucketsOutOfRange { given: i32, most: i32 },
+    Tracking(Tracking),
 }
 
 impl Error {
@@ -75,6 +85,7 @@ impl Error {
             Error::RowLock { .. } => "55000",
             Error::VolatileFunction { .. } | Error::Sample => "42P17",
             Error::Nested => "42P19",
+            Error::DependsArgument => "42P17",
             Error::ColumnNotReturned { .. } => "42703",
             Error::DuplicateColumn { .. } => "42701",
             Error::PasswordFile { .. } => "F0000",
@@ -88,6 +99,7 @@ impl Error {
             Error::PrefixTooLong { .. } => "54000",
             Error::BucketsOutOfRange { .. } => "22023",
             Error::Unreachable { reason, .. } => unreachable_sqlstate(*reason),
+            Error::Tracking(error) => error.sqlstate(),
         }
     }
 
@@ -113,6 +125,7 @@ impl Error {
             }
             Error::Sample => "cached query must not sample a table without REPEATABLE".into(),
             Error::Nested => "cached query must not read through the cache itself".into(),
+            Error::DependsArgument => "redis_depends takes a constant or a parameter".into(),
             Error::ArgumentCount { .. } => "wrong number of arguments for cached query".into(),
             Error::ArgumentPseudoType { position, type_name } => {
                 format!("argument for ${position} must not be of pseudo-type {type_name}")
@@ -149,6 +162,7 @@ impl Error {
             Error::BucketsOutOfRange { given, .. } => {
                 format!("number of buckets out of range: {given}")
             }
+            Error::Tracking(error) => error.message(),
         }
     }
 
@@ -167,6 +181,9 @@ impl Error {
             }
             Error::VolatileFunction { .. } | Error::Sample => {
                 "What it returns once need not be what it returns the next time.".into()
+            }
+            Error::DependsArgument => {
+                "What the entry hangs on must be known before the query runs.".into()
             }
             Error::ArgumentCount { given, wanted } => {
                 format!("Arguments given: {given}; parameters in the query: {wanted}.")
@@ -209,6 +226,7 @@ impl Error {
                  either."
                     .into()
             }
+            Error::Tracking(error) => return error.detail(),
             _ => return None,
         })
     }
@@ -232,6 +250,7 @@ impl Error {
             }
             Error::Sample => "Add REPEATABLE with a seed.",
             Error::Nested => "Put the text of the inner query in its place.",
+            Error::DependsArgument => "Give the name as a literal or as an argument of the query.",
             Error::ArgumentCount { .. } => return None,
             Error::ArgumentPseudoType { .. } => "Cast the argument to a type that holds values.",
             Error::ColumnNotReturned { .. } | Error::DuplicateColumn { .. } => {
@@ -275,6 +294,7 @@ impl Error {
                 "Write the names of columns in braces and a colon between them, as in \
                  'user:{id}:{language}'."
             }
+            Error::Tracking(error) => return error.hint(),
         };
         Some(hint.to_owned())
     }
@@ -387,7 +407,9 @@ mod tests {
             Error::NoWorkerSlot => 32,
             Error::PrefixTooLong { .. } => 33,
             Error::BucketsOutOfRange { .. } => 34,
-            Error::CannotVerify { .. } => 35,
+            Error::DependsArgument => 35,
+            Error::Tracking(_) => 36,
+            Error::CannotVerify { .. } => 37,
         }
     }
 
@@ -395,7 +417,7 @@ mod tests {
     fn every_error_stands_in_the_catalogue() {
         // Danger: an error that users meet and the documentation does not know.
         let listed: BTreeSet<usize> = catalogue().iter().map(variant).collect();
-        assert_eq!(listed, (0..=35).collect());
+        assert_eq!(listed, (0..=37).collect());
     }
 
     #[test]

@@ -3,7 +3,7 @@
 //! Invariant: every variant of `Error` and every `Reason` stands in it. Without it, people would
 //! meet errors that no page explains.
 
-use super::Error;
+use super::{Error, Tracking};
 use crate::key::{KEY_BYTES_MAX, RESERVED_PREFIX};
 use crate::reason::Reason;
 
@@ -50,6 +50,7 @@ pub fn catalogue() -> Vec<Error> {
         Error::VolatileFunction { name: "random()".into() },
         Error::Sample,
         Error::Nested,
+        Error::DependsArgument,
         Error::ArgumentCount { given: 1, wanted: 2 },
         Error::ArgumentPseudoType { position: 1, type_name: "record".into() },
         Error::ColumnNotReturned {
@@ -79,6 +80,7 @@ pub fn catalogue() -> Vec<Error> {
         Error::PasswordFile { why: "No such file or directory".into() },
         Error::ServerTooOld { found: "Redis 6.2.7".into() },
     ];
+    errors.extend(Tracking::examples().into_iter().map(Error::Tracking));
     errors.extend(
         [
             Reason::Breaker,
@@ -142,12 +144,18 @@ fn condition(sqlstate: &str) -> &'static str {
         "25001" => "active_sql_transaction",
         "25006" => "read_only_sql_transaction",
         "28P01" => "invalid_password",
+        "39P01" => "trigger_protocol_violated",
         "38000" => "external_routine_exception",
         "42501" => "insufficient_privilege",
         "42601" => "syntax_error",
         "42602" => "invalid_name",
         "42701" => "duplicate_column",
         "42703" => "undefined_column",
+        "42809" => "wrong_object_type",
+        "42883" => "undefined_function",
+        "42P01" => "undefined_table",
+        "42P10" => "invalid_column_reference",
+        "54011" => "too_many_columns",
         "42804" => "datatype_mismatch",
         "42939" => "reserved_name",
         "42P17" => "invalid_object_definition",
