@@ -10,6 +10,7 @@ use std::rc::Rc;
 
 use pg_cache_core::error::Error;
 use pg_cache_core::reason::Reason;
+use pg_cache_core::recipe::Secret;
 use pg_cache_core::tag::Tag;
 use pg_cache_core::tagtable;
 
@@ -35,6 +36,8 @@ pub struct Registration {
     pub buckets: u32,
     /// The tag table's key.
     pub table: Vec<u8>,
+    /// Under which recipes are written.
+    pub secret: Secret,
 }
 
 impl Registration {
@@ -208,8 +211,9 @@ fn decoded(row: &Row) -> Option<Rc<Registration>> {
 }
 
 fn decode(row: &Row) -> Option<Registration> {
-    let [_, system, database, generation, servers, timeline, prefix, buckets, shards, format] =
-        row.values::<10>();
+    let values = row.values::<12>();
+    let [_, system, database, generation, servers, timeline, prefix, buckets, ..] = values;
+    let [.., shards, format, _, secret] = values;
     let (own_system, own_database) = identity::origin();
     let is_ours = system?.value() as u64 == own_system && database?.value() as u32 == own_database;
     if !is_ours || format?.value() as i32 != FORMAT || shards?.value() as i32 != 1 {
@@ -222,5 +226,6 @@ fn decode(row: &Row) -> Option<Registration> {
         prefix: text::owned(prefix?).into_bytes(),
         buckets: u32::try_from(buckets?.value() as i32).ok().filter(|count| *count > 0)?,
         table: tagtable::key(own_system, own_database, 0),
+        secret: Secret::of(&text::owned(secret?)),
     })
 }

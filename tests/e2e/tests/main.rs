@@ -31,4 +31,5 @@ mod two_databases;
 mod types;
 mod unreachable;
 mod values;
+mod verify;
 mod worker;
