@@ -5,7 +5,7 @@
 
 use crate::explore::{Steps, Who};
 use crate::state::{
-    Debt, Flight, NEVER, ReaderAt, State, Worker, WorkerAt, Writer, WriterAt, Xid,
+    Debt, Flight, NEVER, ReaderAt, State, Worker, WorkerAt, Writer, WriterAt, Xid, Xids,
 };
 use crate::world::{READERS, WRITERS, World};
 use crate::{reader, writer};
@@ -14,6 +14,27 @@ pub fn steps(steps: &mut Steps<'_>) {
     let world = steps.world;
     if world.asynchronous && steps.from.durable != steps.from.committed {
         steps.add(Who::Postgres, "flushes WAL", |state, _| state.durable = state.committed);
+    }
+    if steps.from.used.bystanders < world.bystanders {
+        steps.add(Who::Postgres, "runs another transaction", |state, _| {
+            state.used.bystanders += 1;
+            let xid = state.assign();
+            state.running.remove(xid);
+        });
+    }
+    if steps.from.used.restores < world.restores {
+        steps.add(Who::Postgres, "is restored from a cold backup", |state, _| {
+            state.used.restores += 1;
+            state.durable = Xids(0b110);
+            state.is_unswept = true;
+            for place in 0..WRITERS {
+                if !matches!(state.writers[place].at, WriterAt::New) {
+                    state.lost |= 1 << place;
+                }
+            }
+            crash(world, state, 3);
+            state.used.crashes -= 1;
+        });
     }
     if steps.from.used.crashes < world.crashes {
         let after_all = steps.from.next;

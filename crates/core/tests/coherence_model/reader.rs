@@ -109,6 +109,9 @@ fn tags(steps: &mut Steps<'_>, place: usize, check: Guard) {
         verdict = decide::look(world, &informed, world.readers[place].key, data, check);
     }
     let (judged, versions) = match verdict {
+        _ if check == Guard::FillCheck && !world.has(Guard::LookAgain) => {
+            (Judged::Miss, reader.versions)
+        }
         Verdict::Hit => (Judged::Hit, [0; FIELDS]),
         Verdict::Miss(versions) => (Judged::Miss, versions),
         Verdict::Foreign => (Judged::Foreign, [0; FIELDS]),
@@ -121,12 +124,7 @@ fn tags(steps: &mut Steps<'_>, place: usize, check: Guard) {
         if judged == Judged::Compute {
             outcome.marks |= mark::COMPUTE;
         }
-        let skips = check == Guard::FillCheck && !world.has(Guard::LookAgain);
-        state.readers[place] = Reader {
-            judged,
-            versions: if skips { reader.versions } else { versions },
-            ..informed
-        };
+        state.readers[place] = Reader { judged, versions, ..informed };
         let moves = world.failovers > 0 && world.has(Guard::ProofLast);
         if moves && judged != Judged::Compute {
             let is_first = reader.at == ReaderAt::Tags;

@@ -3,7 +3,7 @@
 //! Invariant: a state holds everything that decides what can happen next, and nothing else; what is
 //! over is set back to nothing, so that states which go on alike are one.
 
-use crate::world::{FIELDS, KEYS, READERS, WRITERS};
+use crate::world::{FIELDS, KEYS, READERS, WRITERS, World};
 
 /// A transaction ID. Xid 1 installed the extension, xid 2 made the first table.
 pub type Xid = u8;
@@ -295,6 +295,8 @@ pub struct Used {
     pub failovers: u8,
     pub copies: u8,
     pub crashes: u8,
+    pub restores: u8,
+    pub bystanders: u8,
     pub stores: u8,
     pub strangers: u8,
     pub claims: u8,
@@ -318,6 +320,8 @@ pub struct State {
     pub epochs: u8,
     /// Redis went back to an earlier state, and the sweep has not come by yet: no S2.
     pub is_unswept: bool,
+    /// Writers that were lost with all that had been on disk: their values go with the sweep.
+    pub lost: u8,
     /// Keys that a settlement in mid-transaction forgot, as bits: no S2 for them.
     pub forgotten: u8,
     pub writers: [Writer; WRITERS],
@@ -329,13 +333,16 @@ pub struct State {
 }
 
 impl State {
-    /// The extension is installed, its table made, and nobody has come yet.
-    pub fn first() -> State {
+    /// The extension is installed, its table made.
+    pub fn first(world: &World) -> State {
         let table = Table { generation: Some(0), base: FIRST_BASE, ..Table::default() };
         let server = |data, is_master| Server { data, epoch: 0, is_master };
-        let data = Data { table: Some(table), ..NO_DATA };
+        let mut data = Data { table: Some(table), ..NO_DATA };
+        if world.filled {
+            data.entries = [Entry { value: 0, sidecar: Some(Sidecar::default()) }; KEYS];
+        }
         let mut first = State {
-            next: 3,
+            next: 3 + world.bystanders_before,
             running: Xids(0),
             committed: Xids(0b110),
             durable: Xids(0b110),
@@ -347,6 +354,7 @@ impl State {
             head: 0,
             epochs: 0,
             is_unswept: false,
+            lost: 0,
             forgotten: 0,
             writers: [Writer::default(); WRITERS],
             readers: [NEW_READER; READERS],

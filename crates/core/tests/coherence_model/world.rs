@@ -156,6 +156,8 @@ pub struct World {
     pub keys: [u8; KEYS],
     /// The keys that every writer of their relations names, as bits: S2 is promised for them.
     pub named: u8,
+    /// The keys have been filled already, and nothing was written since.
+    pub filled: bool,
     pub without: Option<Guard>,
     pub second: Second,
     /// Commits may be lost by a crash until WAL is flushed.
@@ -179,6 +181,12 @@ pub struct World {
     /// How often the replica catches up, or the RDB is written.
     pub copies: u8,
     pub crashes: u8,
+    /// How often PostgreSQL may be replaced by a cold backup from the beginning.
+    pub restores: u8,
+    /// Transactions that have an xid and nothing to do with the cache, and leave nothing on disk.
+    pub bystanders: u8,
+    /// So many of them were over before the beginning.
+    pub bystanders_before: u8,
     /// How often another writer of ours puts or deletes something under a key.
     pub stores: u8,
     /// How often another program does so, which knows nothing of leases.
@@ -203,6 +211,7 @@ pub const CALM: World = World {
     readers: &[],
     keys: [1 << A, 1 << B],
     named: 1,
+    filled: false,
     without: None,
     second: Second::None,
     asynchronous: false,
@@ -216,6 +225,9 @@ pub const CALM: World = World {
     failovers: 0,
     copies: 0,
     crashes: 0,
+    restores: 0,
+    bystanders: 0,
+    bystanders_before: 0,
     stores: 0,
     strangers: 0,
     waits: 0,

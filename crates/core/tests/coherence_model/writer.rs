@@ -233,10 +233,13 @@ fn settled(world: &World, state: &mut State, outcome: &mut Outcome, place: usize
     writer.owes |= writer.failed && world.has(Guard::Bottom);
     if writer.owes {
         outcome.marks |= mark::OWED;
+        let writer = state.writers[place];
+        // What was deleted on another server than the registered one is not deleted.
+        let is_proven = state.is_proven(writer.generation, writer.server);
         state.debts[place] = Debt {
             tags: writer.tags,
             keys: writer.keys,
-            undeleted: writer.keys_left,
+            undeleted: if is_proven { writer.keys_left } else { writer.keys },
             payer: 0,
         };
     }
