@@ -2,8 +2,10 @@
 
 PG_CONFIG ?= pg_config
 KEEP ?= 0
+MINUTES ?= 10
+CHAOS ?=
 
-.PHONY: help setup build install uninstall demo test test-all lint bench clean
+.PHONY: help setup build install uninstall demo test test-all lint bench chaos clean
 
 help:
 	@echo 'make demo [KEEP=1]              shows it at work on 336,776 flights; KEEP=1 keeps the servers'
@@ -15,6 +17,7 @@ help:
 	@echo 'make build PG_CONFIG=…          a release build, not installed'
 	@echo 'make lint                       format and warnings'
 	@echo 'make bench                      what a hit, a miss and the queries cost'
+	@echo 'make chaos [MINUTES=10]         the oracle, for as long as wanted; CHAOS=… for its options'
 	@echo 'make clean                      removes target/'
 
 setup:
@@ -43,6 +46,10 @@ lint:
 
 bench:
 	@scripts/bench
+
+chaos:
+	@scripts/with-prefix 15 cargo run --quiet --locked --package pg_cache_chaos -- \
+		--minutes '$(MINUTES)' $(CHAOS)
 
 clean:
 	cargo clean

@@ -107,6 +107,145 @@ CREATE FUNCTION redis_explain(key text, query text, VARIADIC args text[]) RETURN
 COMMENT ON FUNCTION redis_explain(text, text) IS
     'whether and how redis_cached would keep a query, and what stands under its key';
 
+-- Keeping it right -----------------------------------------------------------------------------
+
+CREATE FUNCTION redis_track_row() RETURNS trigger
+    LANGUAGE c
+    AS 'MODULE_PATHNAME', 'redis_track_row';
+
+CREATE FUNCTION redis_track_truncate() RETURNS trigger
+    LANGUAGE c
+    AS 'MODULE_PATHNAME', 'redis_track_truncate';
+
+COMMENT ON FUNCTION redis_track_row() IS
+    'notes the changes of a tracked table; attached by redis_track';
+COMMENT ON FUNCTION redis_track_truncate() IS
+    'notes TRUNCATE of a tracked table; attached by redis_track';
+
+CREATE FUNCTION redis_track(rel regclass, "by" name[] DEFAULT NULL) RETURNS void
+    LANGUAGE c VOLATILE
+    AS 'MODULE_PATHNAME', 'redis_track';
+
+COMMENT ON FUNCTION redis_track(regclass, name[]) IS
+    'makes cached queries over a table exact, by triggers that note its changes';
+
+CREATE FUNCTION redis_untrack(rel regclass) RETURNS void
+    LANGUAGE c VOLATILE
+    AS 'MODULE_PATHNAME', 'redis_untrack';
+
+COMMENT ON FUNCTION redis_untrack(regclass) IS 'removes the triggers of redis_track';
+
+CREATE FUNCTION redis_touch(tag text) RETURNS void
+    LANGUAGE c VOLATILE
+    AS 'MODULE_PATHNAME', 'redis_touch';
+
+COMMENT ON FUNCTION redis_touch(text) IS
+    'makes what calls redis_depends of that tag be computed anew, at commit';
+
+CREATE FUNCTION redis_depends(tag text) RETURNS boolean
+    LANGUAGE c IMMUTABLE PARALLEL SAFE
+    AS 'MODULE_PATHNAME', 'redis_depends';
+
+COMMENT ON FUNCTION redis_depends(text) IS
+    'true; a cached query that calls it ends with the next redis_touch of that tag';
+
+-- The arguments of a trigger as pg_trigger keeps them: each ends with a zero byte.
+CREATE FUNCTION redis_track_columns(arguments bytea) RETURNS name[]
+    LANGUAGE sql STABLE
+    AS $$
+        SELECT pg_catalog.array_agg(
+                   pg_catalog.convert_from(pg_catalog.decode(m[1], 'hex'),
+                                           pg_catalog.getdatabaseencoding())::pg_catalog.name
+                   ORDER BY n)
+          FROM pg_catalog.regexp_matches(pg_catalog.encode($1, 'hex'),
+                   '((?:0[1-9a-f]|[1-9a-f][0-9a-f])*)00', 'g') WITH ORDINALITY AS t(m, n)
+    $$;
+
+-- A table with its partitions and inheritance children, which must all tell their changes. Other
+-- sessions' temporary children do not count: nobody else sees their rows.
+CREATE VIEW redis_tracked AS
+    WITH RECURSIVE ours AS (
+        SELECT t.tgrelid, t.tgname, t.tgargs, t.tgenabled = 'A' AS always,
+               t.tgparentid = 0 AS own,
+               t.tgfoid = 'redis_track_row()'::pg_catalog.regprocedure AS for_rows
+          FROM pg_catalog.pg_trigger AS t
+         WHERE t.tgfoid IN ('redis_track_row()'::pg_catalog.regprocedure,
+                            'redis_track_truncate()'::pg_catalog.regprocedure)
+    ), top AS (
+        SELECT c.oid,
+               (SELECT redis_track_columns(o.tgargs) FROM ours AS o
+                 WHERE o.tgrelid = c.oid AND o.own AND o.for_rows LIMIT 1) AS columns
+          FROM pg_catalog.pg_class AS c
+         WHERE NOT c.relispartition
+           AND EXISTS (SELECT FROM ours AS o WHERE o.tgrelid = c.oid)
+    ), tree AS (
+        SELECT top.oid AS top, top.oid AS member FROM top
+        UNION
+        SELECT tree.top, i.inhrelid
+          FROM tree JOIN pg_catalog.pg_inherits AS i ON i.inhparent = tree.member
+    ), member AS (
+        SELECT tree.top, tree.member, c.relkind,
+               (SELECT pg_catalog.count(*) FROM ours AS o
+                 WHERE o.tgrelid = tree.member AND o.always) AS in_place,
+               EXISTS (SELECT FROM ours AS o WHERE o.tgrelid = tree.member AND o.for_rows)
+                   AS tells_rows,
+               EXISTS (SELECT FROM ours AS o WHERE o.tgrelid = tree.member AND NOT o.for_rows)
+                   AS tells_truncate,
+               (SELECT pg_catalog.string_agg(o.tgname, ', ' ORDER BY o.tgname) FROM ours AS o
+                 WHERE o.tgrelid = tree.member AND NOT o.always) AS not_always
+          FROM tree JOIN pg_catalog.pg_class AS c ON c.oid = tree.member
+         WHERE c.relpersistence <> 't'
+    ), lack AS (
+        SELECT m.top, m.member::pg_catalog.regclass::text AS place, what
+          FROM member AS m,
+               LATERAL (VALUES
+                   (CASE WHEN m.relkind = 'f' THEN 'is a foreign table' END),
+                   (CASE WHEN m.relkind <> 'f' AND NOT m.tells_rows
+                         THEN 'has no trigger redis_track_row' END),
+                   (CASE WHEN m.relkind <> 'f' AND NOT m.tells_truncate
+                         THEN 'has no trigger redis_track_truncate' END),
+                   (m.not_always || ' not ENABLE ALWAYS')) AS v(what)
+         WHERE what IS NOT NULL
+        UNION ALL
+        SELECT top.oid, top.oid::pg_catalog.regclass::text,
+               pg_catalog.format('has no column %I', name)
+          FROM top, pg_catalog.unnest(top.columns) AS name
+         WHERE NOT EXISTS (SELECT FROM pg_catalog.pg_attribute AS a
+                            WHERE a.attrelid = top.oid AND a.attname = name
+                              AND a.attnum > 0 AND NOT a.attisdropped)
+    )
+    SELECT top.oid::pg_catalog.regclass AS relation,
+           top.columns AS "by",
+           (SELECT pg_catalog.sum(m.in_place)::integer FROM member AS m WHERE m.top = top.oid)
+               AS triggers,
+           (SELECT pg_catalog.string_agg(l.place || ' ' || l.what, '; ' ORDER BY l.place, l.what)
+              FROM lack AS l WHERE l.top = top.oid) AS missing
+      FROM top;
+
+COMMENT ON VIEW redis_tracked IS 'tracked tables, and what keeps them from being exact';
+
+CREATE FUNCTION redis_ddl_start() RETURNS event_trigger
+    LANGUAGE c
+    AS 'MODULE_PATHNAME', 'redis_ddl_start';
+
+CREATE FUNCTION redis_ddl_end() RETURNS event_trigger
+    LANGUAGE c
+    AS 'MODULE_PATHNAME', 'redis_ddl_end';
+
+CREATE FUNCTION redis_sql_drop() RETURNS event_trigger
+    LANGUAGE c
+    AS 'MODULE_PATHNAME', 'redis_sql_drop';
+
+CREATE EVENT TRIGGER pg_cache_ddl_start ON ddl_command_start
+    EXECUTE FUNCTION redis_ddl_start();
+CREATE EVENT TRIGGER pg_cache_ddl_end ON ddl_command_end
+    EXECUTE FUNCTION redis_ddl_end();
+CREATE EVENT TRIGGER pg_cache_sql_drop ON sql_drop
+    EXECUTE FUNCTION redis_sql_drop();
+ALTER EVENT TRIGGER pg_cache_ddl_start ENABLE ALWAYS;
+ALTER EVENT TRIGGER pg_cache_ddl_end ENABLE ALWAYS;
+ALTER EVENT TRIGGER pg_cache_sql_drop ENABLE ALWAYS;
+
 -- Running it -----------------------------------------------------------------------------------
 
 CREATE FUNCTION redis_ping() RETURNS interval
@@ -137,6 +276,35 @@ CREATE FUNCTION redis_health(OUT "check" text, OUT ok boolean, OUT detail text)
 
 COMMENT ON FUNCTION redis_health() IS 'what keeps the cache from working, if anything';
 
+CREATE FUNCTION redis_repair_json() RETURNS json
+    LANGUAGE c VOLATILE
+    AS 'MODULE_PATHNAME', 'redis_repair_json';
+
+CREATE FUNCTION redis_repair(OUT step text, OUT detail text)
+    RETURNS SETOF record
+    LANGUAGE sql VOLATILE
+    AS $$
+        SELECT * FROM pg_catalog.json_to_recordset(@extschema@.redis_repair_json())
+                   AS t(step text, detail text)
+    $$;
+
+COMMENT ON FUNCTION redis_repair() IS
+    'starts the worker and waits until the cache of this database is usable';
+
+CREATE FUNCTION redis_register(key_prefix text DEFAULT NULL, buckets integer DEFAULT NULL)
+    RETURNS void
+    LANGUAGE c VOLATILE
+    AS 'MODULE_PATHNAME', 'redis_register';
+
+COMMENT ON FUNCTION redis_register(text, integer) IS
+    'changes what all backends must agree on, and begins a new generation: the cache is cold';
+
+CREATE FUNCTION redis_wake() RETURNS void
+    LANGUAGE c VOLATILE
+    AS 'MODULE_PATHNAME', 'redis_wake';
+
+COMMENT ON FUNCTION redis_wake() IS 'starts the worker of this database, if it does not run';
+
 CREATE FUNCTION redis_stat_cached_json() RETURNS json
     LANGUAGE c VOLATILE
     AS 'MODULE_PATHNAME', 'redis_stat_cached_json';
@@ -156,4 +324,13 @@ REVOKE ALL ON FUNCTION redis_ping() FROM PUBLIC;
 REVOKE ALL ON FUNCTION redis_flush(text) FROM PUBLIC;
 REVOKE ALL ON FUNCTION redis_health_json() FROM PUBLIC;
 REVOKE ALL ON FUNCTION redis_health() FROM PUBLIC;
-GRANT SELECT ON redis_stat_cached TO PUBLIC;
+REVOKE ALL ON FUNCTION redis_touch(text) FROM PUBLIC;
+REVOKE ALL ON FUNCTION redis_repair_json() FROM PUBLIC;
+REVOKE ALL ON FUNCTION redis_repair() FROM PUBLIC;
+REVOKE ALL ON FUNCTION redis_register(text, integer) FROM PUBLIC;
+REVOKE ALL ON FUNCTION redis_wake() FROM PUBLIC;
+GRANT SELECT ON redis_stat_cached, redis_tracked TO PUBLIC;
+
+-- The worker registers this database with its Redis as soon as this is committed. Without a Redis,
+-- or without a worker, every query is computed until there is one.
+SELECT redis_wake();

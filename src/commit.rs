@@ -1,12 +1,319 @@
 //! What this transaction owes Redis, and its delivery before the commit record.
+//!
+//! Triggers only note: tags that change and keys that must go, on a stack that mirrors the
+//! savepoints. Before the commit record, in one round trip, BUMP gives each tag's bucket the next
+//! version and puts this transaction x among its recent writers, and DEL removes the keys with
+//! their leases. What could not be settled is *owed*: rows of `redis_debt`, committed with x.
+//! There is no step after the commit: if x aborts, the price is a miss.
+//!
+//! # Why it is right
+//!
+//! Claim: if an entry was filled from a snapshot S with version v of tag T in generation g, and
+//! T's version in g's table is still v, then every committed writer of T is visible in S.
+//!
+//! A writer y bumps before it commits. (a) Its bump is in the table, at or before v. If y is in the
+//! list that the reader checked, S sees y as complete. If not, a later bump by z dropped it, whose
+//! snapshot P saw y complete; so y finished before z's bump. Either z is in the list, hence
+//! complete in S: z finished after its bump, so after y, and a snapshot is a prefix of completions
+//! (on a standby: of WAL order), so S sees y too. Or z was dropped by a still later bump: the chain
+//! ends at the last one, which is always in the list. (b) Its bump is not in the table: it was
+//! lost, or went to another generation. If y held the lock on `redis_server` when the worker looked
+//! for lockers, it finished before the base transaction m began, and m is complete in S. If it took
+//! the lock later, its P saw g or newer: either its bump came after the claim and is in the table,
+//! or it owed, and S sees the debt iff it sees y.
+//!
+//! For programs that read Redis: a fill needs the lease, which DEL takes after BUMP; a lease taken
+//! later reads the bumped list, where x is not complete in any S that does not see it.
 
-use pg_cache_core::tag::Tag;
+use std::cell::RefCell;
+use std::time::{Duration, Instant};
+
+use pg_cache_core::error::Error;
+use pg_cache_core::key::EntryKeys;
+use pg_cache_core::pending::{Owed, Pending};
+use pg_cache_core::reason::Reason;
+use pg_cache_core::tag::{Bucket, Tag};
+use pg_cache_core::tagtable::{self, Field};
+
+use crate::client::failure::Failure;
+use crate::client::scripts::{self, Bump};
+use crate::connection;
+use crate::pg::error::Outcome;
+use crate::pg::snapshot::{Fresh, Snapshot};
+use crate::pg::xact::{self, Listener};
+use crate::pg::{guc, host};
+use crate::registry::{self, Registration};
+use crate::worker;
+
+/// Row groups of one relation that a transaction notes one by one.
+const GROUPS_MAX: usize = 1000;
+
+/// Tags and keys that a transaction owes one by one; beyond, it owes the catalogue tag.
+const DEBTS_MAX: usize = 1000;
+
+/// How long to wait before the lock on `redis_server` is tried again.
+const LOCK_PAUSE: Duration = Duration::from_millis(5);
+
+#[derive(Default)]
+struct Transaction {
+    pending: Option<Pending>,
+    /// Set once our part before the commit is done: what is noted later is settled at once.
+    settled: bool,
+    /// What stands in `redis_debt` already.
+    owed: Vec<Tag>,
+    /// Keys that early settlement could not settle: everything must be taken for changed.
+    coarse: bool,
+}
+
+thread_local! {
+    static TRANSACTION: RefCell<Transaction> = RefCell::new(Transaction::default());
+}
+
+/// Listens to the ends of transactions. Once per backend.
+pub fn listen() {
+    xact::listen(Listener {
+        before_commit: || settle(End::Commit),
+        before_prepare: || settle(End::Prepare),
+        released: |level| with_pending(|pending| pending.release(level)),
+        rolled_back: |level| {
+            // The guard's name is for tests that show what the stack is good for.
+            let lost = if host::skips("guard.savepoint") { 1 } else { level };
+            with_pending(|pending| pending.roll_back(lost));
+        },
+        ended: || {
+            TRANSACTION.with(|transaction| {
+                if let Ok(mut transaction) = transaction.try_borrow_mut() {
+                    *transaction = Transaction::default();
+                }
+            });
+        },
+    });
+}
+
+fn with_pending(work: impl FnOnce(&mut Pending)) {
+    TRANSACTION.with_borrow_mut(|transaction| {
+        if let Some(pending) = &mut transaction.pending {
+            work(pending);
+        }
+    });
+}
+
+/// Notes something, and says how many keys are pending then and whether it came late.
+fn noted(work: impl FnOnce(&mut Pending, u32)) -> (usize, bool) {
+    TRANSACTION.with_borrow_mut(|transaction| {
+        let pending = transaction.pending.get_or_insert_with(|| Pending::with_limits(GROUPS_MAX));
+        work(pending, xact::level());
+        (pending.keys(), transaction.settled)
+    })
+}
 
 /// Notes that what hangs on a tag changes with this transaction.
-pub fn note(_tag: Tag) {}
+pub fn note(tag: Tag) -> Outcome<()> {
+    let (_, late) = noted(|pending, level| pending.note(level, tag));
+    if late { settle(End::Commit) } else { Ok(()) }
+}
 
 /// Notes a row group; beyond a limit the relation's groups become its `whole` tag.
-pub fn note_group(_relation: u32, _tag: Tag) {}
+pub fn note_group(relation: u32, tag: Tag) -> Outcome<()> {
+    let (_, late) = noted(|pending, level| pending.note_group(level, relation, tag));
+    if late { settle(End::Commit) } else { Ok(()) }
+}
 
 /// Notes a key, without the database's prefix, that is to be gone before the commit returns.
-pub fn note_key(_key: &[u8]) {}
+pub fn note_key(key: &[u8]) -> Outcome<()> {
+    let (keys, late) = noted(|pending, level| pending.note_key(level, key));
+    if late {
+        return settle(End::Commit);
+    }
+    if keys >= guc::pending_keys_max() { settle_early() } else { Ok(()) }
+}
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum End {
+    Commit,
+    Prepare,
+}
+
+/// Before the commit record, or before the record that prepares.
+fn settle(end: End) -> Outcome<()> {
+    let Some(xid) = xact::xid() else { return Ok(()) };
+    let taken = TRANSACTION.with_borrow_mut(|transaction| {
+        transaction.settled = true;
+        let owed = transaction.pending.as_mut().map(Pending::take)?;
+        let nothing = owed.tags.is_empty() && owed.keys.is_empty();
+        (!nothing || transaction.coarse).then_some((owed, transaction.coarse))
+    });
+    let Some((owed, coarse)) = taken else { return Ok(()) };
+    host::fault_point("commit.settle");
+    let deadline = Deadline::start();
+    if !registry::is_installed() {
+        return Ok(());
+    }
+    let is_locked = lock(&deadline)?;
+    let fresh = Fresh::push();
+    let Some(registration) = registry::seen(&fresh.snapshot) else { return Ok(()) };
+    if !registration.is_made() {
+        // Nobody can use a generation that was not made, and who makes it waits for us.
+        return Ok(());
+    }
+    let settled = match is_locked {
+        true => deliver(&registration, &fresh.snapshot, xid, &owed, &deadline),
+        false => Err(Failure::new(Reason::Timeout, "redis_server is locked")),
+    };
+    let must_owe = match settled {
+        // The worker does not wait for a prepared transaction: it learns of it by its debt.
+        Ok(()) => end == End::Prepare,
+        Err(failure) => {
+            refuse_if_asked(&failure)?;
+            connection::warn_unsettled(&failure);
+            true
+        }
+    };
+    if must_owe || coarse {
+        owe(xid, &owed, coarse)?;
+        worker::wake();
+    }
+    Ok(())
+}
+
+/// Keys beyond `pending_keys_max` go at once: this transaction stands in the lists and is not
+/// complete, so nothing can be filled again before it ends.
+fn settle_early() -> Outcome<()> {
+    let Some(xid) = xact::xid() else { return Ok(()) };
+    let keys = TRANSACTION.with_borrow_mut(|transaction| {
+        transaction.pending.as_mut().map(Pending::take_keys).unwrap_or_default()
+    });
+    let owed = Owed { tags: Vec::new(), keys };
+    let deadline = Deadline::start();
+    let is_locked = xact::with_lasting_locks(|| lock(&deadline))?;
+    let fresh = Fresh::push();
+    let Some(registration) = registry::seen(&fresh.snapshot).filter(|found| found.is_made()) else {
+        return Ok(());
+    };
+    let settled = match is_locked {
+        true => deliver(&registration, &fresh.snapshot, xid, &owed, &deadline),
+        false => Err(Failure::new(Reason::Timeout, "redis_server is locked")),
+    };
+    if let Err(failure) = settled {
+        refuse_if_asked(&failure)?;
+        connection::warn_unsettled(&failure);
+        TRANSACTION.with_borrow_mut(|transaction| transaction.coarse = true);
+    }
+    Ok(())
+}
+
+/// Takes the lock that tells the worker of us, and keeps it until the transaction ends. VACUUM
+/// FULL, REINDEX or DROP EXTENSION may hold the table for longer than a commit can wait.
+fn lock(deadline: &Deadline) -> Outcome<bool> {
+    loop {
+        if registry::lock_for_writing() {
+            return Ok(true);
+        }
+        if deadline.left().is_zero() {
+            return Ok(false);
+        }
+        host::pause_for(LOCK_PAUSE.min(deadline.left()));
+    }
+}
+
+/// One round trip: BUMP, and DEL of each key behind it.
+fn deliver(
+    registration: &Registration,
+    snapshot: &Snapshot,
+    xid: u64,
+    owed: &Owed,
+    deadline: &Deadline,
+) -> Result<(), Failure> {
+    let bucket_of = |tag: Tag| tag.bucket(registration.buckets);
+    let key_tags = owed.keys.iter().map(|key| Tag::key(key));
+    let mut buckets: Vec<Bucket> =
+        owed.tags.iter().copied().chain(key_tags).map(bucket_of).collect();
+    buckets.sort_unstable();
+    buckets.dedup();
+    if buckets.contains(&Bucket::CATALOGUE) {
+        let_messages_pass(registration, snapshot, deadline)?;
+    }
+    let in_progress = snapshot.in_progress();
+    let drops_all = host::skips("guard.droplist");
+    let bump = Bump {
+        table: &registration.table,
+        xid,
+        xmax: if drops_all { u64::MAX } else { snapshot.xmax() },
+        in_progress: if drops_all { &[] } else { &in_progress },
+        buckets: &buckets,
+    };
+    let prefixed = |key: &Box<[u8]>| EntryKeys::new(&[&registration.prefix, &key[..]].concat());
+    let keys: Vec<EntryKeys> = owed.keys.iter().map(prefixed).collect();
+    let keep_leases = host::skips("guard.keeplease");
+    let generations = connection::ask_within(deadline.left(), |session| {
+        let generations = scripts::settle(session, &bump, &keys, keep_leases)?;
+        registration.check(session.server())?;
+        Ok(generations)
+    })?;
+    let ours = tagtable::generation_text(registration.generation);
+    match generations.iter().all(|found| found.as_deref() == Some(&ours[..])) {
+        true => Ok(()),
+        false => Err(Failure::new(Reason::Generation, "the tag table is not ours")),
+    }
+}
+
+/// A reader trusts its caches once those who are listed for the catalogue have let go of their
+/// locks, hence sent their messages. Our BUMP drops from that list who is complete in our snapshot,
+/// and one may be complete and about to send: so before a schema change bumps, it waits for them.
+/// Whoever is complete in our snapshot bumped before it was taken, so is found here, unless another
+/// schema change dropped it, which waited likewise.
+fn let_messages_pass(
+    registration: &Registration,
+    snapshot: &Snapshot,
+    deadline: &Deadline,
+) -> Result<(), Failure> {
+    let mut ask = redis::cmd("HGET");
+    ask.arg(&registration.table).arg(tagtable::CATALOGUE);
+    let found: Option<Vec<u8>> =
+        connection::ask_within(deadline.left(), |session| Ok(ask.query(session)?))?;
+    let listed = Field::parse(found.as_deref()).unwrap_or_default().xids;
+    for xid in listed.into_iter().filter(|xid| snapshot.is_complete(*xid)) {
+        while !xact::has_let_go(xid) {
+            if deadline.left().is_zero() {
+                return Err(Failure::new(Reason::Timeout, "another schema change is ending"));
+            }
+            host::pause_for(Duration::from_millis(1));
+        }
+    }
+    Ok(())
+}
+
+/// Writes what is owed into `redis_debt`, in this transaction.
+fn owe(xid: u64, owed: &Owed, coarse: bool) -> Outcome<()> {
+    let mut debts: Vec<(Tag, Option<&[u8]>)> = owed.tags.iter().map(|tag| (*tag, None)).collect();
+    debts.extend(owed.keys.iter().map(|key| (Tag::key(key), Some(&key[..]))));
+    if coarse || debts.len() > DEBTS_MAX {
+        debts = vec![(Tag::CATALOGUE, Some(registry::ALL_KEYS))];
+    }
+    TRANSACTION.with_borrow_mut(|transaction| {
+        debts.retain(|(tag, _)| !transaction.owed.contains(tag));
+        transaction.owed.extend(debts.iter().map(|(tag, _)| *tag));
+    });
+    registry::owe(xid, &debts)
+}
+
+fn refuse_if_asked(failure: &Failure) -> Outcome<()> {
+    if guc::on_unreachable_is_error() {
+        let detail = format!("{} {}", failure.reason.sentence(), failure.detail);
+        return Err(Error::Unsettled { detail: detail.trim_end().to_owned() }.into());
+    }
+    Ok(())
+}
+
+/// `pg_cache.commit_timeout_ms`, from the moment when a commit begins to care for Redis.
+struct Deadline(Instant);
+
+impl Deadline {
+    fn start() -> Self {
+        Self(Instant::now() + Duration::from_millis(guc::commit_timeout_ms()))
+    }
+
+    fn left(&self) -> Duration {
+        self.0.saturating_duration_since(Instant::now())
+    }
+}

@@ -45,11 +45,22 @@ thread_local! {
 /// out to be closed (an idle timeout, a restart) is replaced and the request sent once more:
 /// requests must bear that.
 pub fn ask<T>(request: impl Fn(&mut Session) -> Result<T, Failure>) -> Result<T, Failure> {
+    ask_within(Duration::from_millis(guc::timeout_ms()), request)
+}
+
+/// The same with another time for the answer, which connecting may not exceed either.
+pub fn ask_within<T>(
+    timeout: Duration,
+    request: impl Fn(&mut Session) -> Result<T, Failure>,
+) -> Result<T, Failure> {
+    // No time at all would mean no limit.
+    let timeout = timeout.max(Duration::from_millis(1));
+    let connect_timeout = Duration::from_millis(guc::connect_timeout_ms());
     let route = Route {
         source: guc::url(),
         bounds: Bounds {
-            connect_timeout: Duration::from_millis(guc::connect_timeout_ms()),
-            timeout: Duration::from_millis(guc::timeout_ms()),
+            connect_timeout,
+            timeout,
             reply_bytes_max: guc::value_bytes_max().saturating_add(REPLY_OVERHEAD_BYTES),
         },
         secret_source: guc::password_file(),
@@ -68,6 +79,11 @@ pub fn tell<T>(request: impl Fn(&mut Session) -> Result<T, Failure>) -> Option<T
         reply_bytes_max: REPLY_OVERHEAD_BYTES,
     };
     LINK.with(|link| link.borrow_mut().tell(bounds, request))
+}
+
+/// Finds out, in a transaction, by which name to connect later outside of one.
+pub fn introduce() {
+    client_name();
 }
 
 /// Forgets the breaker, for somebody who asks in person.
@@ -105,6 +121,14 @@ pub fn warn(failure: &Failure) {
     let now_ms = host::monotonic_ms();
     if WARNINGS.with(|warnings| warnings.borrow_mut().allow(now_ms)) {
         error::warn_unusable(failure.reason, &failure.detail);
+    }
+}
+
+/// Warns that a commit could not be settled with Redis, as seldom.
+pub fn warn_unsettled(failure: &Failure) {
+    let now_ms = host::monotonic_ms();
+    if WARNINGS.with(|warnings| warnings.borrow_mut().allow(now_ms)) {
+        error::warn_unsettled(failure.reason, &failure.detail);
     }
 }
 

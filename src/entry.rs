@@ -1,30 +1,41 @@
-//! Which entry a call means: its Redis keys, its scope, its fingerprint.
+//! Which entry a call means: its Redis keys, its scope, its fingerprint, and what it depends on.
 
 use pg_cache_core::fingerprint::{FingerprintBuilder, scope_hash};
 use pg_cache_core::key::{self, EntryKeys};
+use pg_cache_core::tag::{Bucket, Tag};
 
 use crate::pg::arguments::{self, Bound};
 use crate::pg::plan::Plan;
 use crate::pg::{classify, guc, identity, settings};
+use crate::registry::Registration;
 
 pub struct Entry {
     pub keys: EntryKeys,
     pub fingerprint: [u8; 16],
     /// Names and values that have entries of their own; empty for a plain entry.
     pub scope: Vec<(String, String)>,
+    /// What the rows depend on: the catalogue first, then the key itself.
+    pub tags: Vec<Tag>,
+    /// The same as buckets of the tag table.
+    pub buckets: Vec<Bucket>,
 }
 
 impl Entry {
-    pub fn new(key: &[u8], plan: &Plan, bound: &[Bound]) -> Self {
+    pub fn new(registration: &Registration, key: &[u8], plan: &Plan, bound: &[Bound]) -> Self {
         let scope = scope(plan);
         let fingerprint = fingerprint(plan, bound, &scope);
-        let keys = if scope.is_empty() {
-            EntryKeys::new(key)
-        } else {
+        let mut name = registration.prefix.clone();
+        name.extend_from_slice(key);
+        if !scope.is_empty() {
             let parts: Vec<_> = scope.iter().map(|(n, v)| (n.as_str(), v.as_str())).collect();
-            EntryKeys::new(&key::scoped(key, scope_hash(&parts)))
-        };
-        Self { keys, fingerprint, scope }
+            name = key::scoped(&name, scope_hash(&parts));
+        }
+        let keys = EntryKeys::new(&name);
+        // The tag of the key is that of its plain form: who names it means every scope.
+        let mut tags = vec![Tag::CATALOGUE, Tag::key(key)];
+        plan.append_tags(bound, &mut tags);
+        let buckets = tags.iter().map(|tag| tag.bucket(registration.buckets)).collect();
+        Self { keys, fingerprint, scope, tags, buckets }
     }
 }
 

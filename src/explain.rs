@@ -1,29 +1,44 @@
 //! What `redis_cached` would do with a query, and why.
 
-use pg_cache_core::fence;
+use pg_cache_core::fence::{Judgement, Look, Wanted, judge};
 use pg_cache_core::reason::Reason;
 use pg_cache_core::sidecar::Sidecar;
+use pg_cache_core::tagtable;
+use pg_cache_core::template::Template;
 use serde_json::{Value, json};
 
+use crate::client::session::{Ask, Found};
 use crate::connection;
 use crate::entry::Entry;
+use crate::pg::dependencies::Reads;
 use crate::pg::error::Outcome;
 use crate::pg::plan::{self, Plan};
-use crate::pg::{Oid, classify, identity};
+use crate::pg::snapshot::Snapshot;
+use crate::pg::{classify, tracked};
 use crate::read::{self, Request};
+use crate::registry::{self, Registration};
 
 /// The answer of `redis_explain`.
 pub fn explain(request: &Request<'_>) -> Outcome<Value> {
     let plan = plan::get(request.query, &request.arguments)?;
     let bound = plan.bind(&request.arguments)?;
-    let entry = Entry::new(&request.key, &plan, &bound);
+    let snapshot = Snapshot::active();
+    let usable = registry::usable(&snapshot);
+    let registration = match &usable {
+        Ok(registration) => registration.clone(),
+        Err(_) => registry::seen(&snapshot).unwrap_or_default(),
+    };
+    let entry = Entry::new(&registration, &request.key, &plan, &bound);
     let refusal = plan.analysis.refusal.as_ref().map(|error| error.message());
     let obstacle = read::obstacle(&plan);
     let reason = refusal.clone().or_else(|| obstacle.map(|reason| reason.sentence().to_owned()));
     let (status, found) = match (&refusal, obstacle) {
         (Some(_), _) => (Value::from("refused"), Value::Null),
         (None, Some(reason)) => (Value::from(reason.as_str()), Value::Null),
-        (None, None) => status(&plan, &entry)?,
+        (None, None) => match usable {
+            Err(reason) => (Value::from(reason.as_str()), Value::Null),
+            Ok(_) => status(&plan, &entry, &registration, &snapshot)?,
+        },
     };
     let scope = entry.scope.iter().map(|(name, value)| {
         // A setting carries "=" before its value, or is unset; a role is only its name.
@@ -37,21 +52,37 @@ pub fn explain(request: &Request<'_>) -> Outcome<Value> {
         "tables": tables(&plan),
         "functions": functions(&plan),
         "settings": plan.analysis.settings,
-        "exact": "ttl",
+        "exact": if plan.dependencies.exact() { "exact" } else { "ttl" },
+        "ttl_only_because": plan.dependencies.gaps(),
+        "redis_readers": redis_readers(request, &plan, &entry),
         "status": status,
         "entry": found,
     }))
 }
 
+/// Whether a trigger on every table deletes a key of this form, for programs that read Redis. That
+/// it is the key of the very row that changes, only who chose both can know.
+fn redis_readers(request: &Request<'_>, plan: &Plan, entry: &Entry) -> &'static str {
+    let names = |template: &String| {
+        Template::parse(template).is_ok_and(|template| template.may_give(&request.key))
+    };
+    let named = |reads: &Reads| tracked::key_templates(reads.relation).iter().any(names);
+    let all = plan.dependencies.relations().iter().all(named);
+    // A trigger names the plain key, and each scope has a key of its own.
+    let deleted = all && plan.is_exact() && entry.scope.is_empty();
+    if deleted { "named" } else { "ttl" }
+}
+
 fn tables(plan: &Plan) -> Vec<Value> {
-    let row = |relation: &Oid| {
+    let row = |reads: &Reads| {
         json!({
-            "name": classify::relation_name(*relation),
-            "kind": classify::kind_name(*relation),
-            "tracked": false,
+            "name": classify::relation_name(reads.relation),
+            "kind": classify::kind_name(reads.relation),
+            "tracked": reads.gap.is_none(),
+            "groups": reads.groups,
         })
     };
-    plan.analysis.relations.iter().map(row).collect()
+    plan.dependencies.relations().iter().map(row).collect()
 }
 
 /// The STABLE functions, by which an entry can be older than its rows.
@@ -68,32 +99,73 @@ fn functions(plan: &Plan) -> Vec<Value> {
 }
 
 /// Looks without taking a lease and without counting.
-fn status(plan: &Plan, entry: &Entry) -> Outcome<(Value, Value)> {
+fn status(
+    plan: &Plan,
+    entry: &Entry,
+    registration: &Registration,
+    snapshot: &Snapshot,
+) -> Outcome<(Value, Value)> {
     if !plan.may_read()? {
         return Ok((Value::from("permission"), Value::Null));
     }
-    let mut pipeline = redis::pipe();
-    pipeline.cmd("MGET").arg(entry.keys.value()).arg(entry.keys.sidecar());
-    pipeline.cmd("PTTL").arg(entry.keys.value());
-    pipeline.cmd("TYPE").arg(entry.keys.value());
-    type Look = ((Option<Vec<u8>>, Option<Vec<u8>>), i64, String);
-    let ((value, sidecar), ttl_ms, kind): Look =
-        match connection::ask(|session| Ok(pipeline.query(session)?)) {
-            Ok(found) => found,
-            Err(failure) => return Ok((Value::from(failure.reason.as_str()), Value::Null)),
-        };
-    let fingerprint = &entry.fingerprint;
-    let (value_bytes, sidecar_bytes) = (value.as_deref(), sidecar.as_deref());
-    let judged = fence::entry(value_bytes, sidecar_bytes, identity::generation(), fingerprint);
-    let status = match judged {
-        // MGET says nothing of a list or a hash, under which no entry can be stored.
-        Err(_) if kind != "none" && kind != "string" => Reason::Foreign.as_str(),
-        Ok(_) => "hit",
-        Err(reason) => reason.as_str(),
+    let keys = &entry.keys;
+    let ask = Ask {
+        value: keys.value(),
+        sidecar: keys.sidecar(),
+        table: &registration.table,
+        buckets: &entry.buckets,
     };
-    let known = sidecar.as_deref().and_then(|bytes| Sidecar::decode(bytes).ok());
-    let found = value.as_ref().map(|value| describe(value.len(), known.as_ref(), ttl_ms));
+    let looked = connection::ask(|session| {
+        let found = session.look(&ask)?;
+        registration.check(found.server)?;
+        let status = judged(&found, entry, registration, snapshot);
+        let sidecar = found.sidecar.and_then(|bytes| Sidecar::decode(bytes).ok());
+        let bytes = found.value.map(<[u8]>::len);
+        let mut pipeline = redis::pipe();
+        pipeline.cmd("PTTL").arg(keys.value()).cmd("TYPE").arg(keys.value());
+        let (ttl_ms, kind): (i64, String) = pipeline.query(session)?;
+        let status = match status {
+            // MGET says nothing of a list or a hash, under which no entry can be stored.
+            Some(_) if kind != "none" && kind != "string" => Some(Reason::Foreign),
+            status => status,
+        };
+        Ok((status, bytes.map(|bytes| describe(bytes, sidecar.as_ref(), ttl_ms))))
+    });
+    let (status, found) = match looked {
+        Ok(found) => found,
+        Err(failure) => return Ok((Value::from(failure.reason.as_str()), Value::Null)),
+    };
+    let owes = registry::owes(snapshot, &entry.tags).then_some(Reason::Debt);
+    let status = owes.or(status).map_or("hit", Reason::as_str);
     Ok((Value::from(status), found.unwrap_or(Value::Null)))
+}
+
+/// Why the entry would not be served, if it would not.
+fn judged(
+    found: &Found<'_>,
+    entry: &Entry,
+    registration: &Registration,
+    snapshot: &Snapshot,
+) -> Option<Reason> {
+    let look = Look {
+        value: found.value,
+        sidecar: found.sidecar,
+        generation: found.generation,
+        base: found.base,
+        fields: &found.fields,
+    };
+    let wanted = Wanted {
+        generation: registration.generation,
+        fingerprint: &entry.fingerprint,
+        buckets: &entry.buckets,
+        // A call would catch up with it.
+        catalogue_seen: tagtable::version(found.fields.first().copied().flatten()),
+    };
+    match judge(&look, &wanted, &|xid| snapshot.is_complete(xid)) {
+        Judgement::Hit { .. } => None,
+        Judgement::Miss { reason, .. } | Judgement::Compute(reason) => Some(reason),
+        Judgement::Catalogue { .. } => Some(Reason::Catalogue),
+    }
 }
 
 fn describe(bytes: usize, sidecar: Option<&Sidecar>, ttl_ms: i64) -> Value {

@@ -7,7 +7,9 @@ use pg_cache_core::sidecar::Sidecar;
 use crate::client::failure::Failure;
 use crate::client::scripts;
 use crate::connection;
-use crate::pg::{activity, host, identity};
+use crate::pg::snapshot::Snapshot;
+use crate::pg::{activity, host};
+use crate::registry;
 
 /// How many keys Redis looks at in one step.
 const STEP_KEYS: u64 = 200;
@@ -27,15 +29,32 @@ pub fn flush(pattern: Option<&str>) -> Result<u64, Error> {
     if glob.is_some_and(str::is_empty) {
         return Err(Error::FlushPattern);
     }
+    let registration = registry::seen(&Snapshot::active());
+    let generation = registration.as_ref().map(|found| found.generation);
+    let prefix = registration.as_ref().map_or(&[][..], |found| &found.prefix);
+    let prefix = glob_literal(&String::from_utf8_lossy(prefix));
     let mut progress = Progress::default();
     // The slot tag of a sidecar's name is three bytes: any three.
-    let own =
-        glob.map_or_else(|| SIDECAR_PATTERN.to_owned(), |glob| format!("pgc:e:{{???}}:{glob}"));
-    walk(&own, &mut progress, unlink_own)?;
+    let own = match glob {
+        None if prefix.is_empty() => SIDECAR_PATTERN.to_owned(),
+        glob => format!("pgc:e:{{???}}:{prefix}{}", glob.unwrap_or("*")),
+    };
+    walk(&own, &mut progress, |names| unlink_own(names, generation))?;
     if let (Some(glob), true) = (glob, foreign) {
-        walk(glob, &mut progress, unlink_foreign)?;
+        walk(&format!("{prefix}{glob}"), &mut progress, unlink_foreign)?;
     }
     Ok(progress.deleted)
+}
+
+/// A text as a pattern that matches only itself.
+fn glob_literal(text: &str) -> String {
+    text.chars().fold(String::new(), |mut pattern, c| {
+        if matches!(c, '*' | '?' | '[' | ']' | '\\' | '^') {
+            pattern.push('\\');
+        }
+        pattern.push(c);
+        pattern
+    })
 }
 
 #[derive(Default)]
@@ -44,9 +63,11 @@ struct Progress {
     deleted: u64,
 }
 
-type Unlink = fn(&[Vec<u8>]) -> Result<u64, Failure>;
-
-fn walk(pattern: &str, progress: &mut Progress, unlink: Unlink) -> Result<(), Error> {
+fn walk(
+    pattern: &str,
+    progress: &mut Progress,
+    unlink: impl Fn(&[Vec<u8>]) -> Result<u64, Failure>,
+) -> Result<(), Error> {
     let _shown = activity::Shown::start();
     let mut cursor = 0u64;
     loop {
@@ -71,7 +92,15 @@ pub fn unreachable(failure: Failure) -> Error {
 }
 
 /// Entries whose sidecar says that this database filled them.
-fn unlink_own(names: &[Vec<u8>]) -> Result<u64, Failure> {
+fn unlink_own(names: &[Vec<u8>], generation: Option<u128>) -> Result<u64, Failure> {
+    unlink_entries(names, |sidecar| Some(sidecar.generation) == generation)
+}
+
+/// The entries of these sidecars that are of a certain kind; returns how many there were.
+pub fn unlink_entries(
+    names: &[Vec<u8>],
+    is_meant: impl Fn(&Sidecar) -> bool,
+) -> Result<u64, Failure> {
     if names.is_empty() {
         return Ok(0);
     }
@@ -82,7 +111,7 @@ fn unlink_own(names: &[Vec<u8>]) -> Result<u64, Failure> {
     let mut entries = 0;
     for (name, bytes) in names.iter().zip(&found) {
         let sidecar = bytes.as_deref().and_then(|bytes| Sidecar::decode(bytes).ok());
-        let ours = sidecar.filter(|sidecar| sidecar.generation == identity::generation());
+        let ours = sidecar.filter(&is_meant);
         if let (Some(key), Some(sidecar)) = (key_of_sidecar(name), ours) {
             let keys = EntryKeys::new(key);
             if still_bound(&keys, &sidecar)? {

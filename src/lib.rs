@@ -11,6 +11,7 @@
 mod pg;
 
 mod api;
+mod catalogue;
 mod client;
 #[allow(dead_code)]
 mod commit;
@@ -20,9 +21,12 @@ mod explain;
 mod flush;
 mod health;
 mod read;
+mod registry;
+mod repair;
 mod stats;
+mod tracking;
+mod trigger;
 mod view;
-#[allow(dead_code)]
 mod worker;
 
 pgrx::pg_module_magic!();
@@ -34,4 +38,6 @@ pub extern "C-unwind" fn _PG_init() {
     pg::guc::register();
     pg::guc::reserve_prefix();
     pg::surroundings::watch();
+    pg::trigger::watch();
+    commit::listen();
 }

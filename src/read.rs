@@ -11,22 +11,24 @@ use std::rc::Rc;
 use std::time::Instant;
 
 use pg_cache_core::error::Error;
-use pg_cache_core::fence;
+use pg_cache_core::fence::{Judgement, Look, Wanted, judge};
 use pg_cache_core::fill::{Effect, Event, Fill};
 use pg_cache_core::reason::Reason;
-use pg_cache_core::sidecar::{Sidecar, value_hash};
+use pg_cache_core::sidecar::{Dep, Sidecar, value_hash};
+use pg_cache_core::tagtable;
 
 use crate::client::failure::Failure;
-use crate::client::scripts::{self, Filled};
-use crate::client::session::Session;
-use crate::connection;
+use crate::client::scripts::{self, Filled, LeaseAsk};
+use crate::client::session::{Ask, Found, Session};
 use crate::entry::Entry;
 use crate::pg::arguments::{Argument, Bound};
 use crate::pg::error::Outcome;
 use crate::pg::execute::Json;
 use crate::pg::plan::{self, Plan};
-use crate::pg::{Datum, guc, host, identity, text, xact};
-use crate::stats;
+use crate::pg::snapshot::Snapshot;
+use crate::pg::{Datum, guc, host, text, wal, xact};
+use crate::registry::{self, Registration};
+use crate::{catalogue, connection, stats, worker};
 
 /// One call of `redis_cached`, borrowed from its arguments.
 pub struct Request<'a> {
@@ -47,21 +49,35 @@ thread_local! {
     static COMPUTING: Cell<bool> = const { Cell::new(false) };
 }
 
+/// How often one call analyses its query anew because the schema changes under it.
+const PASSES_MAX: usize = 4;
+
 pub fn read(request: &Request<'_>) -> Outcome<Answer> {
     if COMPUTING.get() {
         return Err(Error::Nested.into());
     }
-    let plan = plan::get(request.query, &request.arguments)?;
-    if let Some(error) = &plan.analysis.refusal {
-        return Err(error.clone().into());
+    let started = Instant::now();
+    let mut passes = 0;
+    loop {
+        let plan = plan::get(request.query, &request.arguments)?;
+        if let Some(error) = &plan.analysis.refusal {
+            return Err(error.clone().into());
+        }
+        let bound = {
+            // The input function of a user's type is the user's code, and might read through the
+            // cache.
+            let _computing = Computing::start();
+            plan.bind(&request.arguments)?
+        };
+        passes += 1;
+        let reading = Reading { request, plan: &plan, bound: &bound, started };
+        let json = match reading.answer()? {
+            Step::Done(json) => json,
+            Step::Anew if passes < PASSES_MAX => continue,
+            Step::Anew => reading.compute(Reason::Catalogue)?.0,
+        };
+        return Ok(Answer { json, plan });
     }
-    let bound = {
-        // The input function of a user's type is the user's code, and might read through the cache.
-        let _computing = Computing::start();
-        plan.bind(&request.arguments)?
-    };
-    let json = Reading { request, plan: &plan, bound: &bound, started: Instant::now() }.answer()?;
-    Ok(Answer { json, plan })
 }
 
 /// Why this call is computed without a look at Redis, if it is.
@@ -79,72 +95,173 @@ struct Reading<'a> {
     started: Instant,
 }
 
+enum Step {
+    Done(Datum),
+    /// The schema has changed: analyse the query again.
+    Anew,
+}
+
+/// What the call is judged by: its snapshot, and what counts under it.
+struct Under {
+    snapshot: Snapshot,
+    registration: Rc<Registration>,
+    entry: Entry,
+    /// Behind all that the snapshot sees.
+    position: wal::Position,
+}
+
+/// What a look came to.
+enum Looked {
+    Hit(Datum),
+    Miss { reason: Reason, deps: Vec<Dep> },
+    Compute(Reason),
+    Anew,
+}
+
 impl Reading<'_> {
-    fn answer(&self) -> Outcome<Datum> {
+    fn answer(&self) -> Outcome<Step> {
         if let Some(reason) = obstacle(self.plan) {
-            return Ok(self.compute(reason)?.0);
+            return self.computed(reason);
         }
         // Reading an argument may have run the user's code: what it changed, the plan does not
         // know.
         let undisturbed = self.bound.is_empty() || self.plan.is_current();
         if !undisturbed || !self.plan.may_read()? {
             // The executor knows best which function is refused, or whether it is reached at all.
-            return Ok(self.compute(Reason::Cold)?.0);
+            return self.computed(Reason::Cold);
         }
-        let entry = Entry::new(&self.request.key, self.plan, self.bound);
-        match self.look(&entry) {
-            Ok(Ok(json)) => Ok(json),
-            // Its snapshot may be as old as the transaction: not what others should get.
-            Ok(Err(reason)) if xact::keeps_snapshot() => Ok(self.compute(reason)?.0),
+        let under = match self.under(Snapshot::active()) {
+            Ok(under) => under,
+            Err(reason) => {
+                worker::wake();
+                return self.computed(reason);
+            }
+        };
+        match self.look(&under) {
+            Ok(Looked::Hit(json)) => Ok(Step::Done(json)),
+            Ok(Looked::Compute(reason)) => self.computed(reason),
+            Ok(Looked::Anew) => Ok(Step::Anew),
             // Another program's value: ours to read past, not to replace, so no lease is needed.
-            Ok(Err(Reason::Foreign)) => Ok(self.compute(Reason::Foreign)?.0),
-            Ok(Err(reason)) => self.fill(&entry, reason),
-            Err(failure) => self.without_redis(&failure),
+            Ok(Looked::Miss { reason: Reason::Foreign, .. }) => self.computed(Reason::Foreign),
+            // Its snapshot may be as old as the transaction, and nothing tells whether that is too
+            // old: not what others should get.
+            Ok(Looked::Miss { reason, .. }) if xact::keeps_snapshot() && !self.plan.is_exact() => {
+                self.computed(reason)
+            }
+            Ok(Looked::Miss { reason, .. }) => self.fill(&under, reason).map(Step::Done),
+            Err(failure) => self.without_redis(&failure).map(Step::Done),
         }
     }
 
+    /// What counts under the snapshot; or why this call can use nothing of Redis.
+    fn under(&self, snapshot: Snapshot) -> Result<Under, Reason> {
+        let registration = registry::usable(&snapshot)?;
+        let entry = Entry::new(&registration, &self.request.key, self.plan, self.bound);
+        if registry::owes(&snapshot, &entry.tags) {
+            return Err(Reason::Debt);
+        }
+        Ok(Under { snapshot, registration, entry, position: wal::Position::now() })
+    }
+
+    fn computed(&self, reason: Reason) -> Outcome<Step> {
+        Ok(Step::Done(self.compute(reason)?.0))
+    }
+
     fn without_redis(&self, failure: &Failure) -> Outcome<Datum> {
-        connection::warn(failure);
+        if failure.reason == Reason::Identity {
+            worker::wake();
+        } else {
+            connection::warn(failure);
+        }
         Ok(self.compute(failure.reason)?.0)
     }
 
     /// The hit path: one round trip.
-    fn look(&self, entry: &Entry) -> Result<Result<Datum, Reason>, Failure> {
+    fn look(&self, under: &Under) -> Result<Looked, Failure> {
         host::fault_point("read.look");
-        let keys = &entry.keys;
-        let judged = connection::ask(|session| {
-            let (value, sidecar) = session.look(keys.value(), keys.sidecar())?;
-            Ok(self.judged(entry, value, sidecar))
-        })?;
-        Ok(judged)
+        let keys = &under.entry.keys;
+        let ask = Ask {
+            value: keys.value(),
+            sidecar: keys.sidecar(),
+            table: &under.registration.table,
+            buckets: &under.entry.buckets,
+        };
+        connection::ask(|session| {
+            let found = session.look(&ask)?;
+            under.registration.check(found.server)?;
+            Ok(self.judged(under, &found, "guard.hit"))
+        })
     }
 
-    /// The value as a datum, if it is a hit.
-    fn judged(
-        &self,
-        entry: &Entry,
-        value: Option<&[u8]>,
-        sidecar: Option<&[u8]>,
-    ) -> Result<Datum, Reason> {
-        let (sidecar, value) =
-            fence::entry(value, sidecar, identity::generation(), &entry.fingerprint)?;
-        let json = text::json_from_utf8(value).ok_or(Reason::Foreign)?;
-        let hit_us = micros(self.started);
-        stats::hit(&self.request.key, value.len(), hit_us, sidecar.cost_us);
-        Ok(json)
+    fn judged(&self, under: &Under, found: &Found<'_>, guard: &'static str) -> Looked {
+        let generation = under.registration.generation;
+        let known = tagtable::generation_text(generation);
+        let look = Look {
+            value: found.value,
+            sidecar: found.sidecar,
+            generation: match host::skips("guard.generation") {
+                true => Some(&known[..]),
+                false => found.generation,
+            },
+            base: if host::skips("guard.base") { Some(b"0") } else { found.base },
+            fields: &found.fields,
+        };
+        let seen = match host::skips("guard.catalogue") {
+            true => tagtable::version(found.fields.first().copied().flatten()),
+            false => catalogue::seen(generation),
+        };
+        let wanted = Wanted {
+            generation,
+            fingerprint: &under.entry.fingerprint,
+            buckets: &under.entry.buckets,
+            catalogue_seen: seen,
+        };
+        let complete = |xid| host::skips(guard) || under.snapshot.is_complete(xid);
+        match judge(&look, &wanted, &complete) {
+            Judgement::Hit { sidecar, value } => self.served(&sidecar, value),
+            Judgement::Miss { reason, deps } => Looked::Miss { reason, deps },
+            Judgement::Compute(reason) => {
+                if reason == Reason::Generation {
+                    worker::wake();
+                }
+                Looked::Compute(reason)
+            }
+            Judgement::Catalogue { version, xids } => {
+                match catalogue::catch_up(generation, version, &xids) {
+                    Ok(()) => Looked::Anew,
+                    Err(reason) => Looked::Compute(reason),
+                }
+            }
+        }
+    }
+
+    /// The value as a datum.
+    fn served(&self, sidecar: &Sidecar, value: &[u8]) -> Looked {
+        let Some(json) = text::json_from_utf8(value) else {
+            return Looked::Compute(Reason::Foreign);
+        };
+        stats::hit(&self.request.key, value.len(), micros(self.started), sidecar.cost_us);
+        Looked::Hit(json)
     }
 
     /// The miss path: lease, or wait for whoever has it.
-    fn fill(&self, entry: &Entry, reason: Reason) -> Outcome<Datum> {
+    fn fill(&self, under: &Under, reason: Reason) -> Outcome<Datum> {
+        let entry = &under.entry;
         let token = host::random().to_le_bytes();
         let mut fill = Fill::new(host::monotonic_ms(), guc::fill_wait_ms());
         let mut event = Event::Missed {};
-        let mut found = Err(reason);
+        let mut found = Looked::Miss { reason, deps: Vec::new() };
         loop {
             match (fill.step(event, host::monotonic_ms(), host::random()), found) {
-                (Effect::Lease, _) => match self.lease(entry, &token) {
+                (Effect::Lease, _) => match self.lease(under, &token) {
+                    Ok((ours, Looked::Compute(reason))) => {
+                        return self.compute_unfilled(entry, &token, ours, reason);
+                    }
+                    Ok((ours, Looked::Anew)) => {
+                        return self.compute_unfilled(entry, &token, ours, Reason::Catalogue);
+                    }
                     Ok((ours, looked)) => {
-                        let hit = looked.is_ok();
+                        let hit = matches!(looked, Looked::Hit(_));
                         event = if ours { Event::Leased { hit } } else { Event::Taken { hit } };
                         found = looked;
                     }
@@ -154,41 +271,58 @@ impl Reading<'_> {
                     host::pause(ms);
                     (event, found) = (Event::Waited, was);
                 }
-                (Effect::Compute { fill: true }, Err(Reason::Foreign)) => {
+                (Effect::Compute { fill: true }, Looked::Miss { reason: Reason::Foreign, .. }) => {
                     // It was put there between the look and the lease.
-                    release(entry, &token);
-                    return Ok(self.compute(Reason::Foreign)?.0);
+                    return self.compute_unfilled(entry, &token, true, Reason::Foreign);
                 }
-                (Effect::Compute { fill: true }, _) => {
-                    return self.compute_and_store(entry, &token, reason);
+                (Effect::Compute { fill: true }, Looked::Miss { deps, .. }) => {
+                    return self.compute_and_store(under, &token, reason, deps);
                 }
-                (Effect::ServeAndRelease, Ok(json)) => {
+                (Effect::ServeAndRelease, Looked::Hit(json)) => {
                     release(entry, &token);
                     return Ok(json);
                 }
-                (Effect::Serve, Ok(json)) => return Ok(json),
+                (Effect::Serve, Looked::Hit(json)) => return Ok(json),
                 _ => return Ok(self.compute(Reason::LeaseWait)?.0),
             }
         }
     }
 
+    fn compute_unfilled(
+        &self,
+        entry: &Entry,
+        token: &[u8],
+        leased: bool,
+        reason: Reason,
+    ) -> Outcome<Datum> {
+        if leased {
+            release(entry, token);
+        }
+        Ok(self.compute(reason)?.0)
+    }
+
     /// Takes the lease if it is free and looks again, in one round trip: between the first look and
-    /// the lease, another backend may have filled the entry.
-    fn lease(&self, entry: &Entry, token: &[u8]) -> Result<(bool, Result<Datum, Reason>), Failure> {
+    /// the lease, another backend may have filled the entry, or a writer bumped and deleted it.
+    fn lease(&self, under: &Under, token: &[u8]) -> Result<(bool, Looked), Failure> {
         host::fault_point("read.lease");
-        let mut pipeline = redis::pipe();
-        let lease_ms = guc::lease_timeout_ms();
-        let lease = entry.keys.lease();
-        pipeline.cmd("SET").arg(&lease).arg(token).arg("NX").arg("GET").arg("PX").arg(lease_ms);
-        // A lease that something else left without an end would keep everybody out for ever.
-        pipeline.cmd("PEXPIRE").arg(&lease).arg(lease_ms).arg("NX").ignore();
-        pipeline.cmd("MGET").arg(entry.keys.value()).arg(entry.keys.sidecar());
-        type Looked = (Option<Vec<u8>>, (Option<Vec<u8>>, Option<Vec<u8>>));
-        let (holder, (value, sidecar)): Looked =
-            connection::ask(|session| Ok(pipeline.query(session)?))?;
-        // Our own token may stand there already: the answer to a first try was lost.
-        let ours = holder.is_none_or(|holder| holder == token);
-        Ok((ours, self.judged(entry, value.as_deref(), sidecar.as_deref())))
+        let keys = &under.entry.keys;
+        let ask = LeaseAsk {
+            look: Ask {
+                value: keys.value(),
+                sidecar: keys.sidecar(),
+                table: &under.registration.table,
+                buckets: &under.entry.buckets,
+            },
+            lease: &keys.lease(),
+            token,
+            lease_ms: guc::lease_timeout_ms(),
+        };
+        connection::ask(|session| {
+            let (ours, parts) = scripts::lease(session, &ask)?;
+            let found = Found::new(session.server(), parts.iter().map(Option::as_deref));
+            under.registration.check(found.server)?;
+            Ok((ours, self.judged(under, &found, "guard.fill")))
+        })
     }
 
     /// Runs the query; counts why.
@@ -205,21 +339,38 @@ impl Reading<'_> {
         Ok((text::datum(json.bytes()), json, query_us))
     }
 
-    fn compute_and_store(&self, entry: &Entry, token: &[u8], reason: Reason) -> Outcome<Datum> {
-        let lease = Lease { entry, token, held: true };
+    fn compute_and_store(
+        &self,
+        under: &Under,
+        token: &[u8],
+        reason: Reason,
+        deps: Vec<Dep>,
+    ) -> Outcome<Datum> {
+        let lease = Lease { entry: &under.entry, token, held: true };
         let (datum, json, cost_us) = self.compute(reason)?;
         // Objects may have changed while the query ran: then this is not what the fingerprint says.
         if !self.plan.means_the_same(self.request.query, &self.request.arguments)? {
             return Ok(datum);
         }
-        if let Err(failure) = self.store(lease, json.bytes(), cost_us) {
+        if !host::skips("guard.flush") {
+            under.position.flush();
+        }
+        let stored = self.store(lease, under.registration.generation, deps, json.bytes(), cost_us);
+        if let Err(failure) = stored {
             stats::unfilled(&self.request.key, failure.reason);
             connection::warn(&failure);
         }
         Ok(datum)
     }
 
-    fn store(&self, mut lease: Lease<'_>, json: &[u8], cost_us: u64) -> Result<(), Failure> {
+    fn store(
+        &self,
+        mut lease: Lease<'_>,
+        generation: u128,
+        deps: Vec<Dep>,
+        json: &[u8],
+        cost_us: u64,
+    ) -> Result<(), Failure> {
         host::fault_point("read.fill");
         let Some(value) = text::to_utf8(json) else {
             return Err(Failure::new(Reason::Encoding, "no UTF-8"));
@@ -228,13 +379,13 @@ impl Reading<'_> {
             return Err(Failure::new(Reason::TooLarge, "above pg_cache.value_bytes_max"));
         }
         let sidecar = Sidecar {
-            generation: identity::generation(),
+            generation,
             fingerprint: lease.entry.fingerprint,
             value_bytes: value.len() as u64,
             value_hash: value_hash(&value),
             filled_at_ms: unix_ms(),
             cost_us,
-            deps: Vec::new(),
+            deps,
         };
         let entry = scripts::Fill {
             value_key: lease.entry.keys.value(),

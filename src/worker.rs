@@ -1,4 +1,225 @@
 //! The background worker of a database: registers, makes the tag table, pays debts, sweeps.
+//!
+//! Any backend starts it when there is something to do; it goes when it has been idle for a moment,
+//! so that DROP DATABASE is not held up. Each pass looks at what PostgreSQL and Redis say now and
+//! takes the next step in the order of the protocol; nothing is remembered from one worker to the
+//! next. Invariant: one worker for each database, and readers use a generation only after the last
+//! step of its making. Without the order of the steps a writer could commit unseen by both the
+//! table and the debts.
 
-/// Starts the worker of this database unless one runs. Never raises.
-pub fn wake() {}
+mod debts;
+mod making;
+mod sweep;
+
+use std::cell::{Cell, RefCell};
+use std::rc::Rc;
+
+use pg_cache_core::limiter::Limiter;
+use pg_cache_core::reason::Reason;
+use pg_cache_core::tagtable;
+
+use crate::client::failure::Failure;
+use crate::client::making::made;
+use crate::client::session::Server;
+use crate::connection;
+use crate::pg::error::{Outcome, Raised};
+use crate::pg::snapshot::Fresh;
+use crate::pg::transaction::{self, End};
+use crate::pg::{activity, bgworker, error, host, lockers, wal};
+use crate::registry::{self, Registration};
+
+/// How often a backend tries to start a worker.
+const WAKE_EVERY_MS: u64 = 100;
+
+/// How long the worker stays without anything to do, or anything that it can do.
+const IDLE_MS_MAX: u64 = 2_000;
+
+/// How long it waits for a CREATE EXTENSION that is not committed yet.
+const ABSENT_MS_MAX: u64 = 5_000;
+
+/// Between two looks of an idle worker.
+const LOOK_EVERY_MS: u64 = 100;
+
+thread_local! {
+    static WAKES: RefCell<Limiter> = RefCell::new(Limiter::new(WAKE_EVERY_MS));
+    static NO_SLOT: Cell<bool> = const { Cell::new(false) };
+}
+
+background_worker!(pg_cache_worker, run);
+
+/// Starts the worker of this database unless one runs. Never raises, waits or takes an id.
+pub fn wake() {
+    let is_due = WAKES.try_with(|wakes| {
+        wakes.try_borrow_mut().is_ok_and(|mut wakes| wakes.allow(host::monotonic_ms()))
+    });
+    if is_due != Ok(true) || !bgworker::is_possible() || wal::is_standby() {
+        return;
+    }
+    if lockers::is_running() {
+        NO_SLOT.set(false);
+    } else {
+        NO_SLOT.set(!bgworker::start(c"pg_cache_worker"));
+    }
+}
+
+/// Whether this backend's last attempt found no free worker slot.
+pub fn no_slot() -> bool {
+    NO_SLOT.get()
+}
+
+/// What a pass came to.
+#[derive(Debug)]
+enum Pass {
+    /// A step was taken: look again at once.
+    Worked,
+    /// Nothing to do.
+    Done,
+    /// There is something to do, but not now.
+    Blocked,
+    /// The extension is not there.
+    Absent,
+}
+
+fn run() -> Outcome<()> {
+    if wal::is_standby() || !lockers::become_worker() {
+        return Ok(());
+    }
+    let mut worker = Worker::default();
+    let mut idle_since_ms = host::monotonic_ms();
+    loop {
+        let pass = worker.pass()?;
+        activity::idle();
+        if matches!(pass, Pass::Worked) {
+            idle_since_ms = host::monotonic_ms();
+            bgworker::wait(0);
+            continue;
+        }
+        let limit_ms = if matches!(pass, Pass::Absent) { ABSENT_MS_MAX } else { IDLE_MS_MAX };
+        if host::monotonic_ms().saturating_sub(idle_since_ms) > limit_ms {
+            lockers::resign();
+            // Whoever owed while we held the lock found us running and started nobody.
+            let more = matches!(pass, Pass::Done) && !matches!(worker.pass()?, Pass::Done);
+            if !more || !lockers::become_worker() {
+                return Ok(());
+            }
+            idle_since_ms = host::monotonic_ms();
+        }
+        bgworker::wait(LOOK_EVERY_MS);
+    }
+}
+
+/// What a worker knows beside what it reads in each pass.
+#[derive(Default)]
+struct Worker {
+    sweep: sweep::Sweep,
+    /// The last trouble that the log heard of.
+    reported: Option<Reason>,
+}
+
+/// What PostgreSQL says.
+struct Look {
+    registration: Option<Rc<Registration>>,
+    owes: bool,
+}
+
+/// Why a step was not taken.
+enum Trouble {
+    /// With Redis: the next pass tries again.
+    Redis(Failure),
+    /// With PostgreSQL: ends the worker.
+    Postgres(Raised),
+}
+
+impl From<Failure> for Trouble {
+    fn from(failure: Failure) -> Self {
+        Trouble::Redis(failure)
+    }
+}
+
+impl From<Raised> for Trouble {
+    fn from(raised: Raised) -> Self {
+        Trouble::Postgres(raised)
+    }
+}
+
+type Step<T> = Result<T, Trouble>;
+
+impl Worker {
+    fn pass(&mut self) -> Outcome<Pass> {
+        match self.step() {
+            Ok(pass) => Ok(pass),
+            Err(Trouble::Redis(failure)) => {
+                self.report(&failure);
+                Ok(Pass::Blocked)
+            }
+            Err(Trouble::Postgres(raised)) => Err(raised),
+        }
+    }
+
+    fn step(&mut self) -> Step<Pass> {
+        activity::show("looking at the registry");
+        let Some(look) = look()? else { return Ok(Pass::Absent) };
+        // Trouble is paced by the passes, not by the breaker.
+        connection::retry_now();
+        let server = connection::ask(|session| Ok(session.identify()?))?;
+        if !server.is_primary() {
+            return Err(Failure::new(Reason::Identity, format!("role {}", server.role)).into());
+        }
+        let Some(registration) = usable(&look, &server)? else {
+            return making::register_and_make(&server);
+        };
+        if look.owes {
+            return debts::pay(&registration);
+        }
+        Ok(if self.sweep.step(&registration)? { Pass::Worked } else { Pass::Done })
+    }
+
+    /// Into the server's log, once for each kind of trouble.
+    fn report(&mut self, failure: &Failure) {
+        if self.reported != Some(failure.reason) {
+            let sentence = failure.reason.sentence();
+            error::log(&format!("pg_cache worker: {sentence} ({})", failure.detail));
+            self.reported = Some(failure.reason);
+        }
+    }
+}
+
+/// The registration, if this very server was registered and has its table.
+fn usable(look: &Look, server: &Server) -> Result<Option<Rc<Registration>>, Failure> {
+    let Some(registration) = &look.registration else { return Ok(None) };
+    if registration.server != server.identity() {
+        return Ok(None);
+    }
+    let found = connection::ask(|session| Ok(made(session, &registration.table)?))?;
+    let ours = tagtable::generation_text(registration.generation);
+    Ok((found.generation.as_deref() == Some(&ours[..])).then(|| registration.clone()))
+}
+
+/// Reads the registry in a transaction of its own, without an id; `None` if there is none.
+fn look() -> Outcome<Option<Look>> {
+    transaction::run(|| {
+        // Needs a transaction to find out the database's name.
+        connection::introduce();
+        if !registry::is_installed() {
+            return Ok(End::Commit(None));
+        }
+        let fresh = Fresh::push();
+        let look = Look {
+            registration: registry::usable(&fresh.snapshot).ok(),
+            owes: registry::owes_anything(&fresh.snapshot),
+        };
+        Ok(End::Commit(Some(look)))
+    })
+}
+
+/// Waits until everybody who holds a lock on `redis_server` for writing has ended.
+fn outwait_writers(server: crate::pg::Oid) {
+    const POLL_MS: u64 = 20;
+    let mut left = lockers::holders(server);
+    while !left.is_empty() {
+        activity::show(&format!("waiting for {} transactions that write", left.len()));
+        bgworker::wait(POLL_MS);
+        let still = lockers::holders(server);
+        left.retain(|holder| still.contains(holder));
+    }
+}

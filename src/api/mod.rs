@@ -2,3 +2,4 @@
 
 pub mod cached;
 pub mod ops;
+pub mod tracking;

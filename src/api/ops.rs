@@ -1,4 +1,5 @@
-//! `redis_ping`, `redis_health`, `redis_flush`, and what the view `redis_stat_cached` reads.
+//! `redis_ping`, `redis_health`, `redis_flush`, `redis_repair`, `redis_register`, and what the view
+//! `redis_stat_cached` reads.
 
 use std::time::Instant;
 
@@ -6,11 +7,14 @@ use crate::flush::{self, unreachable};
 use crate::pg::call::Call;
 use crate::pg::error::Outcome;
 use crate::pg::{Datum, interval, text};
-use crate::{connection, health, stats};
+use crate::{connection, health, repair, stats, worker};
 
 sql_function!(redis_ping, pg_finfo_redis_ping, ping);
 sql_function!(redis_health_json, pg_finfo_redis_health_json, health_json);
 sql_function!(redis_flush, pg_finfo_redis_flush, flush_keys);
+sql_function!(redis_repair_json, pg_finfo_redis_repair_json, repair_json);
+sql_function!(redis_register, pg_finfo_redis_register, register);
+sql_function!(redis_wake, pg_finfo_redis_wake, wake);
 sql_function!(redis_stat_cached_json, pg_finfo_redis_stat_cached_json, stat_cached_json);
 
 fn ping(_call: &Call) -> Outcome<Datum> {
@@ -34,4 +38,19 @@ fn flush_keys(call: &Call) -> Outcome<Datum> {
 
 fn stat_cached_json(_call: &Call) -> Outcome<Datum> {
     Ok(text::json(&stats::as_json()))
+}
+
+fn repair_json(_call: &Call) -> Outcome<Datum> {
+    Ok(text::json(&repair::repair()?))
+}
+
+fn register(call: &Call) -> Outcome<Datum> {
+    let buckets = call.datum(1).map(|buckets| buckets.value() as i32);
+    repair::register(call.text(0).as_deref(), buckets)?;
+    Ok(call.void())
+}
+
+fn wake(call: &Call) -> Outcome<Datum> {
+    worker::wake();
+    Ok(call.void())
 }

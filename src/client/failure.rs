@@ -31,8 +31,14 @@ impl Failure {
     /// Whether the breaker should hear of it. A foreign value too large for us says nothing about
     /// the server's health.
     pub fn counts_against_server(&self) -> bool {
-        !matches!(self.reason, Reason::Oom | Reason::TooLarge | Reason::Breaker)
-            && !self.is_about_one_key()
+        !matches!(
+            self.reason,
+            Reason::Oom
+                | Reason::TooLarge
+                | Reason::Breaker
+                | Reason::Identity
+                | Reason::Generation
+        ) && !self.is_about_one_key()
     }
 
     /// Somebody left a list or the like where our lease would stand.

@@ -2,12 +2,17 @@
 
 use std::sync::LazyLock;
 
-use redis::{RedisResult, Script};
+use pg_cache_core::key::EntryKeys;
+use pg_cache_core::tag::Bucket;
+use pg_cache_core::tagtable;
+use redis::{ErrorKind, RedisResult, Script, ServerErrorKind, Value, from_redis_value};
 
-use super::session::Session;
+use super::session::{Ask, Session};
 
 static FILL: LazyLock<Script> = LazyLock::new(|| Script::new(include_str!("lua/fill_3.lua")));
 static RELEASE: LazyLock<Script> = LazyLock::new(|| Script::new(include_str!("lua/release_1.lua")));
+
+static BUMP: LazyLock<Script> = LazyLock::new(|| Script::new(include_str!("lua/bump_1.lua")));
 
 static PEEK: LazyLock<Script> = LazyLock::new(|| Script::new(include_str!("lua/peek_1.lua")));
 
@@ -48,6 +53,97 @@ pub fn fill(session: &mut Session, entry: &Fill<'_>) -> RedisResult<Filled> {
         0 => Filled::Overtaken,
         _ => Filled::NotOurs,
     })
+}
+
+/// What a transaction tells the tag table before it commits.
+pub struct Bump<'a> {
+    pub table: &'a [u8],
+    pub xid: u64,
+    /// Of a snapshot taken a moment ago: its end, and the transactions that ran in it.
+    pub xmax: u64,
+    pub in_progress: &'a [u64],
+    pub buckets: &'a [Bucket],
+}
+
+/// How many buckets one script call may take: it holds up everybody else on that Redis.
+const BUMP_BUCKETS_MAX: usize = 2000;
+
+/// Bumps, then deletes value, sidecar and lease of each key, in one round trip. Returns the
+/// generations that the table had, one for each call of the script.
+pub fn settle(
+    session: &mut Session,
+    bump: &Bump<'_>,
+    keys: &[EntryKeys],
+    keep_leases: bool,
+) -> RedisResult<Vec<Option<Vec<u8>>>> {
+    let mut pipeline = redis::pipe();
+    let is_proved = session.ask_for_proof(&mut pipeline);
+    let running: Vec<String> = bump.in_progress.iter().map(u64::to_string).collect();
+    let running = running.join(",");
+    for buckets in bump.buckets.chunks(BUMP_BUCKETS_MAX) {
+        let call = pipeline.cmd("EVALSHA").arg(BUMP.get_hash()).arg(1).arg(bump.table);
+        call.arg(bump.xid).arg(bump.xmax).arg(&running);
+        for bucket in buckets {
+            call.arg(bucket.field());
+        }
+    }
+    for key in keys {
+        let del = pipeline.cmd("DEL").arg(key.value()).arg(key.sidecar());
+        if !keep_leases {
+            del.arg(key.lease());
+        }
+        del.ignore();
+    }
+    let replies: Vec<Value> = match pipeline.query(session) {
+        Err(error) if error.kind() == ErrorKind::Server(ServerErrorKind::NoScript) => {
+            BUMP.prepare_invoke().load(session)?;
+            pipeline.query(session)?
+        }
+        outcome => outcome?,
+    };
+    let mut replies = replies.into_iter();
+    if is_proved {
+        session.prove(replies.next())?;
+    }
+    replies.map(|reply| Ok(from_redis_value(reply)?)).collect()
+}
+
+/// What taking a lease asks for.
+pub struct LeaseAsk<'a> {
+    pub look: Ask<'a>,
+    pub lease: &'a [u8],
+    pub token: &'a [u8],
+    pub lease_ms: u64,
+}
+
+/// Takes the lease if it is free, and looks behind it: in one pipeline, which one server runs in
+/// order. Returns whether the lease is ours, and the parts of a look.
+pub fn lease(
+    session: &mut Session,
+    ask: &LeaseAsk<'_>,
+) -> RedisResult<(bool, Vec<Option<Vec<u8>>>)> {
+    let LeaseAsk { look, lease, token, lease_ms } = ask;
+    let mut pipeline = redis::pipe();
+    let is_proved = session.ask_for_proof(&mut pipeline);
+    pipeline.cmd("SET").arg(lease).arg(token).arg("NX").arg("GET").arg("PX").arg(lease_ms);
+    // A lease that something else left without an end would keep everybody out for ever.
+    pipeline.cmd("PEXPIRE").arg(lease).arg(lease_ms).arg("NX").ignore();
+    pipeline.cmd("MGET").arg(look.value).arg(look.sidecar);
+    let table = pipeline.cmd("HMGET").arg(look.table);
+    table.arg(tagtable::GENERATION).arg(tagtable::BASE);
+    for bucket in look.buckets {
+        table.arg(bucket.field());
+    }
+    let mut replies: Vec<Value> = pipeline.query(session)?;
+    if is_proved {
+        session.prove(Some(replies.remove(0)))?;
+    }
+    type Parts = Vec<Option<Vec<u8>>>;
+    let (holder, entry, table): (Option<Vec<u8>>, Parts, Parts) =
+        from_redis_value(Value::Array(replies))?;
+    // Our own token may stand there already: the answer to a first try was lost.
+    let ours = holder.is_none_or(|holder| holder == *token);
+    Ok((ours, entry.into_iter().chain(table).collect()))
 }
 
 /// Gives the lease back if it is still ours.

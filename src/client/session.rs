@@ -4,10 +4,11 @@
 //! a reply that comes late would otherwise answer the next question.
 
 use std::io;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use pg_cache_core::reason::Reason;
 use pg_cache_core::resp::{self, Look};
+use pg_cache_core::tag::Bucket;
 use pg_cache_core::target::Target;
 use redis::{Cmd, ConnectionLike, Parser, Pipeline, RedisError, RedisResult, Value};
 
@@ -18,6 +19,9 @@ use super::transport::Transport;
 
 /// Replies of the handshake: INFO server and INFO replication are a few kilobytes.
 const HANDSHAKE_BYTES_MAX: usize = 256 * 1024;
+
+/// How old the proof of a server's identity may be.
+const PROOF_AGE_MAX: Duration = Duration::from_millis(20);
 
 /// Scripts with flags, and BUMP's `allow-oom`, need these.
 const REDIS_AT_LEAST: (u32, u32) = (7, 0);
@@ -30,6 +34,19 @@ pub struct Server {
     pub name: &'static str,
     pub version: String,
     pub role: String,
+    /// Changes with every failover, where `run_id` does not.
+    pub replication_id: String,
+}
+
+impl Server {
+    /// What a registration knows a server by.
+    pub fn identity(&self) -> String {
+        format!("{}:{}", self.run_id, self.replication_id)
+    }
+
+    pub fn is_primary(&self) -> bool {
+        self.role == "master"
+    }
 }
 
 /// Bounds of one request.
@@ -40,8 +57,34 @@ pub struct Bounds {
     pub reply_bytes_max: usize,
 }
 
-/// A value and its sidecar, as far as they are there.
-pub type Found<'a> = (Option<&'a [u8]>, Option<&'a [u8]>);
+/// What a look asks for.
+#[derive(Clone, Copy)]
+pub struct Ask<'a> {
+    pub value: &'a [u8],
+    pub sidecar: &'a [u8],
+    pub table: &'a [u8],
+    pub buckets: &'a [Bucket],
+}
+
+/// What a look found, as far as it is there.
+pub struct Found<'a> {
+    /// Who answered, by the last proof.
+    pub server: &'a Server,
+    pub value: Option<&'a [u8]>,
+    pub sidecar: Option<&'a [u8]>,
+    pub generation: Option<&'a [u8]>,
+    pub base: Option<&'a [u8]>,
+    pub fields: Vec<Option<&'a [u8]>>,
+}
+
+impl<'a> Found<'a> {
+    /// Of the parts in the order in which they were asked for.
+    pub fn new(server: &'a Server, mut parts: impl Iterator<Item = Option<&'a [u8]>>) -> Self {
+        let mut next = || parts.next().flatten();
+        let (value, sidecar, generation, base) = (next(), next(), next(), next());
+        Self { server, value, sidecar, generation, base, fields: parts.collect() }
+    }
+}
 
 pub struct Session {
     transport: Transport,
@@ -53,8 +96,11 @@ pub struct Session {
     db: i64,
     open: bool,
     /// What the full parser read of a look that was not plain.
-    other: (Option<Vec<u8>>, Option<Vec<u8>>),
+    other: Vec<Option<Vec<u8>>>,
     server: Server,
+    /// When the server was last asked who it is, and when it was last asked and answered.
+    asked: Instant,
+    proved: Instant,
 }
 
 impl Session {
@@ -73,13 +119,16 @@ impl Session {
             reply_bytes_max: HANDSHAKE_BYTES_MAX,
             db: target.db,
             open: true,
-            other: (None, None),
+            other: Vec::new(),
             server: Server {
                 run_id: String::new(),
                 name: "redis",
                 version: String::new(),
                 role: String::new(),
+                replication_id: String::new(),
             },
+            asked: Instant::now(),
+            proved: Instant::now(),
         };
         session.server = session.handshake(target, name)?;
         session.set_bounds(bounds);
@@ -93,6 +142,45 @@ impl Session {
 
     pub fn server(&self) -> &Server {
         &self.server
+    }
+
+    /// Asks the server again who it is.
+    pub fn identify(&mut self) -> RedisResult<Server> {
+        let mut pipeline = Pipeline::new();
+        pipeline.cmd("INFO").arg("server").cmd("INFO").arg("replication");
+        let (server, replication): (String, String) = pipeline.query(self)?;
+        self.server = read_server(&server, &replication);
+        Ok(self.server.clone())
+    }
+
+    /// Adds the question for the server's identity to a pipeline if the last answer is too old. A
+    /// demoted primary keeps its connections, its run_id and its old answers: only its role and
+    /// replication id tell.
+    pub fn ask_for_proof(&mut self, pipeline: &mut Pipeline) -> bool {
+        let is_due = self.proof_is_due();
+        if is_due {
+            self.asked = Instant::now();
+            pipeline.cmd("INFO").arg("replication");
+        }
+        is_due
+    }
+
+    fn proof_is_due(&self) -> bool {
+        self.proved.elapsed() > PROOF_AGE_MAX
+    }
+
+    /// Takes the answer. It holds from the moment of the question on.
+    pub fn prove(&mut self, reply: Option<Value>) -> RedisResult<()> {
+        let text: String = redis::from_redis_value(reply.unwrap_or(Value::Nil))?;
+        self.take_proof(&text);
+        Ok(())
+    }
+
+    fn take_proof(&mut self, replication: &str) {
+        self.server.role = info(replication, "role").unwrap_or_default().to_owned();
+        let id = info(replication, "master_replid").unwrap_or_default();
+        self.server.replication_id = id.to_owned();
+        self.proved = self.asked;
     }
 
     fn handshake(&mut self, target: &Target, name: &str) -> Result<Server, Failure> {
@@ -114,39 +202,58 @@ impl Session {
         Ok(server)
     }
 
-    /// The hit path: value and sidecar of an entry, borrowed from the buffer that they came into.
-    pub fn look(&mut self, value_key: &[u8], sidecar_key: &[u8]) -> RedisResult<Found<'_>> {
+    /// The hit path: an entry and its part of the tag table, borrowed from the buffer that they
+    /// came into. Asks the server for its identity on the way if the last proof is too old.
+    pub fn look(&mut self, ask: &Ask<'_>) -> RedisResult<Found<'_>> {
+        let (fields, proof) = (ask.buckets.len(), self.proof_is_due());
+        let mut out = std::mem::take(&mut self.outbox);
+        out.clear();
+        resp::write_look(&mut out, ask.value, ask.sidecar, ask.table, ask.buckets, proof);
+        self.outbox = out;
+        self.asked = if proof { Instant::now() } else { self.asked };
         self.begin()?;
-        self.outbox.clear();
-        resp::write_look(&mut self.outbox, value_key, sidecar_key, &[], &[], false);
-        let mut ranges = Vec::new();
         self.transport.send(&self.outbox)?;
         self.inbox.fill(&mut self.transport, 0)?;
-        loop {
-            match resp::read_look(self.inbox.pending(), 0, false, &mut ranges) {
-                Look::Complete { used } => {
-                    self.inbox.consume(used);
-                    self.open = true;
-                    let reply = self.inbox.last(used);
-                    let part = |at: usize| ranges[at].clone().map(|range| &reply[range]);
-                    return Ok((part(0), part(1)));
-                }
+        let mut ranges = Vec::with_capacity(fields + 5);
+        let used = loop {
+            match resp::read_look(self.inbox.pending(), fields, proof, &mut ranges) {
+                Look::Complete { used } => break used,
                 Look::Incomplete { at_least } => self.inbox.fill(&mut self.transport, at_least)?,
-                Look::Other => return self.look_at_other(),
+                Look::Other => return self.look_at_other(proof),
             }
+        };
+        self.inbox.consume(used);
+        self.open = true;
+        if proof {
+            let text = ranges.pop().flatten().map(|range| &self.inbox.last(used)[range]);
+            let text = String::from_utf8_lossy(text.unwrap_or_default()).into_owned();
+            self.take_proof(&text);
         }
+        let reply = self.inbox.last(used);
+        let parts = ranges.into_iter().map(|range| range.map(|range| &reply[range]));
+        Ok(Found::new(&self.server, parts))
     }
 
     /// An error, or a push before the answer: the full parser reads it from the first byte on.
-    fn look_at_other(&mut self) -> RedisResult<Found<'_>> {
+    fn look_at_other(&mut self, proof: bool) -> RedisResult<Found<'_>> {
         // A new one: whatever the last one read beyond its answer was no answer of ours.
         self.parser = Parser::new();
-        let found = self.receive()?;
+        let (entry, table) = (self.receive()?, self.receive()?);
+        let info = if proof { Some(self.receive()?) } else { None };
         self.open = true;
-        let (value, sidecar) =
-            redis::from_redis_value::<(Option<Vec<u8>>, Option<Vec<u8>>)>(found.extract_error()?)?;
-        self.other = (value, sidecar);
-        Ok((self.other.0.as_deref(), self.other.1.as_deref()))
+        type Parts = Vec<Option<Vec<u8>>>;
+        let mut other: Parts = redis::from_redis_value(entry.extract_error()?)?;
+        match table.extract_error() {
+            Ok(table) => other.append(&mut redis::from_redis_value::<Parts>(table)?),
+            // Somebody put something else in the table's place: then it is as good as missing.
+            Err(error) if error.code() == Some("WRONGTYPE") => {}
+            Err(error) => return Err(error),
+        }
+        if info.is_some() {
+            self.prove(info)?;
+        }
+        self.other = other;
+        Ok(Found::new(&self.server, self.other.iter().map(Option::as_deref)))
     }
 
     /// From here until the complete reply, the connection is not to be used for anything else.
@@ -190,6 +297,7 @@ fn read_server(server: &str, replication: &str) -> Server {
         name,
         version: version.to_owned(),
         role: info(replication, "role").unwrap_or_default().to_owned(),
+        replication_id: info(replication, "master_replid").unwrap_or_default().to_owned(),
     }
 }
 

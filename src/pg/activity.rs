@@ -21,6 +21,14 @@ impl Drop for Shown {
     }
 }
 
+/// A worker that has nothing to do.
+pub fn idle() {
+    // SAFETY: as below.
+    unsafe {
+        pg_sys::pgstat_report_activity(pg_sys::BackendState::STATE_IDLE, std::ptr::null());
+    }
+}
+
 pub fn show(progress: &str) {
     if let Ok(text) = CString::new(progress) {
         report(text.as_ptr());

@@ -14,6 +14,7 @@ use pgrx::pg_sys::{self, NodeTag};
 use super::classify;
 use super::error::Outcome;
 use super::implicit;
+use super::pins;
 use super::settings;
 use super::stable::Stable;
 use super::tree::{self, Met};
@@ -41,8 +42,17 @@ pub struct Analysis {
     pub row_secured: bool,
     /// A foreign table is scanned with the user mapping of whoever asks.
     pub foreign: bool,
+    /// Names of the user's own that `redis_depends` says it hangs on.
+    pub names: Vec<Name>,
     /// Range tables whose privileges the executor would check.
     pub checked: Vec<Checked>,
+}
+
+/// The argument of `redis_depends`.
+pub enum Name {
+    Constant(String),
+    /// The place of an argument of the query.
+    Argument(usize),
 }
 
 /// One query level's range table, as the executor checks it.
@@ -157,6 +167,10 @@ impl Rules {
             NodeTag::T_FuncExpr => {
                 // SAFETY: the tag says what it is.
                 let call = unsafe { &*node.cast::<pg_sys::FuncExpr>() };
+                if classify::is_depends(call.funcid) {
+                    self.name(call);
+                    return Ok(());
+                }
                 self.setting(call, in_policy);
                 if let Some(defaults) = implicit::defaults_of(call) {
                     self.ahead.extend(tree::collect(defaults, in_policy)?);
@@ -295,6 +309,26 @@ impl Rules {
         }
     }
 
+    /// What is not known before the query runs cannot be depended on.
+    fn name(&mut self, call: &pg_sys::FuncExpr) {
+        let argument =
+            tree::nodes::<pg_sys::Node>(call.args).first().map(|node| pins::plain(*node));
+        match argument {
+            Some(node) if is_null(node) => {}
+            // SAFETY: an argument of a function call is a valid node.
+            Some(node) if unsafe { (*node).type_ } == NodeTag::T_Param => {
+                match pins::parameter(node) {
+                    Some(index) => self.found.names.push(Name::Argument(index)),
+                    None => self.refuse(Error::DependsArgument),
+                }
+            }
+            node => match node.and_then(constant_text) {
+                Some(name) => self.found.names.push(Name::Constant(name)),
+                None => self.refuse(Error::DependsArgument),
+            },
+        }
+    }
+
     fn value_function(&mut self, function: &pg_sys::SQLValueFunction, in_policy: bool) {
         let (kind, name) = classify::value_function(function.op);
         add(&mut self.found.value_functions, (kind, name));
@@ -396,6 +430,15 @@ fn constant_text(node: *mut pg_sys::Node) -> Option<String> {
         }
         _ => None,
     }
+}
+
+fn is_null(node: *mut pg_sys::Node) -> bool {
+    // SAFETY: a valid node.
+    if unsafe { (*node).type_ } != NodeTag::T_Const {
+        return false;
+    }
+    // SAFETY: the tag says what it is.
+    unsafe { (*node.cast::<pg_sys::Const>()).constisnull }
 }
 
 fn lock_clause(marks: *mut pg_sys::List) -> &'static str {

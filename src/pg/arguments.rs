@@ -62,10 +62,28 @@ pub fn untyped(call: &Call, first: usize) -> Vec<Argument> {
         .collect()
 }
 
+/// The members of a `name[]` argument, each once; a NULL array has none.
+pub fn names(call: &Call, index: usize) -> Outcome<Vec<String>> {
+    let mut names: Vec<String> = Vec::new();
+    for element in elements(call, index) {
+        let name = element.value.ok_or(Error::NullArgument { name: "column" })?;
+        // SAFETY: the array's declared type is name[].
+        let name = super::text::name(unsafe { &*name.cast_mut_ptr::<pg_sys::NameData>() });
+        if !names.contains(&name) {
+            names.push(name);
+        }
+    }
+    Ok(names)
+}
+
 /// The members of an array argument; a NULL array has none.
 fn elements(call: &Call, index: usize) -> Vec<Argument> {
-    let Some(array) = call.datum(index) else { return Vec::new() };
-    // SAFETY: the argument's declared type is an array.
+    call.datum(index).map(members).unwrap_or_default()
+}
+
+/// The members of an array.
+pub fn members(array: pg_sys::Datum) -> Vec<Argument> {
+    // SAFETY: the caller knows the datum for an array by its type.
     let array = unsafe { pg_sys::pg_detoast_datum(array.cast_mut_ptr()) };
     let array = array.cast::<pg_sys::ArrayType>();
     // SAFETY: the header of a detoasted array.

@@ -91,11 +91,21 @@ impl Call {
         text::c_string(unsafe { pg_sys::get_namespace_name(schema) })
     }
 
+    /// The result of a function that returns nothing.
+    pub fn void(&self) -> pg_sys::Datum {
+        pg_sys::Datum::from(0usize)
+    }
+
     /// NULL as the result.
     pub fn null(&self) -> pg_sys::Datum {
         // SAFETY: the call's data is ours to write while the function runs.
         unsafe { (*self.fcinfo).isnull = true };
         pg_sys::Datum::from(0usize)
+    }
+
+    /// What a trigger function is called with.
+    pub fn context(&self) -> pg_sys::fmNodePtr {
+        self.info().context
     }
 
     /// The node through which a set is returned.

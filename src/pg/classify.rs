@@ -61,6 +61,11 @@ pub fn is_ours(function: pg_sys::Oid) -> bool {
     owner != pg_sys::InvalidOid && owner == ours
 }
 
+/// Whether the function is `redis_depends`, which only says that the query hangs on a name.
+pub fn is_depends(function: pg_sys::Oid) -> bool {
+    !is_built_in(function) && function_name(function) == "redis_depends" && is_ours(function)
+}
+
 pub fn function_name(function: pg_sys::Oid) -> String {
     // SAFETY: a palloc'ed name, or NULL.
     super::text::c_string(unsafe { pg_sys::get_func_name(function) })
@@ -127,6 +132,10 @@ pub fn is_foreign(relation: pg_sys::Oid) -> bool {
     kind(relation) == pg_sys::RELKIND_FOREIGN_TABLE
 }
 
+pub fn is_partitioned(relation: pg_sys::Oid) -> bool {
+    kind(relation) == pg_sys::RELKIND_PARTITIONED_TABLE
+}
+
 pub fn kind_name(relation: pg_sys::Oid) -> &'static str {
     match kind(relation) {
         pg_sys::RELKIND_PARTITIONED_TABLE => "partitioned table",
@@ -150,6 +159,27 @@ unsafe extern "C-unwind" {
         lock: pg_sys::LOCKMODE,
         parents: *mut *mut pg_sys::List,
     ) -> *mut pg_sys::List;
+    fn get_partition_ancestors(relation: pg_sys::Oid) -> *mut pg_sys::List;
+}
+
+/// The root of the tree that a partition belongs to; the relation itself if it is none.
+pub fn partition_root(relation: pg_sys::Oid) -> pg_sys::Oid {
+    // SAFETY: a palloc'ed list of oids, the root last.
+    let find = || unsafe { get_partition_ancestors(relation) };
+    // SAFETY: on the backend's one thread.
+    let ancestors = unsafe { pg_guard_ffi_boundary(find) };
+    super::tree::oids(ancestors).last().copied().unwrap_or(relation)
+}
+
+/// The relation that a parse tree names, by the search path; not locked.
+pub fn relation_named(name: *const pg_sys::RangeVar) -> Option<pg_sys::Oid> {
+    let lock = pg_sys::NoLock as pg_sys::LOCKMODE;
+    let missing_ok = pg_sys::RVROption::RVR_MISSING_OK;
+    // SAFETY: a catalogue look-up.
+    let found = unsafe {
+        pg_sys::RangeVarGetRelidExtended(name, lock, missing_ok, None, std::ptr::null_mut())
+    };
+    (found != pg_sys::InvalidOid).then_some(found)
 }
 
 /// All partitions and inheritance children of a table, of any depth.

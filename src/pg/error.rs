@@ -191,8 +191,33 @@ fn sqlstate(code: &str) -> PgSqlErrorCode {
 
 /// One WARNING for a Redis in trouble; how often is decided by the caller.
 pub fn warn_unusable(reason: Reason, detail: &str) {
-    let message = "redis is not usable, computing without the cache";
+    warn("redis is not usable, computing without the cache", reason, detail);
+}
+
+/// One WARNING for a commit that goes on without Redis.
+pub fn warn_unsettled(reason: Reason, detail: &str) {
+    warn("redis is not usable, the change is noted in redis_debt", reason, detail);
+}
+
+fn warn(message: &'static str, reason: Reason, detail: &str) {
     ErrorReport::new(PgSqlErrorCode::ERRCODE_WARNING, message, "")
         .set_detail(said(format!("{} ({detail})", reason.sentence())))
         .report(PgLogLevel::WARNING);
+}
+
+/// A line for the server's log: what the worker did.
+pub fn log(message: &str) {
+    ErrorReport::new(PgSqlErrorCode::ERRCODE_SUCCESSFUL_COMPLETION, said(message.to_owned()), "")
+        .report(PgLogLevel::LOG);
+}
+
+/// What somebody should know whose command did nothing.
+pub fn notice(text: &str) {
+    let code = PgSqlErrorCode::ERRCODE_SUCCESSFUL_COMPLETION;
+    plain(code, &said(text.to_owned()), None, None).report(PgLogLevel::NOTICE);
+}
+
+/// What our own statements and texts should have ruled out.
+pub fn defect_in(what: &str) -> Raised {
+    panic!("{what}")
 }

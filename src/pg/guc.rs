@@ -6,7 +6,7 @@ use std::ffi::{CStr, CString, c_char, c_void};
 
 use pg_cache_core::target::Target;
 use pgrx::pg_sys;
-use pgrx::{GucContext, GucFlags, GucRegistry, GucSetting, pg_guard};
+use pgrx::{GucContext, GucFlags, GucRegistry, GucSetting, PostgresGucEnum, pg_guard};
 
 static URL: GucSetting<Option<CString>> =
     GucSetting::<Option<CString>>::new(Some(c"redis://127.0.0.1:6379"));
@@ -20,8 +20,21 @@ static FILL_WAIT_MS: GucSetting<i32> = GucSetting::<i32>::new(5_000);
 static VALUE_BYTES_MAX: GucSetting<i32> = GucSetting::<i32>::new(8 * 1024 * 1024);
 static TTL_MAX: GucSetting<i32> = GucSetting::<i32>::new(30 * 24 * 3600);
 static PLANS_MAX: GucSetting<i32> = GucSetting::<i32>::new(200);
+static COMMIT_TIMEOUT_MS: GucSetting<i32> = GucSetting::<i32>::new(1_000);
+static PENDING_KEYS_MAX: GucSetting<i32> = GucSetting::<i32>::new(10_000);
+static ON_UNREACHABLE: GucSetting<OnUnreachable> =
+    GucSetting::<OnUnreachable>::new(OnUnreachable::Fence);
 #[cfg(feature = "faults")]
 static FAULT_POINT: GucSetting<Option<CString>> = GucSetting::<Option<CString>>::new(None);
+
+/// What a commit does that cannot reach Redis.
+#[derive(Clone, Copy, PartialEq, Eq, PostgresGucEnum)]
+pub enum OnUnreachable {
+    #[name = c"fence"]
+    Fence,
+    #[name = c"error"]
+    Error,
+}
 
 /// The wait for a cache must stay far below what a page may take.
 const WAIT_MS_LONGEST: i32 = 60_000;
@@ -34,6 +47,7 @@ const VALUE_BYTES_LARGEST: i32 = 512 * 1024 * 1024;
 pub fn register() {
     register_connection();
     register_reading();
+    register_commit();
     #[cfg(feature = "faults")]
     string(
         c"pg_cache.fault_point",
@@ -139,6 +153,34 @@ fn register_reading() {
         c"pg_cache.scope_settings",
         c"Settings, separated by commas, whose values always separate entries.",
         &SCOPE_SETTINGS,
+        GucContext::Suset,
+        GucFlags::default(),
+    );
+}
+
+/// What a commit may cost concerns everybody who waits for its locks.
+fn register_commit() {
+    integer(
+        GucContext::Suset,
+        c"pg_cache.commit_timeout_ms",
+        c"How long a commit may wait for Redis before it goes on and owes.",
+        &COMMIT_TIMEOUT_MS,
+        1..=WAIT_MS_LONGEST,
+        GucFlags::UNIT_MS,
+    );
+    integer(
+        GucContext::Suset,
+        c"pg_cache.pending_keys_max",
+        c"How many keys a transaction keeps for its commit; beyond, they are deleted at once.",
+        &PENDING_KEYS_MAX,
+        1..=10_000_000,
+        GucFlags::default(),
+    );
+    GucRegistry::define_enum_guc(
+        c"pg_cache.on_unreachable",
+        c"What a commit does that cannot reach Redis: fence readers by redis_debt, or fail.",
+        c"",
+        &ON_UNREACHABLE,
         GucContext::Suset,
         GucFlags::default(),
     );
@@ -262,6 +304,18 @@ pub fn ttl_max_seconds() -> i64 {
 
 pub fn plans_max() -> usize {
     usize::try_from(PLANS_MAX.get()).unwrap_or(1)
+}
+
+pub fn commit_timeout_ms() -> u64 {
+    millis(&COMMIT_TIMEOUT_MS)
+}
+
+pub fn pending_keys_max() -> usize {
+    usize::try_from(PENDING_KEYS_MAX.get()).unwrap_or(1)
+}
+
+pub fn on_unreachable_is_error() -> bool {
+    ON_UNREACHABLE.get() == OnUnreachable::Error
 }
 
 #[cfg(feature = "faults")]

@@ -10,6 +10,8 @@ pub enum Event {
     Reply,
     /// Another backend computes the entry that this one wants.
     Fill,
+    /// The worker has nothing to do, or waits for transactions that end before it may go on.
+    Worker,
 }
 
 /// Raises if a cancel, a timeout or a termination is pending.
@@ -30,21 +32,22 @@ pub fn wait_ended() {
 
 /// Before 17 an extension has one wait event without a name of its own.
 #[cfg(any(feature = "pg14", feature = "pg15", feature = "pg16"))]
-fn number(_event: Event) -> u32 {
+pub fn number(_event: Event) -> u32 {
     pg_sys::PG_WAIT_EXTENSION
 }
 
 #[cfg(any(feature = "pg17", feature = "pg18"))]
-fn number(event: Event) -> u32 {
+pub fn number(event: Event) -> u32 {
     use std::cell::Cell;
     thread_local! {
-        static EVENTS: [Cell<u32>; 4] = const { [const { Cell::new(0) }; 4] };
+        static EVENTS: [Cell<u32>; 5] = const { [const { Cell::new(0) }; 5] };
     }
     let name = match event {
         Event::Connect => c"PgCacheRedisConnect",
         Event::Send => c"PgCacheRedisSend",
         Event::Reply => c"PgCacheRedisReply",
         Event::Fill => c"PgCacheRedisFill",
+        Event::Worker => c"PgCacheWorker",
     };
     EVENTS.with(|events| {
         let known = &events[event as usize];
@@ -85,6 +88,13 @@ pub fn pause(milliseconds: u64) {
     check_interrupts();
 }
 
+/// Sleeps before a lock is tried again; a cancel ends it.
+pub fn pause_for(time: std::time::Duration) {
+    check_interrupts();
+    std::thread::sleep(time);
+    check_interrupts();
+}
+
 /// Milliseconds of a clock that never goes back, for the breaker and deadlines.
 pub fn monotonic_ms() -> u64 {
     use std::sync::OnceLock;
@@ -102,10 +112,29 @@ pub fn random() -> u64 {
     if strong { u64::from_le_bytes(bytes) } else { monotonic_ms() }
 }
 
+/// When the postmaster started, as a timestamptz.
+pub fn started_at() -> pg_sys::Datum {
+    // SAFETY: set once, before any backend runs.
+    pg_sys::Datum::from(unsafe { pg_sys::PgStartTime })
+}
+
 /// The process id of this backend.
 pub fn pid() -> i32 {
     // SAFETY: a global of the backend.
     unsafe { pg_sys::MyProcPid }
+}
+
+/// Test builds only: whether the guard of this name is to be left out, so that a test can show what
+/// it is good for.
+#[cfg(feature = "faults")]
+pub fn skips(guard: &'static str) -> bool {
+    super::guc::fault_point().strip_prefix(guard) == Some(":skip")
+}
+
+#[cfg(not(feature = "faults"))]
+#[inline(always)]
+pub fn skips(_guard: &'static str) -> bool {
+    false
 }
 
 #[cfg(not(feature = "faults"))]

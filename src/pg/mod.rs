@@ -3,30 +3,45 @@
 #[macro_use]
 pub mod call;
 
+#[macro_use]
+pub mod bgworker;
+
 pub mod activity;
 pub mod analysis;
 pub mod arguments;
 pub mod classify;
+pub mod dependencies;
 pub mod error;
+pub mod event_trigger;
 pub mod execute;
 pub mod guc;
+pub mod hashing;
 pub mod host;
 pub mod identity;
 pub mod implicit;
 pub mod inference;
 pub mod interval;
+pub mod lockers;
+pub mod pins;
 pub mod plan;
 pub mod privileges;
 pub mod quote;
 pub mod recordset;
+pub mod row_groups;
 pub mod settings;
 pub mod shape;
+pub mod snapshot;
 pub mod stable;
 pub mod surroundings;
+pub mod table;
 pub mod text;
+pub mod tracked;
+pub mod transaction;
 pub mod tree;
+pub mod trigger;
 pub mod ttl;
 pub mod utility;
+pub mod wal;
 pub mod xact;
 
 pub use pgrx::pg_sys::{Datum, Oid};

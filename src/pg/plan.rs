@@ -14,10 +14,12 @@ use lru::LruCache;
 use pg_cache_core::clock;
 use pg_cache_core::error::Error;
 use pg_cache_core::fingerprint::FingerprintBuilder;
+use pg_cache_core::tag::Tag;
 use pgrx::pg_sys::{self, NodeTag};
 
 use super::analysis::{self, Analysis};
 use super::arguments::{self, Argument, Bound};
+use super::dependencies::Dependencies;
 use super::error::Outcome;
 use super::execute::{self, Json, in_spi};
 use super::{guc, identity as origin, inference, privileges, settings, shape, surroundings, tree};
@@ -33,6 +35,7 @@ pub struct Plan {
     /// The role of this plan may read all of it.
     permitted: Cell<bool>,
     pub analysis: Analysis,
+    pub dependencies: Dependencies,
     pub types: Vec<pg_sys::Oid>,
     pub columns: Vec<Column>,
     identity: FingerprintBuilder,
@@ -167,12 +170,14 @@ impl Plan {
         super::host::fault_point("plan.analyse");
         let columns = columns(source_ref.resultDesc);
         let query_tree = tree::nodes::<pg_sys::Query>(source_ref.query_list);
-        let analysis = match query_tree.first() {
+        let (analysis, dependencies) = match query_tree.first() {
             Some(tree) => {
                 let types: Vec<_> = columns.iter().map(|column| column.type_oid).collect();
-                analysis::analyse(*tree, &types)?
+                let analysis = analysis::analyse(*tree, &types)?;
+                let dependencies = Dependencies::of(*tree, &analysis)?;
+                (analysis, dependencies)
             }
-            None => Analysis::default(),
+            None => Default::default(),
         };
         let identity = identity(source_ref, query, &analysis, &columns);
         let fixed_fingerprint = identity.clone().finish();
@@ -184,6 +189,7 @@ impl Plan {
             froze_clock: clock::may_freeze(&super::text::string(query.as_bytes())),
             permitted: Cell::new(false),
             analysis,
+            dependencies,
             types,
             columns,
             identity,
@@ -244,6 +250,16 @@ impl Plan {
         let permitted = privileges::may_execute(&self.analysis);
         self.permitted.set(permitted);
         Ok(permitted)
+    }
+
+    /// Appends the tags of what the rows depend on, beside the schema.
+    pub fn append_tags(&self, bound: &[Bound], tags: &mut Vec<Tag>) {
+        self.dependencies.tags(bound, tags);
+    }
+
+    /// Whether a hit is what the query would return now: all that it hangs on is tracked.
+    pub fn is_exact(&self) -> bool {
+        self.dependencies.exact()
     }
 
     /// The part of the fingerprint that is the same for every call of this plan.

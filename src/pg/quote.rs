@@ -16,6 +16,23 @@ pub fn literal(text: &str) -> String {
     c_string(unsafe { pg_sys::quote_literal_cstr(text.as_ptr()) })
 }
 
+/// A value for a person to read. The output function of a user's type is the user's code.
+pub fn value(type_oid: pg_sys::Oid, value: pg_sys::Datum) -> String {
+    let (mut function, mut is_varlena) = (pg_sys::InvalidOid, false);
+    // SAFETY: a catalogue look-up into two locals.
+    unsafe { pg_sys::getTypeOutputInfo(type_oid, &raw mut function, &raw mut is_varlena) };
+    if !super::classify::is_built_in(function) {
+        return "…".to_owned();
+    }
+    // SAFETY: a built-in output function and a value of its type; a palloc'ed C string.
+    let text = c_string(unsafe { pg_sys::OidOutputFunctionCall(function, value) });
+    let bare = matches!(
+        type_oid,
+        pg_sys::INT2OID | pg_sys::INT4OID | pg_sys::INT8OID | pg_sys::NUMERICOID
+    );
+    if bare { text } else { literal(&text) }
+}
+
 /// `name` or `schema.name` as written in SQL, folded and quoted anew, with the schema in which
 /// CREATE would put it; `None` if it is neither.
 pub fn qualified_name(text: &str) -> Option<String> {

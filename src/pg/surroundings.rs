@@ -6,7 +6,8 @@
 //! moves this counter, and a plan that saw another count is analysed anew. The count moves for
 //! unrelated objects too: that costs an analysis, never a stale meaning.
 
-use std::cell::Cell;
+use std::cell::{Cell, RefCell};
+use std::collections::HashSet;
 use std::ffi::c_int;
 
 use pgrx::pg_sys::SysCacheIdentifier as Cache;
@@ -14,11 +15,13 @@ use pgrx::{pg_guard, pg_sys};
 
 thread_local! {
     static CHANGES: Cell<u64> = const { Cell::new(0) };
+    /// Partitions and inheritance children, whose triggers a plan was told of.
+    static RELATIONS: RefCell<Option<HashSet<pg_sys::Oid>>> = const { RefCell::new(None) };
 }
 
 /// Names of relations, their attributes, functions, operators and types; casts, collations and enum
-/// labels; roles and their memberships.
-const WATCHED: [Cache::Type; 11] = [
+/// labels; roles and their memberships; event triggers, by which schema changes are noted.
+const WATCHED: [Cache::Type; 12] = [
     // Its owner is the member of pg_database_owner.
     Cache::DATABASEOID,
     Cache::RELNAMENSP,
@@ -31,6 +34,7 @@ const WATCHED: [Cache::Type; 11] = [
     Cache::ENUMTYPOIDNAME,
     Cache::AUTHOID,
     Cache::AUTHMEMROLEMEM,
+    Cache::EVENTTRIGGEROID,
 ];
 
 /// Listens. Once per backend.
@@ -40,6 +44,25 @@ pub fn watch() {
         // SAFETY: the callback lives as long as the library, which is never unloaded.
         unsafe { pg_sys::CacheRegisterSyscacheCallback(cache as c_int, Some(changed), nothing) };
     }
+    let nothing = pg_sys::Datum::from(0usize);
+    // SAFETY: as above.
+    unsafe { pg_sys::CacheRegisterRelcacheCallback(Some(relation_changed), nothing) };
+}
+
+/// Counts changes of this relation too: a saved plan hangs on the relations that it names, not on
+/// their children.
+pub fn watch_relation(relation: pg_sys::Oid) {
+    RELATIONS.with_borrow_mut(|watched| watched.get_or_insert_default().insert(relation));
+}
+
+#[pg_guard]
+extern "C-unwind" fn relation_changed(_argument: pg_sys::Datum, relation: pg_sys::Oid) {
+    let watched = RELATIONS.with_borrow(|watched| {
+        watched
+            .as_ref()
+            .is_some_and(|watched| relation == pg_sys::InvalidOid || watched.contains(&relation))
+    });
+    CHANGES.set(CHANGES.get() + u64::from(watched));
 }
 
 #[pg_guard]
@@ -58,4 +81,10 @@ pub fn catch_up() -> u64 {
 /// The count as it is.
 pub fn seen() -> u64 {
     CHANGES.get()
+}
+
+/// Catches up, and counts a change of everything: each kept plan is analysed anew.
+pub fn renew() {
+    catch_up();
+    CHANGES.set(CHANGES.get() + 1);
 }

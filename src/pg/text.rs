@@ -33,6 +33,12 @@ pub fn owned(datum: pg_sys::Datum) -> String {
     string(bytes(datum))
 }
 
+/// A uuid datum as a number, in the order of its digits.
+pub fn uuid(datum: pg_sys::Datum) -> u128 {
+    // SAFETY: a uuid is a pointer to sixteen bytes.
+    u128::from_be_bytes(unsafe { *datum.cast_mut_ptr::<[u8; 16]>() })
+}
+
 /// Bytes in the server's encoding for a person or a message: what has no equivalent is U+FFFD.
 pub fn string(bytes: &[u8]) -> String {
     let utf8 = to_utf8(bytes).unwrap_or(Cow::Borrowed(bytes));

@@ -1,4 +1,5 @@
-//! Runs statements of ours about views, as the caller would.
+//! Runs statements of ours: about views, tables and triggers, as the caller would, and about the
+//! tables of the registry.
 
 use std::ffi::{CStr, c_char, c_int, c_long, c_void};
 
@@ -16,6 +17,10 @@ unsafe extern "C-unwind" {
         column: c_int,
     ) -> *mut c_char;
     fn SPI_palloc(bytes: usize) -> *mut c_void;
+    fn CommandCounterIncrement();
+    fn GetLatestSnapshot() -> pg_sys::Snapshot;
+    fn PushActiveSnapshot(snapshot: pg_sys::Snapshot);
+    fn PopActiveSnapshot();
 }
 
 pub fn run(statement: &str) -> Outcome<()> {
@@ -29,6 +34,34 @@ pub fn run(statement: &str) -> Outcome<()> {
         pgrx::error!("SPI_execute failed: error code {code}");
     }
     Ok(())
+}
+
+/// The text of the one value that a statement gives; `None` for NULL or no row. Each statement sees
+/// what was committed before it, as in any READ COMMITTED transaction.
+pub fn ask(statement: &str) -> Outcome<Option<String>> {
+    value_of(statement, false)
+}
+
+/// As [`ask`], under the active snapshot and without a transaction id.
+pub fn ask_read_only(statement: &str) -> Outcome<Option<String>> {
+    value_of(statement, true)
+}
+
+fn value_of(statement: &str, read_only: bool) -> Outcome<Option<String>> {
+    let statement = super::text::statement(statement);
+    let text = statement.as_ptr();
+    let execute = || {
+        // SAFETY: a C string that outlives the call.
+        let code = unsafe { SPI_execute(text, read_only, 1) };
+        // SAFETY: the result of that statement, in the caller's memory.
+        (code, unsafe { first_value() })
+    };
+    // SAFETY: C calls over plain pointers; an error ends the statement.
+    let (code, value) = unsafe { in_spi(execute) }?;
+    if code < 0 {
+        pgrx::error!("SPI_execute failed: error code {code}");
+    }
+    Ok((!value.is_null()).then(|| super::text::c_string(value)))
 }
 
 /// The query of a view as a text that means the same under any settings.
@@ -48,6 +81,41 @@ pub fn view_definition(view: &str) -> Outcome<String> {
     // SAFETY: C calls over plain pointers; an error ends the statement.
     let value = unsafe { in_spi(execute) }?;
     Ok(super::text::c_string(value))
+}
+
+/// The one JSON value that a SELECT of ours gives; null if it gives none.
+///
+/// It sees what is committed at this moment and what this transaction did, whatever the isolation:
+/// a child or a trigger that an older snapshot does not see is there all the same.
+pub fn look(select: &str) -> Outcome<serde_json::Value> {
+    let _plain = PlainSettings::start();
+    let statement = super::text::statement(select);
+    let text = statement.as_ptr();
+    let execute = || {
+        // SAFETY: makes this transaction's own changes visible to what follows.
+        unsafe { CommandCounterIncrement() };
+        // SAFETY: a snapshot of this moment, copied when it is pushed.
+        let snapshot = unsafe { GetLatestSnapshot() };
+        // SAFETY: popped below; an abort empties the stack.
+        unsafe { PushActiveSnapshot(snapshot) };
+        // SAFETY: a C string that outlives the call; read-only, so under the snapshot pushed above.
+        unsafe { SPI_execute(text, true, 1) };
+        // SAFETY: the one row and column that the statement gives, in the caller's memory.
+        let value = unsafe { first_value() };
+        // SAFETY: the one pushed above.
+        unsafe { PopActiveSnapshot() };
+        value
+    };
+    // SAFETY: C calls over plain pointers; an error ends the statement.
+    let value = unsafe { in_spi(execute) }?;
+    Ok(serde_json::from_str(&super::text::c_string(value)).unwrap_or_default())
+}
+
+/// Waits for a lock on a relation that keeps writers and DDL out until the transaction ends.
+pub fn lock(relation: pg_sys::Oid) {
+    let mode = pg_sys::ShareRowExclusiveLock as pg_sys::LOCKMODE;
+    // SAFETY: released with the transaction.
+    unsafe { pg_sys::LockRelationOid(relation, mode) };
 }
 
 /// The text of the first row's first column, copied out of SPI's memory; NULL if there is none.

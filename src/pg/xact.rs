@@ -1,7 +1,17 @@
-//! What the transaction at hand allows.
+//! What the transaction at hand allows, and the one place that hears of its end.
+//!
+//! One callback for transactions and one for savepoints, registered once: a hook of pgrx's would
+//! survive the savepoint that registered it, and after PREPARE TRANSACTION fire in the next,
+//! unrelated transaction.
+
+use std::ffi::c_void;
+use std::panic::catch_unwind;
+use std::sync::OnceLock;
 
 use pg_cache_core::reason::Reason;
 use pgrx::pg_sys;
+
+use super::error::Outcome;
 
 /// Whether every statement of this transaction sees the snapshot of its first.
 pub fn keeps_snapshot() -> bool {
@@ -17,10 +27,112 @@ pub fn keeps_snapshot() -> bool {
 pub fn obstacle() -> Option<Reason> {
     // SAFETY: reads the state of the current transaction; assigns nothing.
     let xid = unsafe { pg_sys::GetTopTransactionIdIfAny() };
-    if xid != pg_sys::InvalidTransactionId {
+    if xid != pg_sys::InvalidTransactionId && !super::host::skips("guard.ownxid") {
         return Some(Reason::OwnXid);
     }
     // SAFETY: a global of the backend, set at the start of the transaction.
     let isolation = unsafe { pg_sys::XactIsoLevel };
     (isolation == pg_sys::XACT_SERIALIZABLE as i32).then_some(Reason::Serializable)
+}
+
+/// Gives the transaction its id. Raises where it may not write, in the name of `what`.
+pub fn assign_xid(what: &std::ffi::CStr) {
+    // SAFETY: a C string; raises or returns.
+    unsafe { pg_sys::PreventCommandIfReadOnly(what.as_ptr()) };
+    // SAFETY: in a transaction that may write.
+    unsafe { pg_sys::GetTopTransactionId() };
+}
+
+/// The nest level of the transaction at hand: 1 at the top, one more for each savepoint.
+pub fn level() -> u32 {
+    // SAFETY: reads the state of the current transaction.
+    u32::try_from(unsafe { pg_sys::GetCurrentTransactionNestLevel() }).unwrap_or(1)
+}
+
+/// The transaction's id at the top level, if it has one.
+pub fn xid() -> Option<u64> {
+    // SAFETY: reads the state of the current transaction; assigns nothing.
+    let xid = unsafe { pg_sys::GetTopFullTransactionIdIfAny() }.value;
+    (xid != 0).then_some(xid)
+}
+
+/// Whether a transaction has let go of the lock on its own id, which it does last of all: by then
+/// its invalidation messages are sent.
+pub fn has_let_go(xid: u64) -> bool {
+    let narrow = pg_sys::TransactionId::from(xid as u32);
+    // SAFETY: tries the lock and gives it back at once.
+    unsafe { pg_sys::ConditionalXactLockTableWait(narrow) }
+}
+
+/// Runs `work` so that the locks it takes stay until the transaction ends, even if the savepoint
+/// that it runs in is rolled back.
+pub fn with_lasting_locks<T>(work: impl FnOnce() -> T) -> T {
+    // SAFETY: a global of the backend.
+    let owner = unsafe { pg_sys::CurrentResourceOwner };
+    // SAFETY: as above; inside a transaction it is set.
+    let top = unsafe { pg_sys::TopTransactionResourceOwner };
+    // SAFETY: put back below; an error on the way sets it anew.
+    unsafe { pg_sys::CurrentResourceOwner = top };
+    let result = work();
+    // SAFETY: as above.
+    unsafe { pg_sys::CurrentResourceOwner = owner };
+    result
+}
+
+/// What happens to the transaction, told to the one listener.
+pub struct Listener {
+    /// Before the commit record: may fail, and the transaction with it.
+    pub before_commit: fn() -> Outcome<()>,
+    pub before_prepare: fn() -> Outcome<()>,
+    /// A savepoint at this level became part of the one below.
+    pub released: fn(u32),
+    /// A savepoint at this level and all above it are undone.
+    pub rolled_back: fn(u32),
+    /// Committed, prepared or aborted: must not fail in any way.
+    pub ended: fn(),
+}
+
+static LISTENER: OnceLock<Listener> = OnceLock::new();
+
+/// Listens. Once per backend.
+pub fn listen(listener: Listener) {
+    if LISTENER.set(listener).is_ok() {
+        // SAFETY: the callback lives as long as the library, which is never unloaded.
+        unsafe { pg_sys::RegisterXactCallback(Some(on_event), std::ptr::null_mut()) };
+        // SAFETY: as above.
+        unsafe { pg_sys::RegisterSubXactCallback(Some(on_sub_event), std::ptr::null_mut()) };
+    }
+}
+
+unsafe extern "C-unwind" fn on_event(event: pg_sys::XactEvent::Type, _argument: *mut c_void) {
+    use pg_sys::XactEvent::*;
+    let Some(listener) = LISTENER.get() else { return };
+    let prepare = match event {
+        XACT_EVENT_PRE_COMMIT => listener.before_commit,
+        XACT_EVENT_PRE_PREPARE => listener.before_prepare,
+        XACT_EVENT_COMMIT | XACT_EVENT_ABORT | XACT_EVENT_PREPARE => {
+            // Nothing may come out of this: an error here would take the whole cluster down.
+            let _ = catch_unwind(listener.ended);
+            return;
+        }
+        _ => return,
+    };
+    super::error::enter(|| prepare().map(|()| pg_sys::Datum::from(0usize)));
+}
+
+unsafe extern "C-unwind" fn on_sub_event(
+    event: pg_sys::SubXactEvent::Type,
+    _own: pg_sys::SubTransactionId,
+    _parent: pg_sys::SubTransactionId,
+    _argument: *mut c_void,
+) {
+    use pg_sys::SubXactEvent::*;
+    let Some(listener) = LISTENER.get() else { return };
+    let told = match event {
+        SUBXACT_EVENT_COMMIT_SUB => listener.released,
+        SUBXACT_EVENT_ABORT_SUB => listener.rolled_back,
+        _ => return,
+    };
+    // What it does is moving notes about; and while a savepoint is undone, nothing may fail.
+    let _ = catch_unwind(|| told(level()));
 }

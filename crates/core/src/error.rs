@@ -6,12 +6,20 @@
 //! `docs/errors.md` is rendered from here.
 
 mod catalogue;
+mod tracking;
 
 pub use catalogue::{catalogue, markdown};
+pub use tracking::Tracking;
 
 use crate::reason::Reason;
 
 const TTL_HINT: &str = "Give a number of seconds or an interval, such as 300 or '5 minutes'.";
+
+impl From<Tracking> for Error {
+    fn from(error: Tracking) -> Self {
+        Error::Tracking(error)
+    }
+}
 
 /// An error of pg_cache's own; errors of the user's query keep what PostgreSQL says.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -30,6 +38,7 @@ pub enum Error {
     VolatileFunction { name: String },
     Sample,
     Nested,
+    DependsArgument,
     ArgumentCount { given: usize, wanted: usize },
     ArgumentPseudoType { position: usize, type_name: String },
     ColumnNotReturned { name: String, returned: Vec<String> },
@@ -42,7 +51,16 @@ pub enum Error {
     FlushPattern,
     RowsContext,
     ViewName { name: String },
+    Unsettled { detail: String },
+    DebtLocked,
     TemplateInvalid { text: String, why: String },
+    RepairInTransaction,
+    RepairOnStandby,
+    RepairUnfinished { detail: String },
+    NoWorkerSlot,
+    PrefixTooLong { bytes: usize, bytes_max: usize },
+    BucketsOutOfRange { given: i32, most: i32 },
+    Tracking(Tracking),
 }
 
 impl Error {
@@ -66,11 +84,20 @@ impl Error {
             Error::RowLock { .. } => "55000",
             Error::VolatileFunction { .. } | Error::Sample => "42P17",
             Error::Nested => "42P19",
+            Error::DependsArgument => "42P17",
             Error::ColumnNotReturned { .. } => "42703",
             Error::DuplicateColumn { .. } => "42701",
             Error::PasswordFile { .. } => "F0000",
             Error::ViewName { .. } => "42602",
+            Error::Unsettled { .. } => "08006",
+            Error::DebtLocked => "55P03",
+            Error::RepairInTransaction => "25001",
+            Error::RepairOnStandby | Error::RepairUnfinished { .. } => "55000",
+            Error::NoWorkerSlot => "53400",
+            Error::PrefixTooLong { .. } => "54000",
+            Error::BucketsOutOfRange { .. } => "22023",
             Error::Unreachable { reason, .. } => unreachable_sqlstate(*reason),
+            Error::Tracking(error) => error.sqlstate(),
         }
     }
 
@@ -96,6 +123,7 @@ impl Error {
             }
             Error::Sample => "cached query must not sample a table without REPEATABLE".into(),
             Error::Nested => "cached query must not read through the cache itself".into(),
+            Error::DependsArgument => "redis_depends takes a constant or a parameter".into(),
             Error::ArgumentCount { .. } => "wrong number of arguments for cached query".into(),
             Error::ArgumentPseudoType { position, type_name } => {
                 format!("argument for ${position} must not be of pseudo-type {type_name}")
@@ -118,7 +146,20 @@ impl Error {
                 "function returning record called in context that cannot accept type record".into()
             }
             Error::ViewName { name } => format!("invalid view name: \"{name}\""),
+            Error::Unsettled { .. } => "could not settle the transaction with redis".into(),
+            Error::DebtLocked => "could not lock redis_debt".into(),
             Error::TemplateInvalid { text, .. } => format!("invalid key template: \"{text}\""),
+            Error::RepairInTransaction => {
+                "redis_repair cannot run in a transaction that has written".into()
+            }
+            Error::RepairOnStandby => "redis_repair cannot run on a standby".into(),
+            Error::RepairUnfinished { .. } => "the repair did not finish in time".into(),
+            Error::NoWorkerSlot => "no background worker slot is free".into(),
+            Error::PrefixTooLong { .. } => "key prefix is too long".into(),
+            Error::BucketsOutOfRange { given, .. } => {
+                format!("number of buckets out of range: {given}")
+            }
+            Error::Tracking(error) => error.message(),
         }
     }
 
@@ -137,6 +178,9 @@ impl Error {
             }
             Error::VolatileFunction { .. } | Error::Sample => {
                 "What it returns once need not be what it returns the next time.".into()
+            }
+            Error::DependsArgument => {
+                "What the entry hangs on must be known before the query runs.".into()
             }
             Error::ArgumentCount { given, wanted } => {
                 format!("Arguments given: {given}; parameters in the query: {wanted}.")
@@ -159,7 +203,26 @@ impl Error {
                 }
                 _ => return None,
             },
-            Error::Unreachable { detail, .. } => sentence(detail),
+            Error::Unreachable { detail, .. }
+            | Error::Unsettled { detail }
+            | Error::RepairUnfinished { detail } => sentence(detail),
+            Error::RepairInTransaction => {
+                "The worker waits for transactions that write, and so would this one for the \
+                 worker."
+                    .into()
+            }
+            Error::PrefixTooLong { bytes, bytes_max } => {
+                format!("The prefix has {bytes} bytes; the limit is {bytes_max}.")
+            }
+            Error::BucketsOutOfRange { most, .. } => {
+                format!("It must be between 1 and {most}.")
+            }
+            Error::DebtLocked => {
+                "Redis could not be reached, and what this transaction changed could not be noted \
+                 either."
+                    .into()
+            }
+            Error::Tracking(error) => return error.detail(),
             _ => return None,
         })
     }
@@ -183,6 +246,7 @@ impl Error {
             }
             Error::Sample => "Add REPEATABLE with a seed.",
             Error::Nested => "Put the text of the inner query in its place.",
+            Error::DependsArgument => "Give the name as a literal or as an argument of the query.",
             Error::ArgumentCount { .. } => return None,
             Error::ArgumentPseudoType { .. } => "Cast the argument to a type that holds values.",
             Error::ColumnNotReturned { .. } | Error::DuplicateColumn { .. } => {
@@ -206,11 +270,23 @@ impl Error {
                 "Call the function in FROM with a column definition list, as in \
                  AS t(id integer, name text)."
             }
+            Error::Unsettled { .. } => {
+                "Try again, or set pg_cache.on_unreachable to fence, so that changes are noted \
+                 in redis_debt."
+            }
+            Error::DebtLocked => "Try again when what holds redis_debt has ended.",
+            Error::RepairInTransaction => "Call it as a statement of its own.",
+            Error::RepairOnStandby => "Call it on the primary.",
+            Error::RepairUnfinished { .. } => "See redis_health(); the worker goes on meanwhile.",
+            Error::NoWorkerSlot => "Raise max_worker_processes and restart PostgreSQL.",
+            Error::PrefixTooLong { .. } => "Give a shorter one.",
+            Error::BucketsOutOfRange { .. } => return None,
             Error::ViewName { .. } => "Give a name or a schema and a name, quoted as in SQL.",
             Error::TemplateInvalid { .. } => {
                 "Write the names of columns in braces and a colon between them, as in \
                  'user:{id}:{language}'."
             }
+            Error::Tracking(error) => return error.hint(),
         };
         Some(hint.to_owned())
     }
@@ -314,7 +390,17 @@ mod tests {
             Error::RowsContext => 23,
             Error::ViewName { .. } => 24,
             Error::Sample => 25,
-            Error::TemplateInvalid { .. } => 26,
+            Error::Unsettled { .. } => 26,
+            Error::DebtLocked => 27,
+            Error::TemplateInvalid { .. } => 28,
+            Error::RepairInTransaction => 29,
+            Error::RepairOnStandby => 30,
+            Error::RepairUnfinished { .. } => 31,
+            Error::NoWorkerSlot => 32,
+            Error::PrefixTooLong { .. } => 33,
+            Error::BucketsOutOfRange { .. } => 34,
+            Error::DependsArgument => 35,
+            Error::Tracking(_) => 36,
         }
     }
 
@@ -322,7 +408,7 @@ mod tests {
     fn every_error_stands_in_the_catalogue() {
         // Danger: an error that users meet and the documentation does not know.
         let listed: BTreeSet<usize> = catalogue().iter().map(variant).collect();
-        assert_eq!(listed, (0..=26).collect());
+        assert_eq!(listed, (0..=36).collect());
     }
 
     #[test]

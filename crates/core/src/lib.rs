@@ -14,6 +14,7 @@ pub mod fingerprint;
 pub mod key;
 pub mod limiter;
 pub mod pending;
+pub mod pins;
 pub mod reason;
 pub mod resp;
 pub mod sidecar;

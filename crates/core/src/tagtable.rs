@@ -29,6 +29,11 @@ pub fn key(system: u64, database: u32, shard: u32) -> Vec<u8> {
     format!("pgc:t:{{{system}.{database}.{shard}}}").into_bytes()
 }
 
+/// The name of the set of generations whose entries may still be there. A slot of its own, too.
+pub fn generations_key(system: u64, database: u32, shard: u32) -> Vec<u8> {
+    format!("pgc:g:{{{system}.{database}.{shard}}}").into_bytes()
+}
+
 /// A generation as it stands in `R`: 32 digits in lower case.
 pub fn generation_text(generation: u128) -> [u8; 32] {
     const HEX: &[u8; 16] = b"0123456789abcdef";

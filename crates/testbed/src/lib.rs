@@ -14,13 +14,16 @@ mod cluster;
 pub mod fake;
 pub mod postgres_server;
 pub mod process;
+pub mod proxy;
 pub mod redis_server;
 pub mod regress;
+mod standby;
 
 use std::time::{Duration, Instant};
 
 pub use cluster::Cluster;
 pub use postgres_server::Postgres;
+pub use proxy::Proxy;
 pub use redis_server::Redis;
 
 /// A PostgreSQL and the Redis its backends use: `pg_cache.url` stands in `postgresql.conf`.
@@ -37,13 +40,15 @@ impl Pair {
     }
 
     /// Both servers, `conf` added to `postgresql.conf` (after `pg_cache.url`, so it may override
-    /// it) and `redis_args` to the command line of redis-server.
+    /// it) and `redis_args` to the command line of redis-server. The database `test` is registered.
     pub fn start_with(conf: &[(&str, &str)], redis_args: &[&str]) -> Pair {
         let redis = Redis::start_with(redis_args);
         let url = redis.url();
         let mut all = vec![("pg_cache.url", url.as_str())];
         all.extend_from_slice(conf);
-        Pair { postgres: Postgres::start_with(&all), redis }
+        let postgres = Postgres::start_with(&all);
+        postgres.register("test");
+        Pair { postgres, redis }
     }
 }
 

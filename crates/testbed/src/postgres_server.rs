@@ -80,7 +80,7 @@ impl Postgres {
         copy_data(&data_dir, &cluster.template());
     }
 
-    fn launch(
+    pub(crate) fn launch(
         cluster: Cluster,
         directory: Directory,
         data_dir: PathBuf,
@@ -105,6 +105,14 @@ impl Postgres {
         let mut client = self.connect_as("postgres", db);
         client.batch_execute("CREATE EXTENSION pg_cache").unwrap_or_else(|error| {
             panic!("CREATE EXTENSION pg_cache: {error:?}\n{}", self.log());
+        });
+    }
+
+    /// Waits until a database is registered with its Redis, so that its queries are cached.
+    pub fn register(&self, db: &str) {
+        let mut client = self.connect_as("postgres", db);
+        client.batch_execute("SELECT * FROM redis_repair()").unwrap_or_else(|error| {
+            panic!("redis_repair(): {error:?}\n{}", self.log());
         });
     }
 
@@ -134,6 +142,35 @@ impl Postgres {
         self.server.stop(libc::SIGINT, STOP_TIMEOUT);
         self.server = launch_process(&self.cluster, &self.directory, &self.data_dir, self.kept);
         self.wait_until_ready();
+    }
+
+    /// Ends it as a crash of the machine would, but for the disk: every process of it is killed.
+    pub fn crash(&mut self) {
+        let children = children_of(self.pid());
+        self.server.stop(libc::SIGKILL, STOP_TIMEOUT);
+        for pid in &children {
+            // SAFETY: kill() takes no pointers; children of our postmaster, listed just now.
+            let _ = unsafe { libc::kill(*pid as libc::pid_t, libc::SIGKILL) };
+        }
+        // The next postmaster refuses to start while a process is attached to the old memory.
+        let gone = || !children.iter().any(|pid| runs(*pid));
+        crate::eventually(STOP_TIMEOUT, "the killed backends are gone", gone);
+    }
+
+    /// Stops it at once, as `pg_ctl stop -m immediate` does.
+    pub fn stop_now(&mut self) {
+        self.server.stop(libc::SIGQUIT, STOP_TIMEOUT);
+    }
+
+    /// Starts it again on the same data and socket, after `crash` or `stop_now`.
+    pub fn start_again(&mut self) {
+        self.server = launch_process(&self.cluster, &self.directory, &self.data_dir, self.kept);
+        self.wait_until_ready();
+    }
+
+    /// The processes of the server besides the postmaster.
+    pub fn children(&self) -> Vec<u32> {
+        children_of(self.pid())
     }
 
     /// Leaves the server running and its directory in place. Only for a keepable one.
@@ -200,6 +237,18 @@ impl Postgres {
         let bytes = fs::read(log_file(&self.directory)).unwrap_or_default();
         String::from_utf8_lossy(&bytes).into_owned()
     }
+}
+
+fn children_of(parent: u32) -> Vec<u32> {
+    let list = format!("/proc/{parent}/task/{parent}/children");
+    let pids = fs::read_to_string(list).unwrap_or_default();
+    pids.split_whitespace().filter_map(|pid| pid.parse().ok()).collect()
+}
+
+/// A zombie holds nothing any more; whoever inherited it only has not looked yet.
+fn runs(pid: u32) -> bool {
+    let stat = fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
+    stat.rsplit_once(") ").is_some_and(|(_, rest)| !rest.starts_with('Z'))
 }
 
 fn log_file(directory: &Directory) -> PathBuf {

@@ -16,7 +16,7 @@ use std::time::{Duration, Instant};
 use redis::{ConnectionAddr, IntoConnectionInfo};
 
 use crate::eventually;
-use crate::process::{Directory, Server, run_well};
+use crate::process::{Directory, Server, give_to_service, run_well};
 
 const START_TIMEOUT: Duration = Duration::from_secs(30);
 const PORT_ATTEMPTS: usize = 10;
@@ -179,6 +179,42 @@ impl Redis {
     /// Kills the server and waits for its end. Its data is lost; connecting is refused from here.
     pub fn stop(&mut self) {
         self.server = None;
+        let _ = fs::remove_file(self.dump());
+    }
+
+    /// What the server holds now, as it would write it to disk.
+    pub fn snapshot(&self) -> Vec<u8> {
+        assert_eq!(self.cli(&["SAVE"]), "OK");
+        let dump = fs::read(self.dump()).expect("SAVE wrote it");
+        let _ = fs::remove_file(self.dump());
+        dump
+    }
+
+    /// Starts the stopped server with what `snapshot` gave, with another run_id.
+    pub fn start_again_from(&mut self, snapshot: &[u8]) {
+        fs::write(self.dump(), snapshot).expect("a directory of ours");
+        give_to_service(&self.dump());
+        self.start_again();
+    }
+
+    /// Whether it is a replica whose copy follows its master.
+    pub fn follows(&self) -> bool {
+        self.cli(&["INFO", "replication"]).contains("master_link_status:up")
+    }
+
+    /// Whether it takes writes, as far as it knows.
+    pub fn is_master(&self) -> bool {
+        self.cli(&["INFO", "replication"]).contains("role:master")
+    }
+
+    /// Makes it a replica of the server on that loopback port, and returns when the copy is there.
+    pub fn follow(&self, port: u16) {
+        assert_eq!(self.cli(&["REPLICAOF", "127.0.0.1", &port.to_string()]), "OK");
+        eventually(Duration::from_secs(20), "the replica follows", || self.follows());
+    }
+
+    fn dump(&self) -> PathBuf {
+        self.directory.path().join("dump.rdb")
     }
 
     /// Starts the stopped server on the same socket (and port), empty, with another run_id.

@@ -118,6 +118,7 @@ fn prepare_database(pair: &Pair) {
         client.batch_execute(&alter).expect("ALTER DATABASE");
     }
     pair.postgres.create_extension(DATABASE);
+    pair.postgres.register(DATABASE);
 }
 
 fn copy_input(from: &Path, work: &Directory) -> std::path::PathBuf {

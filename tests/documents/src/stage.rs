@@ -60,6 +60,7 @@ impl Stage {
         // Some documents show how to do it.
         if !document.text.contains("\nCREATE EXTENSION pg_cache") {
             self.pair.postgres.create_extension(&name);
+            self.pair.postgres.register(&name);
         }
         name
     }

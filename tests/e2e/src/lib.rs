@@ -7,6 +7,7 @@ pub mod counters;
 pub mod outcome;
 pub mod scene;
 pub mod stopwatch;
+pub mod tracking;
 pub mod trouble;
 
 pub use counters::Counters;

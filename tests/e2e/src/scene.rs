@@ -87,6 +87,8 @@ fn start_shared() -> Arc<Postgres> {
             ("max_connections", "200"),
             ("log_min_messages", "log"),
             ("autovacuum", "off"),
+            ("max_worker_processes", "64"),
+            ("max_worker_processes", "64"),
         ]));
         sender.send(server).unwrap();
         loop {
@@ -156,7 +158,8 @@ impl Scene {
         let mut admin = self.postgres().connect();
         admin.batch_execute(&format!("CREATE DATABASE {name}")).unwrap();
         self.prepare_database(name);
-        self.connect_to("postgres", name).batch_execute("CREATE EXTENSION pg_cache").unwrap();
+        self.postgres().create_extension(name);
+        self.postgres().register(name);
     }
 
     /// Points a database at this scene's Redis and gives its statements an end.

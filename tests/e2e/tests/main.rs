@@ -5,6 +5,7 @@
 
 mod breaker;
 mod encodings;
+mod exactness;
 mod faults;
 mod flush_health;
 mod implicit;
@@ -15,6 +16,7 @@ mod privileges;
 mod privileges_fuzz;
 mod random_queries;
 mod read_through;
+mod row_groups;
 mod row_security;
 mod scope;
 mod settings;
@@ -26,3 +28,4 @@ mod two_databases;
 mod types;
 mod unreachable;
 mod values;
+mod worker;

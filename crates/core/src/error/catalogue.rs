@@ -3,7 +3,7 @@
 //! Invariant: every variant of `Error` and every `Reason` stands in it. Without it, people would
 //! meet errors that no page explains.
 
-use super::Error;
+use super::{Error, Tracking};
 use crate::key::{KEY_BYTES_MAX, RESERVED_PREFIX};
 use crate::reason::Reason;
 
@@ -50,6 +50,7 @@ pub fn catalogue() -> Vec<Error> {
         Error::VolatileFunction { name: "random()".into() },
         Error::Sample,
         Error::Nested,
+        Error::DependsArgument,
         Error::ArgumentCount { given: 1, wanted: 2 },
         Error::ArgumentPseudoType { position: 1, type_name: "record".into() },
         Error::ColumnNotReturned {
@@ -59,16 +60,25 @@ pub fn catalogue() -> Vec<Error> {
         Error::DuplicateColumn { name: "id".into() },
         Error::RowsContext,
         Error::ViewName { name: "a.b.c".into() },
+        Error::Unsettled { detail: Reason::Timeout.sentence().into() },
+        Error::DebtLocked,
         Error::TemplateInvalid {
             text: "{a}{b}".into(),
             why: "Nothing separates the values of two placeholders.".into(),
         },
+        Error::RepairInTransaction,
+        Error::RepairOnStandby,
+        Error::RepairUnfinished { detail: "No server is registered".into() },
+        Error::NoWorkerSlot,
+        Error::PrefixTooLong { bytes: 200, bytes_max: 128 },
+        Error::BucketsOutOfRange { given: 0, most: 1_048_576 },
         Error::FlushPattern,
         Error::UrlInvalid { why: "The URL has no host.".into() },
         Error::UrlSchemeLater { scheme: "rediss".into() },
         Error::PasswordFile { why: "No such file or directory".into() },
         Error::ServerTooOld { found: "Redis 6.2.7".into() },
     ];
+    errors.extend(Tracking::examples().into_iter().map(Error::Tracking));
     errors.extend(
         [
             Reason::Breaker,
@@ -129,22 +139,31 @@ fn condition(sqlstate: &str) -> &'static str {
         "0A000" => "feature_not_supported",
         "22004" => "null_value_not_allowed",
         "22023" => "invalid_parameter_value",
+        "25001" => "active_sql_transaction",
         "25006" => "read_only_sql_transaction",
         "28P01" => "invalid_password",
+        "39P01" => "trigger_protocol_violated",
         "38000" => "external_routine_exception",
         "42501" => "insufficient_privilege",
         "42601" => "syntax_error",
         "42602" => "invalid_name",
         "42701" => "duplicate_column",
         "42703" => "undefined_column",
+        "42809" => "wrong_object_type",
+        "42883" => "undefined_function",
+        "42P01" => "undefined_table",
+        "42P10" => "invalid_column_reference",
+        "54011" => "too_many_columns",
         "42804" => "datatype_mismatch",
         "42939" => "reserved_name",
         "42P17" => "invalid_object_definition",
         "42P18" => "indeterminate_datatype",
         "42P19" => "invalid_recursion",
         "53200" => "out_of_memory",
+        "53400" => "configuration_limit_exceeded",
         "54000" => "program_limit_exceeded",
         "55000" => "object_not_in_prerequisite_state",
+        "55P03" => "lock_not_available",
         "57P03" => "cannot_connect_now",
         "F0000" => "config_file_error",
         _ => "",

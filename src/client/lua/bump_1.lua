@@ -1,0 +1,37 @@
+#!lua flags=allow-oom
+-- Gives each bucket its next version and puts the caller among its recent writers, before the
+-- caller commits. Of the writers listed so far it keeps those that are still running for the
+-- caller's snapshot: one that it drops is complete for everybody who sees the caller as complete.
+-- Works on a table of any generation and makes a stub of one where there is none: what is bumped
+-- must never be found unbumped. A version is made here, so a command that arrives twice or late
+-- makes a new one, never an old one. allow-oom: a full Redis must not keep a writer from this.
+-- KEYS: tag table     ARGV: xid, snapshot's xmax, its running xids by commas, bucket fields …
+-- returns the table's generation, or nil
+local mine, xmax = ARGV[1], tonumber(ARGV[2])
+local running = {}
+for xid in string.gmatch(ARGV[3], '%d+') do
+  running[xid] = true
+end
+local function kept(list)
+  local writers = mine
+  for xid in string.gmatch(list, '[:,](%d+)') do
+    if xid ~= mine and (running[xid] or tonumber(xid) >= xmax) then
+      writers = writers .. ',' .. xid
+    end
+  end
+  return writers
+end
+local STEP = 1000
+for first = 4, #ARGV, STEP do
+  local last = math.min(first + STEP - 1, #ARGV)
+  local lists = redis.call('HMGET', KEYS[1], unpack(ARGV, first, last))
+  local count = last - first + 1
+  local version = redis.call('HINCRBY', KEYS[1], 'V', count) - count
+  local set = {}
+  for place = 1, count do
+    set[2 * place - 1] = ARGV[first + place - 1]
+    set[2 * place] = string.format('%.0f:%s', version + place, kept(lists[place] or ''))
+  end
+  redis.call('HSET', KEYS[1], unpack(set))
+end
+return redis.call('HGET', KEYS[1], 'R')

@@ -1,0 +1,87 @@
+//! What the worker asks of Redis to make a tag table: claim, prune, make; and to remember the
+//! generations whose entries a later sweep may find.
+//!
+//! Each call is one script of bounded work. Invariant: the table becomes a generation's only while
+//! the claim of this very attempt stands; a loss of the table takes the claim with it.
+
+use std::sync::LazyLock;
+
+use pg_cache_core::tagtable::{BASE, GENERATION};
+use redis::{RedisResult, Script};
+
+use super::session::Session;
+
+static CLAIM: LazyLock<Script> = LazyLock::new(|| Script::new(include_str!("lua/claim_1.lua")));
+static PRUNE: LazyLock<Script> = LazyLock::new(|| Script::new(include_str!("lua/prune_1.lua")));
+static MAKE: LazyLock<Script> = LazyLock::new(|| Script::new(include_str!("lua/make_1.lua")));
+static REMEMBER: LazyLock<Script> =
+    LazyLock::new(|| Script::new(include_str!("lua/remember_1.lua")));
+
+/// Fields that one step of `prune` looks at: it holds up everybody else on that Redis.
+const PRUNE_FIELDS: u64 = 500;
+
+/// Claims the table; returns its version counter.
+pub fn claim(session: &mut Session, table: &[u8], nonce: &str) -> RedisResult<u64> {
+    CLAIM.key(table).arg(nonce).invoke(session)
+}
+
+/// One step through the lists.
+pub struct Prune<'a> {
+    pub table: &'a [u8],
+    pub nonce: &'a str,
+    /// The version counter at the claim.
+    pub claimed: u64,
+    /// The next transaction id, read after the claim.
+    pub next_xid: u64,
+    pub cursor: u64,
+}
+
+/// The next cursor and how many ids that were never assigned stay; `None` if the claim is gone.
+pub fn prune(session: &mut Session, step: &Prune<'_>) -> RedisResult<Option<(u64, u64)>> {
+    PRUNE
+        .key(step.table)
+        .arg(step.nonce)
+        .arg(step.claimed)
+        .arg(step.next_xid)
+        .arg(step.cursor)
+        .arg(PRUNE_FIELDS)
+        .invoke(session)
+}
+
+/// Makes the table the generation's; false if the claim is gone.
+pub fn make(
+    session: &mut Session,
+    table: &[u8],
+    nonce: &str,
+    generation: &str,
+    base: u64,
+) -> RedisResult<bool> {
+    MAKE.key(table).arg(nonce).arg(generation).arg(base).invoke(session)
+}
+
+/// Whose a table is.
+pub struct Made {
+    pub generation: Option<Vec<u8>>,
+    pub base: Option<Vec<u8>>,
+}
+
+pub fn made(session: &mut Session, table: &[u8]) -> RedisResult<Made> {
+    let fields = redis::cmd("HMGET").arg(table).arg(GENERATION).arg(BASE).query(session)?;
+    let (generation, base) = fields;
+    Ok(Made { generation, base })
+}
+
+/// Adds a generation to those that have been; returns how many there are.
+pub fn remember(session: &mut Session, set: &[u8], generation: &str) -> RedisResult<u64> {
+    REMEMBER.key(set).arg(generation).invoke(session)
+}
+
+/// The generations that have been.
+pub fn remembered(session: &mut Session, set: &[u8]) -> RedisResult<Vec<Vec<u8>>> {
+    redis::cmd("SMEMBERS").arg(set).query(session)
+}
+
+/// Forgets generations of which nothing is left.
+pub fn forget(session: &mut Session, set: &[u8], generations: &[Vec<u8>]) -> RedisResult<()> {
+    redis::cmd("SREM").arg(set).arg(generations).exec(session)
+}

@@ -1,0 +1,144 @@
+//! Owns the dynamic background worker as PostgreSQL sees it: its start, its signals, its waits.
+//!
+//! Invariant: starting one never raises and never waits, so that any backend may do it at any
+//! moment of a transaction; and a worker that waits holds no snapshot and sees SIGTERM at once.
+//! Without that, a commit could fail for want of a worker, or a shutdown hang on one.
+
+use std::ffi::{CStr, c_char, c_int, c_long};
+use std::panic::{AssertUnwindSafe, catch_unwind};
+
+use pgrx::pg_sys;
+
+use super::error::Outcome;
+use super::host;
+
+unsafe extern "C-unwind" {
+    // Raw, as signal handlers: pgrx's wrappers are Rust functions.
+    fn die(signal: c_int);
+    fn SignalHandlerForConfigReload(signal: c_int);
+    #[cfg(not(feature = "pg18"))]
+    fn pqsignal(signal: c_int, handler: unsafe extern "C-unwind" fn(c_int)) -> *const ();
+    #[cfg(feature = "pg18")]
+    #[link_name = "pqsignal_be"]
+    fn pqsignal(signal: c_int, handler: unsafe extern "C-unwind" fn(c_int));
+}
+
+const SIGHUP: c_int = 1;
+const SIGTERM: c_int = 15;
+
+const LIBRARY: &CStr = c"pg_cache";
+const NAME: &CStr = c"pg_cache worker";
+
+/// Declares the entry of a background worker.
+macro_rules! background_worker {
+    ($symbol:ident, $body:path) => {
+        #[unsafe(no_mangle)]
+        pub extern "C-unwind" fn $symbol(argument: $crate::pg::Datum) {
+            $crate::pg::bgworker::serve(argument, $body)
+        }
+    };
+}
+
+/// What a database may have set that would end a worker's transactions or change what they see.
+const SETTINGS: [(&CStr, &CStr); 12] = [
+    (c"search_path", c"pg_catalog, pg_temp"),
+    (c"statement_timeout", c"0"),
+    (c"lock_timeout", c"0"),
+    (c"idle_in_transaction_session_timeout", c"0"),
+    (c"default_transaction_isolation", c"read committed"),
+    (c"default_transaction_read_only", c"off"),
+    (c"default_transaction_deferrable", c"off"),
+    (c"session_replication_role", c"origin"),
+    (c"row_security", c"off"),
+    (c"synchronous_commit", c"local"),
+    // Its own requests may take longer than a page should wait for.
+    (c"pg_cache.timeout_ms", c"5000"),
+    (c"pg_cache.connect_timeout_ms", c"1000"),
+];
+
+/// Starts `function` of this library as a worker of this database; false if there is no free slot.
+pub fn start(function: &CStr) -> bool {
+    // SAFETY: a global of the backend.
+    let database = unsafe { pg_sys::MyDatabaseId };
+    let mut worker = pg_sys::BackgroundWorker {
+        bgw_flags: (pg_sys::BGWORKER_SHMEM_ACCESS | pg_sys::BGWORKER_BACKEND_DATABASE_CONNECTION)
+            as c_int,
+        bgw_start_time: pg_sys::BgWorkerStartTime::BgWorkerStart_RecoveryFinished,
+        bgw_restart_time: pg_sys::BGW_NEVER_RESTART,
+        bgw_main_arg: pg_sys::Datum::from(database.to_u32()),
+        ..pg_sys::BackgroundWorker::default()
+    };
+    write(&mut worker.bgw_name, NAME);
+    write(&mut worker.bgw_type, NAME);
+    write(&mut worker.bgw_library_name, LIBRARY);
+    write(&mut worker.bgw_function_name, function);
+    let register = || {
+        // SAFETY: copies the description into shared memory; without a handle nothing is allocated.
+        unsafe { pg_sys::RegisterDynamicBackgroundWorker(&raw mut worker, std::ptr::null_mut()) }
+    };
+    catch_unwind(AssertUnwindSafe(register)).unwrap_or(false)
+}
+
+fn write(field: &mut [c_char], text: &CStr) {
+    // The description is zeroed, and what stays of it ends the text.
+    for (to, from) in field.iter_mut().zip(text.to_bytes_with_nul()) {
+        *to = *from as c_char;
+    }
+}
+
+/// Runs a worker: signals, the connection to its database, the body. An error ends the process.
+pub fn serve(argument: pg_sys::Datum, body: fn() -> Outcome<()>) {
+    super::error::enter(|| {
+        connect(pg_sys::Oid::from(argument.value() as u32));
+        body()?;
+        Ok(pg_sys::Datum::from(0usize))
+    });
+}
+
+fn connect(database: pg_sys::Oid) {
+    // SAFETY: PostgreSQL's own handler, which only sets flags; it replaces one that ends the
+    // process in the middle of whatever it does.
+    unsafe { pqsignal(SIGTERM, die) };
+    // SAFETY: as above.
+    unsafe { pqsignal(SIGHUP, SignalHandlerForConfigReload) };
+    // SAFETY: the handlers are in place.
+    unsafe { pg_sys::BackgroundWorkerUnblockSignals() };
+    let superuser = pg_sys::InvalidOid;
+    // SAFETY: once, at the start of the process; raises if the database is gone.
+    unsafe { pg_sys::BackgroundWorkerInitializeConnectionByOid(database, superuser, 0) };
+    for (name, value) in SETTINGS {
+        let (context, source) = (pg_sys::GucContext::PGC_SUSET, pg_sys::GucSource::PGC_S_OVERRIDE);
+        // SAFETY: sets a setting that exists in every version, for this process.
+        unsafe { pg_sys::SetConfigOption(name.as_ptr(), value.as_ptr(), context, source) };
+    }
+}
+
+/// Waits; a signal ends the wait, SIGTERM the process, and SIGHUP reads the settings anew.
+pub fn wait(milliseconds: u64) {
+    host::check_interrupts();
+    let wakes = pg_sys::WL_LATCH_SET | pg_sys::WL_TIMEOUT | pg_sys::WL_EXIT_ON_PM_DEATH;
+    let timeout = c_long::try_from(milliseconds).unwrap_or(c_long::MAX);
+    let event = host::number(host::Event::Worker);
+    // SAFETY: a global of the process, set at its start.
+    let latch = unsafe { pg_sys::MyLatch };
+    // SAFETY: our own latch.
+    unsafe { pg_sys::WaitLatch(latch, wakes as c_int, timeout, event) };
+    // SAFETY: as above.
+    unsafe { pg_sys::ResetLatch(latch) };
+    host::check_interrupts();
+    // SAFETY: a flag that the SIGHUP handler sets.
+    if unsafe { pg_sys::ConfigReloadPending } != 0 {
+        // SAFETY: as above.
+        unsafe { pg_sys::ConfigReloadPending = 0 };
+        // SAFETY: outside of any transaction and of the signal handler.
+        unsafe { pg_sys::ProcessConfigFile(pg_sys::GucContext::PGC_SIGHUP) };
+    }
+}
+
+/// Whether this server may start a worker at all: not single-user, not while pg_upgrade runs.
+pub fn is_possible() -> bool {
+    // SAFETY: a global of the process.
+    let under_postmaster = unsafe { pg_sys::IsUnderPostmaster };
+    // SAFETY: as above.
+    under_postmaster && !unsafe { pg_sys::IsBinaryUpgrade }
+}

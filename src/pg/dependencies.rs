@@ -1,0 +1,231 @@
+//! What a query's result hangs on: the tags of what it reads, and whether they say it all.
+//!
+//! Made once for an analysed plan; the tags that arguments take part in are found on every call.
+//! Invariant: the tags cover every change that can change the result, or `exact` is false. A query
+//! depends on `whole` of each relation, and on `any` or on the row groups that its conditions pin.
+//! If one were left out, the entry would outlive a change of what it shows.
+
+use pg_cache_core::pins::group_tags;
+use pg_cache_core::tag::Tag;
+use pgrx::pg_sys::{self, NodeTag};
+
+use super::analysis::{Analysis, Name};
+use super::arguments::Bound;
+use super::error::Outcome;
+use super::pins::{self, Level, Pin};
+use super::stable::Stable;
+use super::tracked::{self, Tracked};
+use super::tree::{self, Met};
+use super::{classify, text};
+
+/// What a plan's results hang on.
+#[derive(Default)]
+pub struct Dependencies {
+    /// Why they are not exact, in sentences.
+    gaps: Vec<String>,
+    reads: Vec<Reads>,
+    /// Those that no argument takes part in.
+    settled: Vec<Tag>,
+    grouped: Vec<Grouped>,
+    /// Arguments that name a tag of the user's own.
+    names: Vec<usize>,
+}
+
+/// A relation that the query names, for a person.
+pub struct Reads {
+    pub relation: pg_sys::Oid,
+    /// Why it is not tracked.
+    pub gap: Option<String>,
+    /// The conditions that pin row groups, one for each place where it is read; none if one of them
+    /// reads the whole table.
+    pub groups: Vec<String>,
+    unpinned: bool,
+}
+
+/// One place where a tracked relation is read, by its pinned columns.
+struct Grouped {
+    root: u32,
+    by: usize,
+    pins: Vec<Pin>,
+}
+
+impl Grouped {
+    fn tags(&self, bound: &[Bound], out: &mut Vec<Tag>) {
+        let pinned: Vec<_> = self.pins.iter().map(|pin| pin.resolve(bound)).collect();
+        group_tags(self.root, self.by, &pinned, out);
+    }
+}
+
+impl Dependencies {
+    pub fn of(query: *mut pg_sys::Query, analysis: &Analysis) -> Outcome<Self> {
+        let met = tree::collect(query.cast(), false)?;
+        let mut found = Self::default();
+        found.gaps.extend(tracked::schema_gap().map(str::to_owned));
+        found.functions(analysis);
+        for Met { node, tag, .. } in &met {
+            match tag {
+                // SAFETY: the tag says what it is.
+                NodeTag::T_Query => found.level(unsafe { &*node.cast() }),
+                // SAFETY: as above.
+                NodeTag::T_Var => found.column(unsafe { &*node.cast() }),
+                NodeTag::T_TableSampleClause => {
+                    found.gap("A sample hangs on where rows stand.".to_owned());
+                }
+                _ => {}
+            }
+        }
+        found.names(&analysis.names);
+        found.settle();
+        Ok(found)
+    }
+
+    /// Whether a hit gives what the query gives: all that it hangs on is noted when it changes.
+    pub fn exact(&self) -> bool {
+        self.gaps.is_empty() && tracked::event_triggers_run()
+    }
+
+    /// Why not, in sentences.
+    pub fn gaps(&self) -> &[String] {
+        &self.gaps
+    }
+
+    pub fn relations(&self) -> &[Reads] {
+        &self.reads
+    }
+
+    /// Adds the tags, each once, but for the catalogue and the key's own.
+    pub fn tags(&self, bound: &[Bound], out: &mut Vec<Tag>) {
+        let start = out.len();
+        out.extend_from_slice(&self.settled);
+        if self.grouped.is_empty() && self.names.is_empty() {
+            return;
+        }
+        self.grouped.iter().for_each(|place| place.tags(bound, out));
+        for index in &self.names {
+            let name = bound.get(*index).and_then(|argument| argument.value);
+            out.extend(name.map(|name| Tag::named(&text::owned(name))));
+        }
+        let mut found = out.split_off(start);
+        found.sort_unstable();
+        found.dedup();
+        out.append(&mut found);
+    }
+
+    fn gap(&mut self, gap: String) {
+        if !self.gaps.contains(&gap) {
+            self.gaps.push(gap);
+        }
+    }
+
+    fn functions(&mut self, analysis: &Analysis) {
+        for (kind, function) in &analysis.stable {
+            let name = || classify::function_signature(*function);
+            match kind {
+                Stable::Opaque => {
+                    self.gap(format!("{} is STABLE and may read anything.", name()));
+                }
+                Stable::Time => self.gap(format!("{} tells the time.", name())),
+                _ => {}
+            }
+        }
+        for (kind, name) in &analysis.value_functions {
+            if *kind == Stable::Time {
+                self.gap(format!("{name} tells the time."));
+            }
+        }
+    }
+
+    /// VACUUM FULL moves rows, and VACUUM freezes them, without a trigger.
+    fn column(&mut self, var: &pg_sys::Var) {
+        let attribute = i32::from(var.varattno);
+        if attribute < 0 && attribute != pg_sys::TableOidAttributeNumber {
+            self.gap("A system column tells where a row stands or who wrote it.".to_owned());
+        }
+    }
+
+    fn level(&mut self, query: &pg_sys::Query) {
+        let level = Level::of(query);
+        let entries = tree::nodes::<pg_sys::RangeTblEntry>(query.rtable);
+        for (index, entry) in entries.into_iter().enumerate() {
+            // SAFETY: members of a range table are entries.
+            let entry = unsafe { &*entry };
+            let Some(relation) = pins::relation_of(entry) else { continue };
+            for scanned in tracked::scanned(relation, entry.inh) {
+                self.scanned(index + 1, relation, level.as_ref(), scanned);
+            }
+        }
+    }
+
+    fn scanned(
+        &mut self,
+        entry: usize,
+        relation: pg_sys::Oid,
+        level: Option<&Level>,
+        scanned: Tracked,
+    ) {
+        if let Some(gap) = &scanned.gap {
+            self.gap(gap.clone());
+        }
+        let root = scanned.root.to_u32();
+        let pins: Vec<_> = match level {
+            Some(level) if scanned.gap.is_none() => {
+                let pin = |column: &String| level.pin(entry, relation, column);
+                scanned.by.iter().filter_map(pin).collect()
+            }
+            _ => Vec::new(),
+        };
+        self.describe(relation, scanned.gap, &pins);
+        self.settled.push(Tag::whole(root));
+        if pins.is_empty() {
+            self.settled.push(Tag::any(root));
+        } else {
+            self.grouped.push(Grouped { root, by: scanned.by.len(), pins });
+        }
+    }
+
+    fn describe(&mut self, relation: pg_sys::Oid, gap: Option<String>, pins: &[Pin]) {
+        let at = self.reads.iter().position(|reads| reads.relation == relation);
+        let at = at.unwrap_or_else(|| {
+            let groups = Vec::new();
+            self.reads.push(Reads { relation, gap: None, groups, unpinned: false });
+            self.reads.len() - 1
+        });
+        let Some(reads) = self.reads.get_mut(at) else { return };
+        reads.gap = reads.gap.take().or(gap);
+        reads.unpinned |= pins.is_empty();
+        let conditions: Vec<_> = pins.iter().map(|pin| pin.condition.as_str()).collect();
+        let group = conditions.join(" AND ");
+        if reads.unpinned {
+            reads.groups.clear();
+        } else if !reads.groups.contains(&group) {
+            reads.groups.push(group);
+        }
+    }
+
+    fn names(&mut self, names: &[Name]) {
+        for name in names {
+            match name {
+                Name::Constant(name) => self.settled.push(Tag::named(name)),
+                Name::Argument(index) => self.names.push(*index),
+            }
+        }
+    }
+
+    /// What arguments take no part in is found once; what `any` covers needs no groups.
+    fn settle(&mut self) {
+        let settled = &mut self.settled;
+        let mut open = Vec::new();
+        for place in std::mem::take(&mut self.grouped) {
+            if settled.contains(&Tag::any(place.root)) {
+                continue;
+            }
+            match place.pins.iter().all(Pin::is_settled) {
+                true => place.tags(&[], settled),
+                false => open.push(place),
+            }
+        }
+        self.grouped = open;
+        settled.sort_unstable();
+        settled.dedup();
+    }
+}

@@ -1,0 +1,124 @@
+//! Owns the locks that the protocol is built on: who is the worker, and who writes right now.
+//!
+//! Invariant: at most one process holds a database's worker lock, of a class that SQL cannot take;
+//! and whoever is about to bump holds RowExclusiveLock on `redis_server`. Were a writer overlooked
+//! here, it could commit what no list and no debt tells of.
+
+use std::ffi::c_int;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+
+use pgrx::pg_sys;
+
+/// Tells this lock from any other of its class: "pgca".
+const WORKER_LOCK: u32 = 0x7067_6361;
+
+const EXCLUSIVE: c_int = pg_sys::ExclusiveLock as c_int;
+
+fn worker_lock() -> pg_sys::LOCKTAG {
+    pg_sys::LOCKTAG {
+        // SAFETY: a global of the backend.
+        locktag_field1: unsafe { pg_sys::MyDatabaseId }.to_u32(),
+        locktag_field2: WORKER_LOCK,
+        locktag_field3: 0,
+        locktag_field4: 0,
+        locktag_type: pg_sys::LockTagType::LOCKTAG_USERLOCK as u8,
+        locktag_lockmethodid: pg_sys::USER_LOCKMETHOD as u8,
+    }
+}
+
+/// Takes this database's worker lock until the process ends or resigns; false if another has it.
+pub fn become_worker() -> bool {
+    let tag = worker_lock();
+    // SAFETY: a session's lock, not a transaction's; does not wait.
+    let result = unsafe { pg_sys::LockAcquire(&raw const tag, EXCLUSIVE, true, true) };
+    result != pg_sys::LockAcquireResult::LOCKACQUIRE_NOT_AVAIL
+}
+
+pub fn resign() {
+    let tag = worker_lock();
+    // SAFETY: taken by `become_worker`.
+    unsafe { pg_sys::LockRelease(&raw const tag, EXCLUSIVE, true) };
+}
+
+/// Whether some process is the worker of this database. Never raises: without an answer, no.
+pub fn is_running() -> bool {
+    let look = || {
+        let free = become_worker();
+        if free {
+            resign();
+        }
+        !free
+    };
+    catch_unwind(AssertUnwindSafe(look)).unwrap_or(false)
+}
+
+/// A transaction that holds a lock: its process, and its number there.
+pub type Holder = (c_int, u32);
+
+#[cfg(any(feature = "pg14", feature = "pg15", feature = "pg16"))]
+unsafe extern "C-unwind" {
+    // Not among pgrx's bindings; does not raise.
+    #[link_name = "BackendIdGetProc"]
+    fn process_of(process: c_int) -> *mut pg_sys::PGPROC;
+}
+
+#[cfg(any(feature = "pg17", feature = "pg18"))]
+use pg_sys::ProcNumberGetProc as process_of;
+
+/// The transactions that hold RowExclusiveLock or more on the relation and are not over.
+///
+/// Prepared transactions are left out: they bumped and owe already, and may stay for ever. Such a
+/// one still bears the number that it had in its process, which meanwhile has another or none.
+pub fn holders(relation: pg_sys::Oid) -> Vec<Holder> {
+    let tag = pg_sys::LOCKTAG {
+        // SAFETY: a global of the backend.
+        locktag_field1: unsafe { pg_sys::MyDatabaseId }.to_u32(),
+        locktag_field2: relation.to_u32(),
+        locktag_field3: 0,
+        locktag_field4: 0,
+        locktag_type: pg_sys::LockTagType::LOCKTAG_RELATION as u8,
+        locktag_lockmethodid: pg_sys::DEFAULT_LOCKMETHOD as u8,
+    };
+    let (mode, mut count) = (pg_sys::ShareLock as c_int, 0);
+    // SAFETY: a palloc'ed array of `count` members, of locks other than our own.
+    let conflicts = unsafe { pg_sys::GetLockConflicts(&raw const tag, mode, &raw mut count) };
+    let count = usize::try_from(count).unwrap_or(0);
+    // SAFETY: as above.
+    let found = unsafe { std::slice::from_raw_parts(conflicts, count) };
+    let holders = found.iter().map(holder).filter(is_running_there).collect();
+    // SAFETY: palloc'ed by the call above.
+    unsafe { pg_sys::pfree(conflicts.cast()) };
+    holders
+}
+
+fn is_running_there(holder: &Holder) -> bool {
+    let (process, number) = *holder;
+    if process < 0 {
+        // Prepared before the last restart of the server.
+        return false;
+    }
+    // SAFETY: a slot in shared memory, or NULL if no process has it.
+    let slot = unsafe { process_of(process) };
+    // SAFETY: as above; whoever has the slot by now, the memory stays.
+    !slot.is_null() && number_in(unsafe { &*slot }) == number
+}
+
+#[cfg(any(feature = "pg14", feature = "pg15", feature = "pg16"))]
+fn number_in(slot: &pg_sys::PGPROC) -> u32 {
+    slot.lxid
+}
+
+#[cfg(any(feature = "pg17", feature = "pg18"))]
+fn number_in(slot: &pg_sys::PGPROC) -> u32 {
+    slot.vxid.lxid
+}
+
+#[cfg(any(feature = "pg14", feature = "pg15", feature = "pg16"))]
+fn holder(id: &pg_sys::VirtualTransactionId) -> Holder {
+    (id.backendId, id.localTransactionId)
+}
+
+#[cfg(any(feature = "pg17", feature = "pg18"))]
+fn holder(id: &pg_sys::VirtualTransactionId) -> Holder {
+    (id.procNumber, id.localTransactionId)
+}

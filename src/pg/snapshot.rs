@@ -1,0 +1,119 @@
+//! Which transactions a snapshot sees as complete: what the whole protocol hangs on.
+//!
+//! Transaction ids in Redis are 64 bits wide, those in a snapshot 32. Both are compared as 64-bit
+//! numbers: a snapshot's bounds are widened with a next id that is read after it was taken, and
+//! lie within half a turn of it on both sides. If that were wrong, a writer of a former turn would
+//! pass for one that is running, or a running one for a complete one.
+
+use pgrx::pg_sys;
+
+/// A snapshot that somebody else keeps alive: the active one, or one pushed by [`Fresh`].
+#[derive(Clone, Copy)]
+pub struct Snapshot {
+    raw: pg_sys::Snapshot,
+    xmin: u64,
+    xmax: u64,
+}
+
+impl Snapshot {
+    /// The snapshot of the calling statement.
+    pub fn active() -> Self {
+        // SAFETY: a function called from SQL, and a commit with `Fresh`, have an active snapshot.
+        Self::of(unsafe { pg_sys::GetActiveSnapshot() })
+    }
+
+    fn of(raw: pg_sys::Snapshot) -> Self {
+        let next = next_xid();
+        // SAFETY: an active snapshot stays where it is until it is popped.
+        let data = unsafe { &*raw };
+        Self { raw, xmin: widen(data.xmin, next), xmax: widen(data.xmax, next) }
+    }
+
+    pub fn raw(&self) -> pg_sys::Snapshot {
+        self.raw
+    }
+
+    /// Whether a transaction had ended, one way or the other, when the snapshot was taken.
+    pub fn is_complete(&self, xid: u64) -> bool {
+        if xid < self.xmin {
+            return true;
+        }
+        if xid >= self.xmax {
+            return false;
+        }
+        let narrow = pg_sys::TransactionId::from(xid as u32);
+        // SAFETY: the snapshot is alive, and the id is between its bounds, so it was assigned.
+        !unsafe { pg_sys::XidInMVCCSnapshot(narrow, self.raw) }
+    }
+
+    pub fn xmax(&self) -> u64 {
+        self.xmax
+    }
+
+    /// The transactions below `xmax` that were running, without subtransactions.
+    pub fn in_progress(&self) -> Vec<u64> {
+        // SAFETY: as in `of`.
+        let data = unsafe { &*self.raw };
+        if data.xcnt == 0 {
+            return Vec::new();
+        }
+        // SAFETY: the array has xcnt members.
+        let running = unsafe { std::slice::from_raw_parts(data.xip, data.xcnt as usize) };
+        running.iter().map(|xid| widen(*xid, self.xmax)).collect()
+    }
+}
+
+/// A snapshot of this very moment, active while it lives.
+pub struct Fresh {
+    pub snapshot: Snapshot,
+}
+
+impl Fresh {
+    pub fn push() -> Self {
+        // SAFETY: a new snapshot, whatever the transaction's own is.
+        let latest = unsafe { pg_sys::GetLatestSnapshot() };
+        // SAFETY: copied by PostgreSQL; popped when this value is dropped.
+        unsafe { pg_sys::PushActiveSnapshot(latest) };
+        Self { snapshot: Snapshot::active() }
+    }
+}
+
+impl Drop for Fresh {
+    fn drop(&mut self) {
+        // An error has already taken PostgreSQL's own way out, or will: it pops what is left.
+        if !std::thread::panicking() {
+            // SAFETY: pushed above, and everything pushed since was popped.
+            unsafe { pg_sys::PopActiveSnapshot() };
+        }
+    }
+}
+
+/// The next transaction id, as far as this server knows: a standby's lags behind its primary's.
+pub fn next_xid() -> u64 {
+    // SAFETY: reads shared memory under its lock.
+    unsafe { pg_sys::ReadNextFullTransactionId() }.value
+}
+
+/// The 64-bit id within half a turn of `near` whose lower half this is.
+fn widen(xid: pg_sys::TransactionId, near: u64) -> u64 {
+    let distance = xid.into_inner().wrapping_sub(near as u32) as i32;
+    near.saturating_add_signed(i64::from(distance))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn ids_widen_to_the_nearest() {
+        // Danger: after four thousand million transactions everything seems to run, or nothing.
+        let turn = 1u64 << 32;
+        let wide = |xid: u32, near| widen(pg_sys::TransactionId::from(xid), near);
+        assert_eq!(wide(100, 105), 100);
+        assert_eq!(wide(105, 100), 105);
+        assert_eq!(wide(u32::MAX, turn + 5), turn - 1);
+        assert_eq!(wide(7, turn + 5), turn + 7);
+        assert_eq!(wide(7, turn - 2), turn + 7);
+        assert_eq!(wide(3, 3), 3);
+    }
+}

@@ -1,0 +1,225 @@
+//! A trigger as it fires: its event, its rows, its arguments; and what is kept for each trigger.
+//!
+//! Owns the raw `TriggerData`. Invariant: what is kept for a trigger was made from its table's
+//! definition as it is now. The table is locked while its triggers fire, so no message about it can
+//! come between the look at the count of changes and the use of what is kept. If that broke, a row
+//! would be noted under a column's old place, or under the root of a tree that it has left.
+
+use std::cell::{Cell, RefCell};
+use std::ffi::c_char;
+use std::rc::Rc;
+
+use pgrx::{pg_guard, pg_sys};
+
+use super::call::Call;
+use super::error::Outcome;
+
+/// A firing trigger. Valid for the duration of the call.
+#[derive(Clone, Copy)]
+pub struct Fired<'a> {
+    data: &'a pg_sys::TriggerData,
+}
+
+/// A row of a firing trigger.
+#[derive(Clone, Copy)]
+pub struct Row {
+    tuple: pg_sys::HeapTuple,
+    description: pg_sys::TupleDesc,
+}
+
+impl<'a> Fired<'a> {
+    /// The trigger that calls; `None` if the function is called in any other way.
+    pub fn of(call: &'a Call) -> Option<Self> {
+        let context = call.context();
+        // SAFETY: NULL or a node that lives as long as the call.
+        let tag = unsafe { context.as_ref() }?.type_;
+        if tag != pg_sys::NodeTag::T_TriggerData {
+            return None;
+        }
+        // SAFETY: the tag says what it is.
+        Some(Self { data: unsafe { &*context.cast::<pg_sys::TriggerData>() } })
+    }
+
+    fn has(self, mask: u32, bits: u32) -> bool {
+        self.data.tg_event & mask == bits
+    }
+
+    pub fn is_after(self) -> bool {
+        self.has(pg_sys::TRIGGER_EVENT_TIMINGMASK, pg_sys::TRIGGER_EVENT_AFTER)
+    }
+
+    pub fn is_for_row(self) -> bool {
+        self.has(pg_sys::TRIGGER_EVENT_ROW, pg_sys::TRIGGER_EVENT_ROW)
+    }
+
+    pub fn is_truncate(self) -> bool {
+        self.has(pg_sys::TRIGGER_EVENT_OPMASK, pg_sys::TRIGGER_EVENT_TRUNCATE)
+    }
+
+    fn trigger(self) -> &'a pg_sys::Trigger {
+        // SAFETY: lives as long as the call.
+        unsafe { &*self.data.tg_trigger }
+    }
+
+    pub fn relation(self) -> Relation<'a> {
+        // SAFETY: open while its trigger fires.
+        Relation { relation: unsafe { &*self.data.tg_relation } }
+    }
+
+    /// The row as it was: of UPDATE and DELETE.
+    pub fn row_before(self) -> Option<Row> {
+        let is_insert = self.has(pg_sys::TRIGGER_EVENT_OPMASK, pg_sys::TRIGGER_EVENT_INSERT);
+        (!is_insert).then(|| self.row(self.data.tg_trigtuple))
+    }
+
+    /// The row as it becomes: of INSERT and UPDATE.
+    pub fn row_after(self) -> Option<Row> {
+        match self.data.tg_event & pg_sys::TRIGGER_EVENT_OPMASK {
+            pg_sys::TRIGGER_EVENT_INSERT => Some(self.row(self.data.tg_trigtuple)),
+            pg_sys::TRIGGER_EVENT_UPDATE => Some(self.row(self.data.tg_newtuple)),
+            _ => None,
+        }
+    }
+
+    fn row(self, tuple: pg_sys::HeapTuple) -> Row {
+        Row { tuple, description: self.relation().relation.rd_att }
+    }
+
+    /// The arguments of CREATE TRIGGER.
+    pub fn arguments(self) -> Vec<String> {
+        let trigger = self.trigger();
+        let count = usize::try_from(trigger.tgnargs).unwrap_or(0);
+        if count == 0 {
+            return Vec::new();
+        }
+        // SAFETY: the relcache entry has that many C strings.
+        let texts = unsafe { std::slice::from_raw_parts(trigger.tgargs, count) };
+        texts.iter().map(|text: &*mut c_char| super::text::c_string(*text)).collect()
+    }
+}
+
+/// The table of a firing trigger.
+#[derive(Clone, Copy)]
+pub struct Relation<'a> {
+    relation: &'a pg_sys::RelationData,
+}
+
+/// A column as the rows of one table have it.
+#[derive(Clone, Copy)]
+pub struct Attribute {
+    pub number: i16,
+    pub type_oid: pg_sys::Oid,
+    pub collation: pg_sys::Oid,
+}
+
+impl Relation<'_> {
+    pub fn oid(self) -> pg_sys::Oid {
+        self.relation.rd_id
+    }
+
+    /// What a change of this table is noted for: the root of its partition tree, or itself.
+    pub fn tag_relation(self) -> u32 {
+        // SAFETY: an open relation has its catalogue row.
+        let is_partition = unsafe { (*self.relation.rd_rel).relispartition };
+        match is_partition {
+            true => super::classify::partition_root(self.oid()).to_u32(),
+            false => self.oid().to_u32(),
+        }
+    }
+
+    /// The column of that name; none of the system's.
+    pub fn attribute(self, name: &str) -> Option<Attribute> {
+        // SAFETY: the relation's own description, kept while it is open.
+        let description = unsafe { pgrx::PgTupleDesc::from_pg_unchecked(self.relation.rd_att) };
+        let mut attributes = description.iter().filter(|attribute| !attribute.attisdropped);
+        let found = attributes.find(|attribute| super::text::name(&attribute.attname) == name)?;
+        Some(Attribute {
+            number: found.attnum,
+            type_oid: found.atttypid,
+            collation: found.attcollation,
+        })
+    }
+}
+
+impl Row {
+    /// A column's value; `None` for NULL.
+    pub fn value(self, attribute: Attribute) -> Option<pg_sys::Datum> {
+        let mut is_null = false;
+        let number = i32::from(attribute.number);
+        // SAFETY: the number comes from this description, and the tuple lives as long as the call.
+        let value =
+            unsafe { pg_sys::heap_getattr(self.tuple, number, self.description, &mut is_null) };
+        (!is_null).then_some(value)
+    }
+}
+
+thread_local! {
+    static CHANGES: Cell<u64> = const { Cell::new(0) };
+}
+
+/// Counts changes of tables' definitions. Once per backend.
+pub fn watch() {
+    let nothing = pg_sys::Datum::from(0usize);
+    // SAFETY: the callback lives as long as the library, which is never unloaded.
+    unsafe { pg_sys::CacheRegisterRelcacheCallback(Some(changed), nothing) };
+}
+
+#[pg_guard]
+extern "C-unwind" fn changed(_argument: pg_sys::Datum, _relation: pg_sys::Oid) {
+    CHANGES.set(CHANGES.get() + 1);
+}
+
+/// What each trigger needs at every row, made when it first fires after a change of any table. Any:
+/// what is made from one table's definition may hang on another's, the root's of its partitions.
+pub struct Kept<T> {
+    changes: Cell<u64>,
+    /// The one that fired last stands last.
+    of_triggers: RefCell<Vec<(pg_sys::Oid, Rc<T>)>>,
+}
+
+/// Statements fire the triggers of a few tables; more than this are made anew.
+const KEPT_MAX: usize = 64;
+
+impl<T> Kept<T> {
+    pub const fn new() -> Self {
+        Self { changes: Cell::new(0), of_triggers: RefCell::new(Vec::new()) }
+    }
+
+    pub fn get(
+        &self,
+        fired: Fired<'_>,
+        make: impl FnOnce(Fired<'_>) -> Outcome<T>,
+    ) -> Outcome<Rc<T>> {
+        let trigger = fired.trigger().tgoid;
+        if let Some(kept) = self.find(trigger) {
+            return Ok(kept);
+        }
+        let seen = CHANGES.get();
+        let made = Rc::new(make(fired)?);
+        let mut of_triggers = self.of_triggers.borrow_mut();
+        // Making it reads catalogues, and with them messages about changes.
+        if seen == CHANGES.get() {
+            if of_triggers.len() >= KEPT_MAX {
+                of_triggers.clear();
+            }
+            of_triggers.push((trigger, Rc::clone(&made)));
+        }
+        Ok(made)
+    }
+
+    fn find(&self, trigger: pg_sys::Oid) -> Option<Rc<T>> {
+        let mut of_triggers = self.of_triggers.borrow_mut();
+        if self.changes.replace(CHANGES.get()) != CHANGES.get() {
+            of_triggers.clear();
+            return None;
+        }
+        let (last, kept) = of_triggers.last()?;
+        if *last == trigger {
+            return Some(Rc::clone(kept));
+        }
+        let place = of_triggers.iter().position(|(oid, _)| *oid == trigger)?;
+        let end = of_triggers.len() - 1;
+        of_triggers.swap(place, end);
+        of_triggers.last().map(|(_, kept)| Rc::clone(kept))
+    }
+}

@@ -1,0 +1,211 @@
+//! Which Redis server, generation and mapping count: `redis_server`, `redis_alive`, `redis_debt`.
+//!
+//! Readers ask under their own snapshot, writers under one taken before their commit, so nobody
+//! depends on when a setting or a failover reached whom. A row of another cluster or database (a
+//! copy, a template) is none. If a reader took a generation that its snapshot does not see, the
+//! proof in `commit` would not hold for it.
+
+use std::cell::{Cell, RefCell};
+use std::rc::Rc;
+
+use pg_cache_core::error::Error;
+use pg_cache_core::reason::Reason;
+use pg_cache_core::tag::Tag;
+use pg_cache_core::tagtable;
+
+use crate::client::failure::Failure;
+use crate::client::session::Server;
+use crate::pg::error::Outcome;
+use crate::pg::snapshot::Snapshot;
+use crate::pg::table::{READ_LOCK, Row, Table, Tables, WRITE_LOCK};
+use crate::pg::{Datum, Oid, host, identity, text, wal};
+
+/// What this release writes into `redis_server.format`.
+const FORMAT: i32 = 1;
+
+/// The row of `redis_server`, if it is one of this database.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Registration {
+    pub generation: u128,
+    /// `run_id:replication_id` of the Redis server; empty while none is known.
+    pub server: String,
+    pub timeline: u64,
+    /// Stands before every key of this database in Redis.
+    pub prefix: Vec<u8>,
+    pub buckets: u32,
+    /// The tag table's key.
+    pub table: Vec<u8>,
+}
+
+impl Registration {
+    /// Whether a worker has ever registered a server. Before that there is nothing in Redis that
+    /// anybody could use, and the generation that the worker will make has a base of its own.
+    pub fn is_made(&self) -> bool {
+        !self.server.is_empty()
+    }
+
+    /// Refuses any server but the registered one, and that one too once it is no primary.
+    pub fn check(&self, server: &Server) -> Result<(), Failure> {
+        let is_registered = server.is_primary() && server.identity() == self.server;
+        if is_registered || host::skips("guard.proof") {
+            return Ok(());
+        }
+        let detail = format!("role {}, {}", server.role, server.identity());
+        Err(Failure::new(Reason::Identity, detail))
+    }
+}
+
+thread_local! {
+    /// The last row, by its bytes: it changes about never, and is read at every call.
+    static LAST: RefCell<Option<(Vec<u8>, Option<Rc<Registration>>)>> =
+        const { RefCell::new(None) };
+    /// The generation that was found alive, and whether this server was a standby then.
+    static ALIVE: Cell<Option<(u128, bool)>> = const { Cell::new(None) };
+}
+
+/// The registration that the snapshot sees, as a writer needs it.
+pub fn seen(snapshot: &Snapshot) -> Option<Rc<Registration>> {
+    let table = open(|tables| tables.server)?;
+    snapshot.first(&table, decoded)?
+}
+
+/// The registration that the snapshot sees, if a reader may use it.
+pub fn usable(snapshot: &Snapshot) -> Result<Rc<Registration>, Reason> {
+    let registration = seen(snapshot).filter(|found| found.is_made());
+    let registration = registration.ok_or(Reason::Unregistered)?;
+    // Both are read after the snapshot was taken.
+    if registration.timeline != wal::timeline() || !is_alive(snapshot, registration.generation) {
+        return Err(Reason::Unregistered);
+    }
+    Ok(registration)
+}
+
+/// Whether the generation was registered, or found good, by this run of the server: not so after a
+/// crash, which may lose commits and hand out their ids again, nor in a copy of the files. An
+/// unlogged table cannot be read on a standby, and need not be: nothing is lost there.
+fn is_alive(snapshot: &Snapshot, generation: u128) -> bool {
+    let is_standby = wal::is_standby();
+    if ALIVE.get() == Some((generation, is_standby)) {
+        return true;
+    }
+    let alive = is_standby
+        || open(|tables| tables.alive).is_some_and(|table| {
+            let seen = snapshot.first(&table, |row| {
+                let [_, alive, started] = row.values();
+                alive.map(text::uuid) == Some(generation)
+                    && started.map(Datum::value) == Some(host::started_at().value())
+            });
+            seen == Some(true)
+        });
+    if alive {
+        ALIVE.set(Some((generation, is_standby)));
+    }
+    alive
+}
+
+/// Whether the snapshot sees a debt for one of these tags.
+pub fn owes(snapshot: &Snapshot, tags: &[Tag]) -> bool {
+    let Some(tables) = Tables::find() else { return false };
+    let Some(table) = open(|tables| tables.debt) else { return true };
+    if table.is_bare() || host::skips("guard.debt") {
+        return false;
+    }
+    tags.iter().any(|tag| snapshot.has(&table, tables.debt_index, tag.0 as i64))
+}
+
+/// Whether the snapshot sees any debt.
+pub fn owes_anything(snapshot: &Snapshot) -> bool {
+    let Some(table) = open(|tables| tables.debt) else { return true };
+    !table.is_bare() && snapshot.first(&table, |_| ()).is_some()
+}
+
+/// Locks all the tables for writing until the transaction ends, if nobody is in the way: a worker
+/// that waits for DROP EXTENSION with one of them in hand would be a deadlock. Gives the oid of
+/// `redis_server`.
+pub fn lock_all() -> Option<Oid> {
+    let tables = Tables::find()?;
+    let all: [fn(&Tables) -> Oid; 3] =
+        [|tables| tables.server, |tables| tables.alive, |tables| tables.debt];
+    for which in all {
+        open_for(WRITE_LOCK, which)?.keep_lock();
+    }
+    Some(tables.server)
+}
+
+/// Takes the lock that tells the worker of a writer, if nobody is in the way, and keeps it until
+/// the transaction ends.
+pub fn lock_for_writing() -> bool {
+    let kept = open_for(WRITE_LOCK, |tables| tables.server).map(Table::keep_lock);
+    kept.is_some()
+}
+
+/// The oid of `redis_server`.
+pub fn server_table() -> Option<Oid> {
+    Tables::find().map(|tables| tables.server)
+}
+
+/// Whether the extension stands in this database.
+pub fn is_installed() -> bool {
+    Tables::find().is_some()
+}
+
+/// The key of a debt that means every key of this database.
+pub const ALL_KEYS: &[u8] = b"*";
+
+/// Writes debts of the transaction at hand.
+pub fn owe(xid: u64, debts: &[(Tag, Option<&[u8]>)]) -> Outcome<()> {
+    if debts.is_empty() {
+        return Ok(());
+    }
+    let table = open_for(WRITE_LOCK, |tables| tables.debt).ok_or(Error::DebtLocked)?;
+    for (tag, key) in debts {
+        let key = key.and_then(text::from_utf8).map(|key| text::datum(&key));
+        table.insert(&[Some(Datum::from(tag.0 as i64)), Some(Datum::from(xid as i64)), key]);
+    }
+    table.keep_lock();
+    Ok(())
+}
+
+fn open(which: impl Fn(&Tables) -> Oid) -> Option<Table> {
+    open_for(READ_LOCK, which)
+}
+
+fn open_for(lock: u32, which: impl Fn(&Tables) -> Oid) -> Option<Table> {
+    let tables = Tables::find()?;
+    Table::try_open(which(&tables), lock).or_else(|| {
+        // Locked, or the extension was dropped and created again.
+        let again = Tables::find_again().filter(|again| *again != tables)?;
+        Table::try_open(which(&again), lock)
+    })
+}
+
+fn decoded(row: &Row) -> Option<Rc<Registration>> {
+    LAST.with_borrow_mut(|last| {
+        if let Some((bytes, registration)) = last
+            && bytes == row.bytes()
+        {
+            return registration.clone();
+        }
+        let registration = decode(row).map(Rc::new);
+        *last = Some((row.bytes().to_vec(), registration.clone()));
+        registration
+    })
+}
+
+fn decode(row: &Row) -> Option<Registration> {
+    let [_, system, database, generation, servers, timeline, prefix, buckets, shards, format] =
+        row.values::<10>();
+    let (own_system, own_database) = identity::origin();
+    let is_ours = system?.value() as u64 == own_system && database?.value() as u32 == own_database;
+    if !is_ours || format?.value() as i32 != FORMAT || shards?.value() as i32 != 1 {
+        return None;
+    }
+    Some(Registration {
+        generation: text::uuid(generation?),
+        server: text::owned(servers?),
+        timeline: timeline?.value() as u64,
+        prefix: text::owned(prefix?).into_bytes(),
+        buckets: u32::try_from(buckets?.value() as i32).ok().filter(|count| *count > 0)?,
+        table: tagtable::key(own_system, own_database, 0),
+    })
+}

@@ -1,0 +1,147 @@
+//! The event triggers: DDL that could change a result notes the catalogue tag.
+//!
+//! Invariant: every command that could change what any query returns notes it, in the transaction
+//! that does so. DETACH PARTITION CONCURRENTLY commits between the start and the end of the
+//! command, so it notes twice. In doubt a command notes: that costs misses, the other way round
+//! would cost exactness.
+
+use pg_cache_core::error::{Error, Tracking};
+use pg_cache_core::tag::Tag;
+use serde::Deserialize;
+
+use crate::pg::call::Call;
+use crate::pg::error::{self, Outcome};
+use crate::pg::event_trigger::{Alteration, Event, is_binary_upgrade};
+use crate::pg::{Datum, utility};
+use crate::{commit, tracking};
+
+sql_function!(redis_ddl_start, pg_finfo_redis_ddl_start, start);
+sql_function!(redis_ddl_end, pg_finfo_redis_ddl_end, end);
+sql_function!(redis_sql_drop, pg_finfo_redis_sql_drop, dropped);
+
+/// What these change, no query shows: how fast rows are found, what is said about objects, and who
+/// may use them, which is checked at each call.
+const WITHOUT_EFFECT: [&str; 13] = [
+    "ALTER DEFAULT PRIVILEGES",
+    "ALTER INDEX",
+    "ALTER STATISTICS",
+    "COMMENT",
+    "CREATE INDEX",
+    "CREATE STATISTICS",
+    "DROP INDEX",
+    "DROP STATISTICS",
+    "GRANT",
+    "LOGIN",
+    "REINDEX",
+    "REVOKE",
+    "SECURITY LABEL",
+];
+
+/// What a command did to one object.
+#[derive(Deserialize)]
+struct Done {
+    /// The relation, if it is one.
+    relation: Option<u32>,
+    command: String,
+    temporary: bool,
+}
+
+fn start(call: &Call) -> Outcome<Datum> {
+    let Some(event) = relevant(call, "redis_ddl_start", "ddl_command_start")? else {
+        return Ok(Datum::from(0usize));
+    };
+    let commits_halfway =
+        |alteration: &Alteration| matches!(alteration, Alteration::Loss { concurrently: true, .. });
+    if event.alterations().iter().any(commits_halfway) {
+        commit::note(Tag::CATALOGUE)?;
+    }
+    Ok(Datum::from(0usize))
+}
+
+fn end(call: &Call) -> Outcome<Datum> {
+    let Some(event) = relevant(call, "redis_ddl_end", "ddl_command_end")? else {
+        return Ok(Datum::from(0usize));
+    };
+    let done = commands()?;
+    let command = event.command();
+    if command == "REFRESH MATERIALIZED VIEW" {
+        for view in done.iter().filter_map(|done| done.relation) {
+            commit::note(Tag::any(view))?;
+            commit::note(Tag::whole(view))?;
+        }
+        return Ok(Datum::from(0usize));
+    }
+    let matters = |done: &Done| !done.temporary && has_effect(&done.command);
+    if done.is_empty() || done.iter().any(matters) {
+        commit::note(Tag::CATALOGUE)?;
+    }
+    follow(event, &command, &done, &call.function_schema())?;
+    Ok(Datum::from(0usize))
+}
+
+/// Keeps the triggers of tracked trees complete.
+fn follow(event: Event<'_>, command: &str, done: &[Done], our_schema: &str) -> Outcome<()> {
+    let alterations = event.alterations();
+    let creates = matches!(command, "CREATE TABLE" | "CREATE SCHEMA");
+    if creates || alterations.contains(&Alteration::Gain) {
+        let relations = done.iter().filter(|done| !done.temporary && is_table(&done.command));
+        let touched: Vec<_> = relations.filter_map(|done| done.relation).collect();
+        tracking::adopt(&touched, our_schema)?;
+    }
+    for alteration in alterations {
+        if let Alteration::Loss { partition: Some(partition), .. } = alteration {
+            tracking::let_go(partition, our_schema)?;
+        }
+    }
+    Ok(())
+}
+
+fn is_table(command: &str) -> bool {
+    matches!(command, "CREATE TABLE" | "ALTER TABLE")
+}
+
+fn dropped(call: &Call) -> Outcome<Datum> {
+    if relevant(call, "redis_sql_drop", "sql_drop")?.is_some() && drops_something()? {
+        commit::note(Tag::CATALOGUE)?;
+    }
+    Ok(Datum::from(0usize))
+}
+
+/// The event, unless it cannot matter.
+fn relevant<'a>(
+    call: &'a Call,
+    function: &str,
+    wanted: &'static str,
+) -> Outcome<Option<Event<'a>>> {
+    let event = Event::of(call).ok_or_else(|| {
+        let function = function.to_owned();
+        Error::from(Tracking::Protocol { function, wanted })
+    })?;
+    let idle = is_binary_upgrade() || event.is_our_coming_or_going();
+    Ok((!idle && has_effect(&event.command())).then_some(event))
+}
+
+fn has_effect(command: &str) -> bool {
+    !WITHOUT_EFFECT.contains(&command)
+}
+
+fn commands() -> Outcome<Vec<Done>> {
+    let value = utility::look(
+        "SELECT coalesce(pg_catalog.json_agg(pg_catalog.json_build_object(
+                'relation', CASE WHEN classid = 'pg_catalog.pg_class'::pg_catalog.regclass
+                                 THEN objid::pg_catalog.int8 END,
+                'command', command_tag,
+                'temporary', coalesce(schema_name = 'pg_temp', false))), '[]')
+           FROM pg_catalog.pg_event_trigger_ddl_commands()",
+    )?;
+    serde_json::from_value(value).map_err(|error| error::defect_in(&error.to_string()))
+}
+
+fn drops_something() -> Outcome<bool> {
+    let value = utility::look(
+        "SELECT pg_catalog.to_json(coalesce(pg_catalog.bool_or(
+                NOT is_temporary AND object_type NOT IN ('index', 'statistics object')), false))
+           FROM pg_catalog.pg_event_trigger_dropped_objects()",
+    )?;
+    Ok(value.as_bool().unwrap_or(true))
+}

@@ -1,0 +1,4 @@
+//! The trigger functions: what they need is made once per trigger and kept; each row is noted.
+
+pub mod ddl;
+pub mod track;

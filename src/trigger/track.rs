@@ -1,0 +1,120 @@
+//! `redis_track_row` and `redis_track_truncate`: a tracked table tells that it changes.
+//!
+//! Invariant: every write notes `any` of the root, and the group of each column of `by` that the
+//! row leaves and enters. What cannot be told by groups is told of the whole.
+
+use std::ops::Range;
+
+use pg_cache_core::error::{Error, Tracking};
+use pg_cache_core::tag::{GroupColumn, Tag};
+
+use crate::commit;
+use crate::pg::Datum;
+use crate::pg::call::Call;
+use crate::pg::error::{Outcome, Raised};
+use crate::pg::row_groups::{self, Hashed, Hashes};
+use crate::pg::trigger::{Fired, Kept, Row};
+
+sql_function!(redis_track_row, pg_finfo_redis_track_row, row);
+sql_function!(redis_track_truncate, pg_finfo_redis_track_truncate, truncate);
+
+thread_local! {
+    static TRACKED: Kept<Tracked> = const { Kept::new() };
+}
+
+/// What a tracked table notes at each row.
+struct Tracked {
+    relation: u32,
+    any: Tag,
+    /// A column of `by` is no longer there, or cannot be hashed any more.
+    ungrouped: bool,
+    names: Vec<String>,
+    columns: Vec<Hashed>,
+}
+
+impl Tracked {
+    fn new(fired: Fired<'_>) -> Outcome<Self> {
+        let table = fired.relation();
+        let relation = table.tag_relation();
+        let mut names = fired.arguments();
+        let hashed = |name: &String| Hashed::new(table.attribute(name)?);
+        let columns: Option<Vec<_>> = names.iter().map(hashed).collect();
+        let ungrouped = columns.is_none() || names.len() > row_groups::COLUMNS_MAX;
+        let columns = columns.filter(|_| !ungrouped).unwrap_or_default();
+        names.truncate(columns.len());
+        Ok(Self { relation, any: Tag::any(relation), ungrouped, names, columns })
+    }
+
+    fn note(&self, fired: Fired<'_>) -> Outcome<()> {
+        commit::note(self.any)?;
+        if self.ungrouped {
+            commit::note(Tag::whole(self.relation))?;
+        }
+        if self.columns.is_empty() {
+            return Ok(());
+        }
+        let hashes =
+            |row: Option<Row>| row.map(|row| row_groups::hashes(row, &self.columns)).transpose();
+        let (old, new) = (hashes(fired.row_before())?, hashes(fired.row_after())?);
+        for (place, _) in self.names.iter().enumerate() {
+            self.note_group(old, new, place..place + 1)?;
+        }
+        if self.names.len() > 1 {
+            self.note_group(old, new, 0..self.names.len())?;
+        }
+        Ok(())
+    }
+
+    /// The group that the row leaves and the one that it enters, which mostly are one.
+    fn note_group(
+        &self,
+        old: Option<Hashes>,
+        new: Option<Hashes>,
+        places: Range<usize>,
+    ) -> Outcome<()> {
+        let group = |hashes: Option<Hashes>| self.group(&hashes?, places.clone());
+        let (left, entered) = (group(old), group(new));
+        if let Some(tag) = left {
+            commit::note_group(self.relation, tag)?;
+        }
+        if let Some(tag) = entered.filter(|tag| left != Some(*tag)) {
+            commit::note_group(self.relation, tag)?;
+        }
+        Ok(())
+    }
+
+    fn group(&self, hashes: &Hashes, places: Range<usize>) -> Option<Tag> {
+        const NONE: GroupColumn<'static> = GroupColumn { name: "", value_hash: 0 };
+        let mut columns = [NONE; row_groups::COLUMNS_MAX];
+        let count = places.len();
+        for (column, place) in columns.iter_mut().zip(places) {
+            *column = GroupColumn { name: &self.names[place], value_hash: hashes[place]? };
+        }
+        Some(Tag::group(self.relation, &columns[..count]))
+    }
+}
+
+fn row(call: &Call) -> Outcome<Datum> {
+    let wanted = "a trigger AFTER INSERT OR UPDATE OR DELETE FOR EACH ROW";
+    let fired = Fired::of(call)
+        .filter(|fired| fired.is_after() && fired.is_for_row())
+        .ok_or_else(|| protocol("redis_track_row", wanted))?;
+    let tracked = TRACKED.with(|kept| kept.get(fired, Tracked::new))?;
+    tracked.note(fired)?;
+    Ok(Datum::from(0usize))
+}
+
+fn truncate(call: &Call) -> Outcome<Datum> {
+    let wanted = "a trigger AFTER TRUNCATE FOR EACH STATEMENT";
+    let fired = Fired::of(call)
+        .filter(|fired| fired.is_after() && fired.is_truncate())
+        .ok_or_else(|| protocol("redis_track_truncate", wanted))?;
+    let relation = fired.relation().tag_relation();
+    commit::note(Tag::any(relation))?;
+    commit::note(Tag::whole(relation))?;
+    Ok(Datum::from(0usize))
+}
+
+fn protocol(function: &str, wanted: &'static str) -> Raised {
+    Error::from(Tracking::Protocol { function: function.to_owned(), wanted }).into()
+}

@@ -1,0 +1,149 @@
+//! Pays what committed transactions could not settle with Redis.
+//!
+//! With an id of its own and a fresh snapshot it bumps the tags and deletes the keys that it sees
+//! owed, and deletes the rows in the same transaction. Readers that see it complete see the tags
+//! bumped; those that do not, see the debt. So at every moment one or the other keeps an old entry
+//! from being used.
+
+use pg_cache_core::key::EntryKeys;
+use pg_cache_core::reason::Reason;
+use pg_cache_core::tag::{Bucket, Tag};
+use pg_cache_core::tagtable;
+use serde_json::Value;
+
+use crate::client::failure::Failure;
+use crate::client::scripts::{self, Bump};
+use crate::connection;
+use crate::pg::error::Outcome;
+use crate::pg::snapshot::Fresh;
+use crate::pg::transaction::{self, End};
+use crate::pg::{activity, table, utility};
+use crate::registry::{self, Registration};
+
+use super::{Pass, Step, outwait_writers, sweep};
+
+/// Debts paid in one transaction: their readers compute as long as it lasts.
+const STEP_DEBTS: u32 = 1000;
+
+/// A debt that means every key of the database: the catalogue's tag, and no key of that name.
+const IS_FOR_ALL_KEYS: &str = "(tag = -1 AND key IS NOT DISTINCT FROM '*')";
+
+/// One debt: what to bump, and what to delete.
+struct Debt {
+    tag: Tag,
+    key: Option<String>,
+}
+
+/// Pays one step of the debts.
+pub fn pay(registration: &Registration) -> Step<Pass> {
+    let Some(relation) = registry::server_table() else { return Ok(Pass::Absent) };
+    outwait_writers(relation);
+    activity::show("paying debts");
+    let paid = transaction::run(|| {
+        let Some(schema) = locked_schema() else { return Ok(End::Abort(Ok(None))) };
+        let debts = take_step(&schema)?;
+        if debts.is_empty() {
+            return Ok(End::Commit(Ok(Some(0))));
+        }
+        Ok(match settle(registration, &debts) {
+            Ok(()) => End::Commit(Ok(Some(debts.len()))),
+            Err(failure) => End::Abort(Err(failure)),
+        })
+    });
+    match paid?? {
+        None => Ok(Pass::Blocked),
+        Some(0) => pay_for_all_keys(registration),
+        Some(_) => Ok(Pass::Worked),
+    }
+}
+
+/// Somebody owed more than could be written down: then every key may be old. Its readers compute,
+/// or do not see it and find the catalogue's tag bumped by somebody they do not see; so nothing is
+/// filled from before this bump until the debt is gone, and the keys can go in steps.
+fn pay_for_all_keys(registration: &Registration) -> Step<Pass> {
+    let bumped = transaction::run(|| {
+        let Some(schema) = locked_schema() else { return Ok(End::Abort(Ok(None))) };
+        let owed = format!(
+            "SELECT pg_catalog.string_agg(xid::text, ',')
+               FROM {schema}.redis_debt WHERE {IS_FOR_ALL_KEYS}"
+        );
+        let Some(owed) = utility::ask(&owed)? else { return Ok(End::Abort(Ok(None))) };
+        let everything = [Debt { tag: Tag::CATALOGUE, key: None }];
+        Ok(match settle(registration, &everything) {
+            Ok(()) => End::Commit(Ok(Some(owed))),
+            Err(failure) => End::Abort(Err(failure)),
+        })
+    });
+    let Some(owed) = bumped?? else { return Ok(Pass::Blocked) };
+    sweep::delete_all(registration)?;
+    let deleted = transaction::run(|| {
+        let Some(schema) = locked_schema() else { return Ok(End::Abort(Pass::Blocked)) };
+        utility::run(&format!(
+            "DELETE FROM {schema}.redis_debt
+              WHERE {IS_FOR_ALL_KEYS} AND xid = ANY ('{{{owed}}}'::pg_catalog.xid8[])"
+        ))?;
+        Ok(End::Commit(Pass::Worked))
+    });
+    Ok(deleted?)
+}
+
+fn locked_schema() -> Option<String> {
+    registry::lock_all()?;
+    table::extension_schema_name()
+}
+
+/// Deletes a step of debts and returns what they were.
+fn take_step(schema: &str) -> Outcome<Vec<Debt>> {
+    let taken = utility::ask(&format!(
+        "WITH step AS (
+             SELECT tag, xid FROM {schema}.redis_debt
+              WHERE NOT {IS_FOR_ALL_KEYS} ORDER BY tag, xid LIMIT {STEP_DEBTS}),
+         taken AS (
+             DELETE FROM {schema}.redis_debt AS debt USING step
+              WHERE debt.tag = step.tag AND debt.xid = step.xid
+              RETURNING debt.tag, debt.key)
+         SELECT pg_catalog.json_agg(pg_catalog.json_build_array(tag, key)) FROM taken"
+    ))?;
+    let taken = taken.and_then(|taken| serde_json::from_str(&taken).ok());
+    let Some(Value::Array(rows)) = taken else { return Ok(Vec::new()) };
+    let debt = |row: &Value| {
+        let tag = Tag(row[0].as_i64().unwrap_or_default().cast_unsigned());
+        Debt { tag, key: row[1].as_str().map(str::to_owned) }
+    };
+    Ok(rows.iter().map(debt).collect())
+}
+
+/// BUMP and DEL, with the id and a snapshot of the transaction at hand.
+fn settle(registration: &Registration, debts: &[Debt]) -> Result<(), Failure> {
+    let xid = transaction::top_xid();
+    let fresh = Fresh::push();
+    let now = registry::usable(&fresh.snapshot).ok();
+    if now.map(|now| now.generation) != Some(registration.generation) {
+        return Err(Failure::new(Reason::Generation, "another generation was registered"));
+    }
+    let mut buckets: Vec<Bucket> =
+        debts.iter().map(|debt| debt.tag.bucket(registration.buckets)).collect();
+    buckets.sort_unstable();
+    buckets.dedup();
+    let keys = debts.iter().filter_map(|debt| debt.key.as_ref());
+    let keys: Vec<EntryKeys> =
+        keys.map(|key| EntryKeys::new(&[&registration.prefix, key.as_bytes()].concat())).collect();
+    let in_progress = fresh.snapshot.in_progress();
+    let bump = Bump {
+        table: &registration.table,
+        xid,
+        xmax: fresh.snapshot.xmax(),
+        in_progress: &in_progress,
+        buckets: &buckets,
+    };
+    let found = connection::ask(|session| {
+        let found = scripts::settle(session, &bump, &keys, false)?;
+        registration.check(session.server())?;
+        Ok(found)
+    })?;
+    let ours = tagtable::generation_text(registration.generation);
+    if found.iter().any(|found| found.as_deref() != Some(&ours[..])) {
+        return Err(Failure::new(Reason::Generation, "the tag table is not ours"));
+    }
+    Ok(())
+}

@@ -1,0 +1,119 @@
+//! The making of a generation: register, claim, wait for writers, base, make.
+//!
+//! In this order, each step finished before the next begins. Whoever bumps without holding the lock
+//! when we look for holders reads the new generation, and then either its bump comes after the
+//! claim, so that it is in the table, or it owes; whoever holds it ends before the base begins.
+
+use crate::client::failure::Failure;
+use crate::client::making::{Prune, claim, make, prune, remember};
+use crate::client::session::Server;
+use crate::connection;
+use crate::pg::error::{self, Outcome};
+use crate::pg::transaction::{self, End};
+use crate::pg::{Oid, activity, host, identity, quote, snapshot, table, utility, wal};
+use crate::registry;
+use pg_cache_core::tagtable;
+
+use super::{Pass, Step, outwait_writers};
+
+/// How often a claim may be lost, or lists be bumped while they are pruned.
+const ATTEMPTS_MAX: u32 = 5;
+
+/// Registers a new generation and makes its table.
+///
+/// A failure after the registration leaves a generation that nobody can use; the next pass starts
+/// with another. It must: a request to make whose answer was lost may have been carried out, and
+/// the table been lost since, with versions that entries of that generation already hold.
+pub fn register_and_make(server: &Server) -> Step<Pass> {
+    activity::show("registering");
+    let Some((relation, generation)) = register(&server.identity())? else {
+        return Ok(Pass::Blocked);
+    };
+    let (system, database) = identity::origin();
+    let generations = tagtable::generations_key(system, database, 0);
+    connection::ask(|session| Ok(remember(session, &generations, &generation)?))?;
+    let table = tagtable::key(system, database, 0);
+    for _ in 0..ATTEMPTS_MAX {
+        let Some(nonce) = claim_and_prune(&table)? else { continue };
+        outwait_writers(relation);
+        activity::show("making the tag table");
+        let base = transaction::empty();
+        if connection::ask(|session| Ok(make(session, &table, &nonce, &generation, base)?))? {
+            let run = &server.run_id;
+            error::log(&format!("pg_cache registered generation {generation} of redis {run}"));
+            return Ok(Pass::Worked);
+        }
+    }
+    Ok(Pass::Blocked)
+}
+
+/// The nonce of a claim under which no list holds ids from the future, or as few as can be; `None`
+/// if the claim was lost.
+fn claim_and_prune(table: &[u8]) -> Result<Option<String>, Failure> {
+    let mut nonce = String::new();
+    for _ in 0..ATTEMPTS_MAX {
+        nonce = format!("{:016x}{:016x}", host::random(), host::random());
+        let claimed = connection::ask(|session| Ok(claim(session, table, &nonce)?))?;
+        // Read after the claim: who bumped before it had its id by then.
+        let next_xid = snapshot::next_xid();
+        let (mut cursor, mut stay) = (0, 0);
+        loop {
+            let step = Prune { table, nonce: &nonce, claimed, next_xid, cursor };
+            let Some((next, stayed)) = connection::ask(|session| Ok(prune(session, &step)?))?
+            else {
+                return Ok(None);
+            };
+            (cursor, stay) = (next, stay + stayed);
+            if cursor == 0 {
+                break;
+            }
+            host::check_interrupts();
+        }
+        if stay == 0 {
+            break;
+        }
+    }
+    Ok(Some(nonce))
+}
+
+/// Writes and commits the registration of a new generation; `None` if somebody is in the way.
+fn register(servers: &str) -> Outcome<Option<(Oid, String)>> {
+    transaction::run(|| {
+        let (Some(relation), Some(schema)) = (registry::lock_all(), table::extension_schema_name())
+        else {
+            return Ok(End::Abort(None));
+        };
+        // Nobody's redis_register may be under way: its commit would come after ours.
+        let free = format!(
+            "SELECT (SELECT pg_catalog.count(*) FROM {schema}.redis_server)
+                  = (SELECT pg_catalog.count(*) FROM (
+                       SELECT FROM {schema}.redis_server FOR UPDATE SKIP LOCKED) AS unlocked)"
+        );
+        if utility::ask(&free)?.as_deref() != Some("t") {
+            return Ok(End::Abort(None));
+        }
+        let (system, database) = identity::origin();
+        let (system, timeline) = (system.cast_signed(), wal::timeline());
+        let servers = quote::literal(servers);
+        let write = format!(
+            "WITH registered AS (
+                 INSERT INTO {schema}.redis_server
+                        (system_identifier, database, generation, servers, timeline)
+                 VALUES ({system}, {database}, pg_catalog.gen_random_uuid(), {servers}, {timeline})
+                 ON CONFLICT (one) DO UPDATE
+                    SET system_identifier = excluded.system_identifier,
+                        database = excluded.database, generation = excluded.generation,
+                        servers = excluded.servers, timeline = excluded.timeline,
+                        registered_at = pg_catalog.now()
+                 RETURNING generation),
+             alive AS (
+                 INSERT INTO {schema}.redis_alive (generation, started_at)
+                 SELECT generation, pg_catalog.pg_postmaster_start_time() FROM registered
+                 ON CONFLICT (one) DO UPDATE
+                    SET generation = excluded.generation, started_at = excluded.started_at)
+             SELECT pg_catalog.replace(generation::text, '-', '') FROM registered"
+        );
+        let generation = utility::ask(&write)?;
+        Ok(End::Commit(generation.map(|generation| (relation, generation))))
+    })
+}

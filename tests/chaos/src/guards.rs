@@ -1,0 +1,91 @@
+//! The guards of the protocol that a build with the cargo feature `faults` can do without.
+//!
+//! Owns their names and what brings each one's absence to light. A checker that cannot fail proves
+//! nothing: for each guard a test removes it and demands a violation.
+
+use std::time::Duration;
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Guard {
+    Hit,
+    Fill,
+    DropList,
+    KeepLease,
+    Debt,
+    Base,
+    Generation,
+    Proof,
+    OwnXid,
+    Savepoint,
+    Flush,
+    Catalogue,
+}
+
+/// What a run without the guard needs, so that it fails soon.
+pub struct Plan {
+    pub troubles: &'static [&'static str],
+    pub standby: bool,
+    pub time: Duration,
+}
+
+impl Guard {
+    pub const ALL: [Guard; 12] = [
+        Guard::Hit,
+        Guard::Fill,
+        Guard::DropList,
+        Guard::KeepLease,
+        Guard::Debt,
+        Guard::Base,
+        Guard::Generation,
+        Guard::Proof,
+        Guard::OwnXid,
+        Guard::Savepoint,
+        Guard::Flush,
+        Guard::Catalogue,
+    ];
+
+    /// As the fault point is called.
+    pub fn name(self) -> &'static str {
+        match self {
+            Guard::Hit => "guard.hit",
+            Guard::Fill => "guard.fill",
+            Guard::DropList => "guard.droplist",
+            Guard::KeepLease => "guard.keeplease",
+            Guard::Debt => "guard.debt",
+            Guard::Base => "guard.base",
+            Guard::Generation => "guard.generation",
+            Guard::Proof => "guard.proof",
+            Guard::OwnXid => "guard.ownxid",
+            Guard::Savepoint => "guard.savepoint",
+            Guard::Flush => "guard.flush",
+            Guard::Catalogue => "guard.catalogue",
+        }
+    }
+
+    pub fn named(name: &str) -> Option<Guard> {
+        Guard::ALL.into_iter().find(|guard| guard.name() == name)
+    }
+
+    /// Whether the gap between a bump and its commit must be made wide.
+    pub fn wants_slow_commits(self) -> bool {
+        matches!(self, Guard::DropList | Guard::Base | Guard::Generation)
+    }
+
+    pub fn plan(self) -> Plan {
+        let troubles: &[&str] = match self {
+            Guard::Debt => &["freeze", "cutting"],
+            Guard::Base => &["flushall", "delete_table", "restart_empty"],
+            Guard::Generation => &["flushall", "delete_table"],
+            Guard::Proof => &["lagging_master", "fail_over"],
+            Guard::Flush => &["crash"],
+            Guard::Hit
+            | Guard::Fill
+            | Guard::DropList
+            | Guard::KeepLease
+            | Guard::OwnXid
+            | Guard::Savepoint
+            | Guard::Catalogue => &[],
+        };
+        Plan { troubles, standby: false, time: Duration::from_secs(40) }
+    }
+}

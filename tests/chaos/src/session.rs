@@ -1,0 +1,170 @@
+//! A reader's connection: prepared checks, what it counted, and what to do when both sides differ.
+//!
+//! Owns the judgement of S1. The invariant: a difference is a violation unless a change of the
+//! catalogue was under way meanwhile *and* the difference is gone once this backend has taken in
+//! PostgreSQL's messages: a backend that holds all its locks plans with old catalogues (that side
+//! is the wrong one), and no cache can know. Break it and the oracle either sees ghosts or nothing.
+
+use std::collections::{BTreeMap, HashMap};
+use std::sync::PoisonError;
+use std::sync::atomic::Ordering;
+
+use postgres::{Client, Error, Row, Statement};
+
+use crate::questions::Needs;
+use crate::tally::Family;
+use crate::world::{Side, World};
+
+const STATISTICS: &str = "SELECT key_family, hits, misses, reasons::text FROM redis_stat_cached";
+
+/// How often a difference may be asked again: one time for each table `accept_…`.
+const REPEATS: usize = 3;
+
+pub struct Session<'w> {
+    pub world: &'w World,
+    pub client: Client,
+    pub side: Side,
+    prepared: HashMap<usize, Statement>,
+    counted: BTreeMap<String, Family>,
+    accepted: usize,
+    /// Where this transaction began among the changes of the catalogue.
+    mark: u64,
+}
+
+impl<'w> Session<'w> {
+    pub fn open(world: &'w World, side: Side) -> Option<Session<'w>> {
+        let mut client = world.insist(side)?;
+        let ready = client.batch_execute(
+            "SET statement_timeout = '15s'; SET lock_timeout = '2s'; SET ROLE reader",
+        );
+        ready.map_err(|error| world.tally.error(&error)).ok()?;
+        let (prepared, counted) = (HashMap::new(), BTreeMap::new());
+        Some(Session { world, client, side, prepared, counted, accepted: 0, mark: 0 })
+    }
+
+    /// A transaction, or a statement by itself, begins.
+    pub fn begin(&mut self) {
+        self.mark = self.world.changes.mark();
+        self.accepted = 0;
+    }
+
+    /// Asks a question and judges the answer. `inside`: in a transaction block.
+    pub fn check(&mut self, index: usize, inside: bool, how: &str) -> Result<(), Error> {
+        if !inside {
+            self.begin();
+        }
+        let world = self.world;
+        let question = &world.questions[index];
+        let _tracked = (question.needs == Needs::Tracked)
+            .then(|| world.blinking.read().unwrap_or_else(PoisonError::into_inner));
+        let row = self.ask(index)?;
+        if row.get(0) {
+            return Ok(());
+        }
+        self.differs(index, inside, how, &row)
+    }
+
+    fn ask(&mut self, index: usize) -> Result<Row, Error> {
+        if !self.prepared.contains_key(&index) {
+            let statement = self.client.prepare(&self.world.questions[index].check())?;
+            self.prepared.insert(index, statement);
+        }
+        let row = self.client.query_one(&self.prepared[&index], &[])?;
+        self.world.tally.reads.fetch_add(1, Ordering::Relaxed);
+        Ok(row)
+    }
+
+    fn differs(&mut self, index: usize, inside: bool, how: &str, row: &Row) -> Result<(), Error> {
+        let first = self.describe(index, how, row);
+        let lately = || self.side == Side::Standby || self.world.changes.any_since(self.mark);
+        if !lately() {
+            self.world.tally.violation(first);
+            return Ok(());
+        }
+        for _ in 0..REPEATS {
+            self.take_in_messages(inside)?;
+            if self.ask(index)?.get(0) {
+                self.world.tally.excused.fetch_add(1, Ordering::Relaxed);
+                return Ok(());
+            }
+        }
+        self.world.tally.violation(format!("{first}\n(asked again {REPEATS} times: the same)"));
+        Ok(())
+    }
+
+    /// A lock that this transaction does not hold yet makes the backend read its messages; so does
+    /// a new transaction.
+    fn take_in_messages(&mut self, inside: bool) -> Result<(), Error> {
+        if inside && self.accepted < REPEATS {
+            let lock = format!("LOCK TABLE accept_{} IN ACCESS SHARE MODE", self.accepted);
+            self.accepted += 1;
+            self.client.batch_execute(&lock)?;
+        }
+        Ok(())
+    }
+
+    fn describe(&mut self, index: usize, how: &str, row: &Row) -> String {
+        let question = &self.world.questions[index];
+        let text = |column| row.get::<_, Option<String>>(column).unwrap_or_else(|| "null".into());
+        let mut facts = vec![format!(
+            "S1: {} ({how}, {:?})\n  query:    {}\n  cached:   {}\n  computed: {}",
+            question.key,
+            self.side,
+            question.query,
+            text(1),
+            text(2)
+        )];
+        let asked: &[&str] = &["SELECT pg_current_snapshot()::text", &question.explain()];
+        for sql in asked.iter().filter(|_| self.world.tally.wants_details()) {
+            if let Ok(row) = self.client.query_one(*sql, &[]) {
+                facts.push(format!("  {}", row.get::<_, String>(0)));
+            }
+        }
+        facts.join("\n")
+    }
+
+    /// Judges rows of a cursor over `check_by_rows`.
+    pub fn judge_rows(&mut self, index: usize, rows: &[Row]) {
+        for row in rows {
+            self.world.tally.reads.fetch_add(1, Ordering::Relaxed);
+            let same: bool = row.get(0);
+            if !same && self.world.changes.any_since(self.mark) {
+                // Planned before the change: neither side can be asked again at this snapshot.
+                self.world.tally.excused.fetch_add(1, Ordering::Relaxed);
+            } else if !same {
+                let details = self.describe(index, "cursor", row);
+                self.world.tally.violation(details);
+            }
+        }
+    }
+
+    /// Adds what this backend counted since the last time to the run's.
+    pub fn count(&mut self) -> Result<(), Error> {
+        let rows = self.client.query(STATISTICS, &[])?;
+        for row in rows {
+            let name: String = row.get(0);
+            let unsigned = |column| u64::try_from(row.get::<_, i64>(column)).unwrap_or(0);
+            let reasons: Option<String> = row.get(3);
+            let reasons = reasons.and_then(|text| serde_json::from_str(&text).ok());
+            let now = Family {
+                hits: unsigned(1),
+                misses: unsigned(2),
+                reasons: reasons.unwrap_or_default(),
+            };
+            let before = self.counted.insert(name.clone(), now.clone()).unwrap_or_default();
+            self.world.tally.family(&name, &difference(&now, &before));
+        }
+        Ok(())
+    }
+}
+
+fn difference(now: &Family, before: &Family) -> Family {
+    let reasons = now.reasons.iter().map(|(reason, count)| {
+        (reason.clone(), count - before.reasons.get(reason).copied().unwrap_or(0))
+    });
+    Family {
+        hits: now.hits - before.hits,
+        misses: now.misses - before.misses,
+        reasons: reasons.filter(|(_, count)| *count > 0).collect(),
+    }
+}

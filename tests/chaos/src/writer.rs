@@ -1,0 +1,229 @@
+//! Writers: they run scripts, and look through the cache in the middle of their own transactions.
+//!
+//! Owns the pauses and the bookkeeping around changes of the catalogue. A transaction that has
+//! written sees its own rows, which no entry may hold and no hit may hide.
+
+use std::sync::PoisonError;
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+
+use fastrand::Rng;
+use postgres::{Client, Error};
+
+use crate::changes::CHANGES;
+use crate::questions::{Needs, draw};
+use crate::ways::{Script, WAYS, Way};
+use crate::world::{Side, World, lock};
+
+const SESSION: &str = "SET statement_timeout = '10s'; SET lock_timeout = '300ms'; \
+                       SET idle_in_transaction_session_timeout = '20s'";
+const PREPARED_MAX: usize = 4;
+
+/// Writes rows until the run is over.
+pub fn write(world: &World, mut random: Rng) {
+    while let Some(mut client) = world.insist(Side::Primary) {
+        let mut step = || -> Result<(), Error> {
+            client.batch_execute(SESSION)?;
+            while !world.tally.is_over() {
+                settings(world, &mut client, &mut random)?;
+                let way = pick(WAYS, &mut random);
+                let script = (way.script)(&mut random);
+                let mark = Some(world.changes.mark());
+                perform(world, &mut client, &mut random, &script, mark)?;
+                world.tally.transactions.fetch_add(1, Ordering::Relaxed);
+                end_a_prepared_one(world, &mut client, &mut random)?;
+                world.tally.rest(Duration::from_millis(random.u64(5..80)));
+            }
+            Ok(())
+        };
+        if step().is_ok() {
+            return;
+        }
+    }
+}
+
+/// Changes the catalogue until the run is over.
+pub fn change(world: &World, mut random: Rng) {
+    while let Some(mut client) = world.insist(Side::Primary) {
+        let mut step = || -> Result<(), Error> {
+            client.batch_execute(SESSION)?;
+            while !world.tally.is_over() {
+                world.tally.rest(Duration::from_millis(random.u64(100..1200)));
+                let way = pick(CHANGES, &mut random);
+                let script = (way.script)(&mut random);
+                let tracking = way.name == "tracking off and on";
+                if tracking && !world.setup.tracked {
+                    continue;
+                }
+                change_once(world, &mut client, &mut random, &script, tracking)?;
+            }
+            Ok(())
+        };
+        if step().is_ok() {
+            return;
+        }
+    }
+}
+
+fn change_once(
+    world: &World,
+    client: &mut Client,
+    random: &mut Rng,
+    script: &Script,
+    tracking: bool,
+) -> Result<(), Error> {
+    let alone = tracking.then(|| world.blinking.write().unwrap_or_else(PoisonError::into_inner));
+    world.changes.begin();
+    // Nobody else changes the catalogue: a difference in here has no excuse.
+    let mut result = perform(world, client, random, script, None);
+    if alone.is_some() {
+        // Readers come back only when it is tracked for certain.
+        while !world.tally.is_over() && !tracked_again(client) {
+            match world.insist(Side::Primary) {
+                Some(new) => *client = new,
+                None => break,
+            }
+            world.tally.rest(Duration::from_millis(50));
+            result = client.batch_execute(SESSION);
+        }
+    }
+    world.changes.end();
+    world.tally.transactions.fetch_add(1, Ordering::Relaxed);
+    result
+}
+
+fn tracked_again(client: &mut Client) -> bool {
+    let again = client.batch_execute("ROLLBACK; SELECT redis_track('blinking')");
+    again.is_ok()
+}
+
+/// What differs from one transaction to the next.
+fn settings(world: &World, client: &mut Client, random: &mut Rng) -> Result<(), Error> {
+    let slow = world.setup.without.is_some_and(|guard| guard.wants_slow_commits());
+    let delay_us = if slow && random.bool() { random.u32(1000..20_000) } else { 0 };
+    let synchronous = if random.u32(..3) == 0 { "off" } else { "on" };
+    let synchronous = if delay_us > 0 { "on" } else { synchronous };
+    client.batch_execute(&format!(
+        "SET synchronous_commit = {synchronous}; SET commit_delay = {delay_us}"
+    ))
+}
+
+/// Runs a script. An error of the server ends it, and only a lost connection is one of ours.
+/// `mark`: where it began among the changes of the catalogue, unless it is one itself.
+fn perform(
+    world: &World,
+    client: &mut Client,
+    random: &mut Rng,
+    script: &Script,
+    mark: Option<u64>,
+) -> Result<(), Error> {
+    for statement in script {
+        let (optional, sql) = match statement.strip_prefix('?') {
+            Some(sql) => (true, sql),
+            None => (false, statement.as_str()),
+        };
+        // One that may fail must not take the transaction with it.
+        let inside = optional && sql.starts_with("SET LOCAL");
+        if inside {
+            client.batch_execute("SAVEPOINT optional")?;
+        }
+        if let Err(error) = client.batch_execute(sql) {
+            if error.code().is_none() {
+                world.tally.error(&error);
+                return Err(error);
+            }
+            if inside {
+                client.batch_execute("ROLLBACK TO optional")?;
+            } else if !optional {
+                world.tally.error(&error);
+                return client.batch_execute("ROLLBACK");
+            }
+        }
+        if let Some(name) = sql.strip_prefix("PREPARE TRANSACTION ") {
+            lock(&world.prepared).push(name.to_owned());
+            continue;
+        }
+        if random.u32(..3) == 0 && !look_inside(world, client, random, mark)? {
+            return client.batch_execute("ROLLBACK");
+        }
+        if random.u32(..4) == 0 {
+            world.tally.rest(Duration::from_millis(random.u64(..8)));
+        }
+    }
+    Ok(())
+}
+
+/// Reads through the cache where one's own changes are visible, too. False: it failed.
+fn look_inside(
+    world: &World,
+    client: &mut Client,
+    random: &mut Rng,
+    mark: Option<u64>,
+) -> Result<bool, Error> {
+    let question = &world.questions[draw(&world.questions, random)];
+    // Row security does not bind the superuser that writes, and who is tracked is not known here.
+    if question.needs == Needs::Tracked || question.key.starts_with("secrets") {
+        return Ok(true);
+    }
+    let row = match client.query_one(&question.check(), &[]) {
+        Ok(row) => row,
+        Err(error) => {
+            world.tally.error(&error);
+            return if error.code().is_some() { Ok(false) } else { Err(error) };
+        }
+    };
+    world.tally.reads.fetch_add(1, Ordering::Relaxed);
+    let same: bool = row.get(0);
+    if !same && mark.is_some_and(|mark| world.changes.any_since(mark)) {
+        world.tally.excused.fetch_add(1, Ordering::Relaxed);
+    } else if !same {
+        let text = |column| row.get::<_, Option<String>>(column).unwrap_or_else(|| "null".into());
+        world.tally.violation(format!(
+            "S1: {} (writer in its own transaction)\n  \
+             query:    {}\n  cached:   {}\n  computed: {}",
+            question.key,
+            question.query,
+            text(1),
+            text(2)
+        ));
+    }
+    Ok(true)
+}
+
+/// Somebody else than who prepared it, usually.
+fn end_a_prepared_one(world: &World, client: &mut Client, random: &mut Rng) -> Result<(), Error> {
+    let name = {
+        let mut prepared = lock(&world.prepared);
+        let many = prepared.len() >= PREPARED_MAX;
+        if prepared.is_empty() || !(many || random.u32(..3) == 0) {
+            return Ok(());
+        }
+        let index = random.usize(..prepared.len());
+        prepared.swap_remove(index)
+    };
+    let how = if random.u32(..4) == 0 { "ROLLBACK" } else { "COMMIT" };
+    match client.batch_execute(&format!("{how} PREPARED {name}")) {
+        Err(error) if error.code().is_none() => {
+            // It may stand there still: somebody tries again.
+            lock(&world.prepared).push(name);
+            Err(error)
+        }
+        Err(error) => {
+            world.tally.error(&error);
+            Ok(())
+        }
+        Ok(()) => Ok(()),
+    }
+}
+
+fn pick<'a>(ways: &'a [Way], random: &mut Rng) -> &'a Way {
+    let sum: u32 = ways.iter().map(|way| way.weight).sum();
+    let mut left = random.u32(..sum);
+    for way in ways {
+        if left < way.weight {
+            return way;
+        }
+        left -= way.weight;
+    }
+    &ways[0]
+}

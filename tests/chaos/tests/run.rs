@@ -1,0 +1,24 @@
+//! The oracle on the code as it is: about a minute of readers, writers and troubles.
+
+use std::time::Duration;
+
+use pg_cache_chaos::{Setup, run};
+
+/// With the start of three servers and their end, well below a minute and a half.
+const TIME: Duration = Duration::from_secs(55);
+
+/// Fewer would mean that the run proves little: a slow machine reaches several times as many.
+const READS_MIN: u64 = 5_000;
+
+#[test]
+fn no_promise_is_broken_whatever_happens_to_the_servers() {
+    // Danger: a reader is served what is no longer, or never was.
+    let seed = fastrand::u64(..1_000_000_000);
+    println!("seed {seed}");
+    let outcome = run(Setup { seed, time: TIME, ..Setup::default() });
+    println!("{}{}", outcome.report, outcome.line);
+    assert_eq!(outcome.violations, 0, "{}\n{}", outcome.details.join("\n"), outcome.line);
+    assert!(outcome.reads >= READS_MIN, "it hardly read: {}", outcome.line);
+    assert!(outcome.hits * 10 >= outcome.reads, "hardly a hit was checked: {}", outcome.line);
+    assert!(outcome.named_checks > 0 && outcome.looks > 0, "S2 was not checked: {}", outcome.line);
+}

@@ -1,0 +1,298 @@
+//! Exact or TTL only: what `redis_explain` promises, and when it stops promising.
+
+use pg_cache_e2e::tracking::{stand_in, track};
+use pg_cache_e2e::{Outcome, Scene, cached};
+use postgres::Client;
+
+/// Why a query is TTL only; empty if it is exact.
+#[track_caller]
+fn gaps(client: &mut Client, query: &str) -> Vec<String> {
+    let row = client.query_one(
+        "SELECT e->>'exact', array(SELECT jsonb_array_elements_text(e->'ttl_only_because'))
+         FROM (SELECT redis_explain('k', $1)::jsonb) x(e)",
+        &[&query],
+    );
+    let row = row.unwrap_or_else(|error| panic!("{query}: {error:?}"));
+    let gaps: Vec<String> = row.get(1);
+    let exact: String = row.get(0);
+    assert_eq!(exact == "exact", gaps.is_empty(), "{exact} for {query}: {gaps:?}");
+    gaps
+}
+
+#[track_caller]
+fn exact(client: &mut Client, query: &str) {
+    assert_eq!(gaps(client, query), [] as [&str; 0], "{query}");
+}
+
+/// Asserts that one of the reasons says this.
+#[track_caller]
+fn ttl_only(client: &mut Client, query: &str, why: &str) {
+    let gaps = gaps(client, query);
+    assert!(gaps.iter().any(|gap| gap.contains(why)), "{why} for {query}: {gaps:?}");
+}
+
+fn run(client: &mut Client, sql: &str) {
+    client.batch_execute(sql).unwrap_or_else(|error| panic!("{sql}: {error:?}"));
+}
+
+fn prepared(scene: &Scene) -> Client {
+    let mut client = scene.connect();
+    run(&mut client, "CREATE TABLE t (id int, v int); CREATE TABLE other (id int)");
+    stand_in(&mut client);
+    track(&mut client, "t", "{id}");
+    client
+}
+
+#[test]
+fn what_is_read_must_be_tracked() {
+    // Danger: S1 is promised for a query that reads a table which nobody watches.
+    let scene = Scene::new();
+    let mut client = prepared(&scene);
+    run(
+        &mut client,
+        "CREATE VIEW seen AS SELECT * FROM other;
+         CREATE MATERIALIZED VIEW mat AS SELECT * FROM other;
+         CREATE SEQUENCE counter;
+         CREATE FOREIGN DATA WRAPPER nothing;
+         CREATE SERVER nowhere FOREIGN DATA WRAPPER nothing;
+         CREATE FOREIGN TABLE away (id int) SERVER nowhere;
+         CREATE FUNCTION steady(int) RETURNS int IMMUTABLE LANGUAGE sql AS 'SELECT $1';
+         CREATE FUNCTION opaque(int) RETURNS int STABLE LANGUAGE sql AS 'SELECT $1'",
+    );
+    for query in [
+        "SELECT * FROM t",
+        "SELECT 1",
+        "SELECT * FROM mat",
+        "SELECT steady(id), current_user, current_setting('TimeZone') FROM t",
+        "SELECT tableoid FROM t",
+        "VALUES (1), (2)",
+        "WITH unused AS (SELECT * FROM other) SELECT * FROM t",
+    ] {
+        exact(&mut client, query);
+    }
+    for (query, why) in [
+        ("SELECT * FROM other", "public.other is not tracked."),
+        ("SELECT * FROM seen", "public.other is not tracked."),
+        ("SELECT * FROM t WHERE EXISTS (SELECT FROM other)", "public.other is not tracked."),
+        ("SELECT * FROM t UNION SELECT id, id FROM other", "public.other is not tracked."),
+        ("WITH w AS (SELECT * FROM other) SELECT * FROM t, w", "public.other is not tracked."),
+        ("SELECT last_value FROM counter", "is a sequence."),
+        ("SELECT * FROM away", "is a foreign table."),
+        ("SELECT opaque(id) FROM t", "STABLE"),
+        ("SELECT now() FROM t", "tells the time"),
+        ("SELECT * FROM t WHERE CURRENT_DATE > '2020-01-01'", "tells the time"),
+        ("SELECT ctid FROM t", "system column"),
+        ("SELECT id FROM t ORDER BY xmin::text", "system column"),
+        ("SELECT * FROM t TABLESAMPLE SYSTEM (50) REPEATABLE (1)", "sample"),
+    ] {
+        ttl_only(&mut client, query, why);
+    }
+}
+
+#[test]
+fn triggers_must_see_every_change() {
+    // Danger: tracking is switched off, wholly or for some changes, and hits go on being exact.
+    let scene = Scene::new();
+    let mut client = prepared(&scene);
+    let mut other = scene.connect();
+    let query = "SELECT count(*) FROM t";
+    let gap = "not ENABLE ALWAYS";
+    for (off, why) in [
+        ("ALTER TABLE t DISABLE TRIGGER USER", gap),
+        ("ALTER TABLE t ENABLE TRIGGER USER", gap),
+        ("ALTER TABLE t ENABLE REPLICA TRIGGER redis_track", gap),
+        (
+            "DO $$ DECLARE n name; BEGIN
+            SELECT tgname INTO n FROM pg_trigger WHERE tgrelid = 't'::regclass
+               AND tgfoid = 'redis_track_truncate'::regproc;
+            EXECUTE format('DROP TRIGGER %I ON t', n); END $$",
+            gap,
+        ),
+        (
+            "DO $$ DECLARE n name; BEGIN
+            SELECT tgname INTO n FROM pg_trigger WHERE tgrelid = 't'::regclass
+               AND tgfoid = 'redis_track_row'::regproc;
+            EXECUTE format('DROP TRIGGER %I ON t', n); END $$",
+            gap,
+        ),
+    ] {
+        track(&mut client, "t", "{id}");
+        exact(&mut other, query);
+        if !off.contains("REPLICA") || trigger_is_named(&mut client) {
+            run(&mut client, off);
+            ttl_only(&mut other, query, why);
+        }
+    }
+    for partial in [
+        "AFTER INSERT OR UPDATE ON t FOR EACH ROW",
+        "AFTER INSERT OR UPDATE OF v OR DELETE ON t FOR EACH ROW",
+        "BEFORE INSERT OR UPDATE OR DELETE ON t FOR EACH ROW",
+        "AFTER INSERT OR UPDATE OR DELETE ON t FOR EACH STATEMENT",
+    ] {
+        track(&mut client, "t", "{id}");
+        run(
+            &mut client,
+            &format!(
+                "DO $$ DECLARE n name; BEGIN
+                   SELECT tgname INTO n FROM pg_trigger WHERE tgrelid = 't'::regclass
+                      AND tgfoid = 'redis_track_row'::regproc;
+                   EXECUTE format('DROP TRIGGER %I ON t', n); END $$;
+                 CREATE TRIGGER redis_track {partial} EXECUTE FUNCTION redis_track_row();
+                 ALTER TABLE t ENABLE ALWAYS TRIGGER redis_track"
+            ),
+        );
+        ttl_only(&mut other, query, gap);
+        run(&mut client, "DROP TRIGGER redis_track ON t");
+    }
+}
+
+fn trigger_is_named(client: &mut Client) -> bool {
+    let sql = "SELECT EXISTS (SELECT FROM pg_trigger WHERE tgname = 'redis_track')";
+    client.query_one(sql, &[]).unwrap().get(0)
+}
+
+#[test]
+fn partitions_and_children_count() {
+    // Danger: one partition without its trigger, and what changes there shows in no tag.
+    let scene = Scene::new();
+    let mut client = prepared(&scene);
+    let mut other = scene.connect();
+    run(
+        &mut client,
+        "CREATE TABLE p (id int, v int) PARTITION BY RANGE (id);
+         CREATE TABLE p1 PARTITION OF p FOR VALUES FROM (0) TO (10);
+         CREATE TABLE p2 PARTITION OF p FOR VALUES FROM (10) TO (20) PARTITION BY LIST (v);
+         CREATE TABLE p21 PARTITION OF p2 FOR VALUES IN (1);
+         CREATE TABLE parent (id int);
+         CREATE TABLE child (extra int) INHERITS (parent)",
+    );
+    for table in ["p", "parent"] {
+        track(&mut client, table, "{id}");
+    }
+    for query in [
+        "SELECT * FROM p",
+        "SELECT * FROM p1",
+        "SELECT * FROM p2",
+        "SELECT * FROM p21",
+        "SELECT * FROM parent",
+        "SELECT * FROM child",
+        "SELECT * FROM ONLY parent",
+    ] {
+        exact(&mut other, query);
+    }
+    run(
+        &mut client,
+        "ALTER TABLE p21 DISABLE TRIGGER USER; ALTER TABLE child DISABLE TRIGGER USER",
+    );
+    for query in ["SELECT * FROM p", "SELECT * FROM p2", "SELECT * FROM p21"] {
+        ttl_only(&mut other, query, "public.p21 is missing or not ENABLE ALWAYS");
+    }
+    for query in ["SELECT * FROM parent", "SELECT * FROM child"] {
+        ttl_only(&mut other, query, "public.child is missing");
+    }
+    for query in ["SELECT * FROM p1", "SELECT * FROM ONLY parent"] {
+        exact(&mut other, query);
+    }
+    run(
+        &mut client,
+        "CREATE FOREIGN DATA WRAPPER nothing;
+         CREATE SERVER nowhere FOREIGN DATA WRAPPER nothing;
+         CREATE TABLE q (id int) PARTITION BY LIST (id);
+         CREATE TABLE q1 PARTITION OF q FOR VALUES IN (1)",
+    );
+    track(&mut client, "q", "{id}");
+    exact(&mut other, "SELECT * FROM q");
+    run(&mut client, "CREATE FOREIGN TABLE q2 PARTITION OF q FOR VALUES IN (2) SERVER nowhere");
+    ttl_only(&mut other, "SELECT * FROM q", "is a foreign table");
+    // The rows of another session's temporary child are that session's alone.
+    run(&mut client, "CREATE TEMP TABLE mine () INHERITS (t)");
+    exact(&mut other, "SELECT * FROM t");
+}
+
+#[test]
+fn schema_changes_must_be_seen() {
+    // Danger: the event triggers are off, a function body changes, and the entry stays a hit.
+    let scene = Scene::new();
+    let mut client = prepared(&scene);
+    let mut other = scene.connect();
+    let query = "SELECT * FROM t";
+    for trigger in ["pg_cache_ddl_start", "pg_cache_ddl_end", "pg_cache_sql_drop"] {
+        exact(&mut other, query);
+        for state in ["DISABLE", "ENABLE", "ENABLE REPLICA"] {
+            run(&mut client, &format!("ALTER EVENT TRIGGER {trigger} {state}"));
+            ttl_only(&mut other, query, "event trigger");
+        }
+        run(&mut client, &format!("ALTER EVENT TRIGGER {trigger} ENABLE ALWAYS"));
+    }
+    exact(&mut other, query);
+    let version: i32 =
+        client.query_one("SELECT current_setting('server_version_num')::int", &[]).unwrap().get(0);
+    if version >= 170_000 {
+        run(&mut other, "SET event_triggers = off");
+        ttl_only(&mut other, query, "event_triggers");
+        run(&mut other, "RESET event_triggers");
+        exact(&mut other, query);
+    }
+}
+
+#[test]
+fn a_column_that_is_gone_pins_nothing() {
+    // Danger: the group of a renamed column is depended on, and no change notes it any more.
+    let scene = Scene::new();
+    let mut client = prepared(&scene);
+    let groups = |client: &mut Client, query: &str| -> Vec<String> {
+        let sql = "SELECT array(SELECT jsonb_array_elements_text(
+                     redis_explain('k', $1)::jsonb->'tables'->0->'groups'))";
+        client.query_one(sql, &[&query]).unwrap().get(0)
+    };
+    assert_eq!(groups(&mut client, "SELECT * FROM t WHERE id = 1"), ["id = 1"]);
+    run(&mut client, "ALTER TABLE t RENAME id TO key");
+    assert_eq!(groups(&mut client, "SELECT * FROM t WHERE key = 1"), [] as [&str; 0]);
+    run(&mut client, "ALTER TABLE t RENAME v TO id");
+    assert_eq!(groups(&mut client, "SELECT * FROM t WHERE id = 1"), ["id = 1"]);
+}
+
+#[test]
+fn names_of_the_users_own_are_constants_or_arguments() {
+    // Danger: a name that is made from a row is depended on by no tag at all.
+    let scene = Scene::new();
+    let mut client = prepared(&scene);
+    exact(&mut client, "SELECT 1 AS v WHERE redis_depends('prices')");
+    exact(&mut client, "SELECT * FROM t WHERE redis_depends('prices'::varchar)");
+    exact(&mut client, "SELECT * FROM t WHERE redis_depends(NULL)");
+    let refused: Outcome = Err("42P17".into());
+    for query in [
+        "SELECT * FROM t WHERE redis_depends(v::text)",
+        "SELECT * FROM t WHERE redis_depends('a' || 'b')",
+        "SELECT * FROM t WHERE redis_depends((SELECT 'a'))",
+    ] {
+        assert_eq!(cached(&mut client, "named", query), refused, "{query}");
+    }
+    let sql =
+        "SELECT redis_cached('named', 60, 'SELECT 1 AS v WHERE redis_depends($1)', 'x')::text";
+    let text: String = client.query_one(sql, &[]).unwrap().get(0);
+    assert_eq!(text, "[{\"v\":1}]");
+}
+
+#[test]
+fn readers_of_redis_learn_whether_a_trigger_can_name_the_key() {
+    // Danger: a program reads Redis and trusts a key that no trigger ever deletes.
+    let scene = Scene::new();
+    let mut client = prepared(&scene);
+    let mut readers = |sql: &str, key: &str, query: &str| -> String {
+        if !sql.is_empty() {
+            run(&mut client, sql);
+        }
+        let sql = "SELECT redis_explain($1, $2)->>'redis_readers'";
+        client.query_one(sql, &[&key, &query]).unwrap().get(0)
+    };
+    let query = "SELECT * FROM t WHERE id = 7";
+    assert_eq!(readers("", "t:7", query), "ttl");
+    let trigger = "CREATE TRIGGER keys AFTER INSERT OR UPDATE OR DELETE ON t FOR EACH ROW
+                   EXECUTE FUNCTION redis_invalidate('t:{id}')";
+    assert_eq!(readers(trigger, "t:7", query), "named");
+    assert_eq!(readers("", "u:7", query), "ttl");
+    assert_eq!(readers("", "t:7", "SELECT * FROM t, other"), "ttl");
+    assert_eq!(readers("", "t:7", "SELECT now(), t.* FROM t"), "ttl");
+    assert_eq!(readers("ALTER TABLE t DISABLE TRIGGER keys", "t:7", query), "ttl");
+}
