@@ -5,7 +5,8 @@
 //! Invariant: no decision of theirs is made a second time in the model. A guard is taken away by
 //! what they are told, never by another version of them.
 
-use crate::state::{ABSENT, Cell, Data, FOREIGN, Reader, Snapshot, Table, Writer, Xid, Xids};
+use crate::redis::Bump;
+use crate::state::{ABSENT, Cell, Data, FOREIGN, Reader, Table, Writer, Xid, Xids};
 use crate::world::{CATALOGUE, FIELDS, Guard, KEYS, Op, World, key_field};
 use pg_cache_core::fence::{Judgement, Look, Wanted, judge};
 use pg_cache_core::fill::{Effect, Event, Fill};
@@ -171,12 +172,13 @@ pub fn fill_step(world: &World, pauses: u8, event: Event) -> Effect {
     fill.step(event, 0, 0)
 }
 
-/// What BUMP leaves in a field.
-pub fn bump(world: &World, cell: &Cell, version: u8, xid: Xid, snapshot: &Snapshot) -> Cell {
+/// What BUMP leaves in a field, where it may drop writers or may not.
+pub fn bump(world: &World, cell: &Cell, version: u8, order: &Bump, drops: bool) -> Cell {
     let in_progress = |other: u64| {
-        world.has(Guard::KeepList) && !snapshot.is_complete(other as Xid)
+        let is_running = !order.snapshot.is_complete(other as Xid);
+        world.has(Guard::KeepList) && (is_running || !drops)
     };
-    let field = tagtable::bump(&field(cell), version.into(), xid.into(), &in_progress);
+    let field = tagtable::bump(&field(cell), version.into(), order.xid.into(), &in_progress);
     let bytes = field.encode();
     let field = Field::parse(Some(&bytes)).unwrap();
     let mut xids = Xids::default();
@@ -185,7 +187,7 @@ pub fn bump(world: &World, cell: &Cell, version: u8, xid: Xid, snapshot: &Snapsh
 }
 
 /// What a transaction has noted before its operation `op`.
-fn pending(world: &World, program: &[Op], op: u8, writer: &Writer) -> Pending {
+fn pending(world: &World, program: &[Op], op: u8) -> Pending {
     let mut pending = Pending::new();
     let mut level = 1;
     for op in &program[..op as usize] {
@@ -204,9 +206,6 @@ fn pending(world: &World, program: &[Op], op: u8, writer: &Writer) -> Pending {
             }
             Op::Settle => {
                 pending.take_keys();
-                if writer.failed && world.has(Guard::Bottom) {
-                    pending.note_bottom(Tag::CATALOGUE);
-                }
             }
             Op::Read(_) | Op::Prepare => {}
         }
@@ -216,7 +215,7 @@ fn pending(world: &World, program: &[Op], op: u8, writer: &Writer) -> Pending {
 
 /// The fields to bump and the keys to delete, as bits.
 pub fn owed(world: &World, program: &[Op], writer: &Writer) -> (u8, u8) {
-    let mut pending = pending(world, program, writer.op, writer);
+    let mut pending = pending(world, program, writer.op);
     let owed = if writer.settles {
         Owed { tags: Vec::new(), keys: pending.take_keys() }
     } else {

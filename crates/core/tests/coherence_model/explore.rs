@@ -217,7 +217,6 @@ fn promise_broken(world: &World, state: &State) -> Option<Breach> {
             let is_promised = world.named & 1 << key != 0
                 && server == state.head as usize
                 && !state.is_unswept
-                && state.forgotten & 1 << key == 0
                 && !is_owed(state, key);
             if is_promised && visible & of & !value != 0 {
                 return Some(Breach::OldValue);

@@ -12,14 +12,14 @@ use crate::{reader, writer};
 
 pub fn steps(steps: &mut Steps<'_>) {
     let world = steps.world;
-    if world.asynchronous && steps.from.durable != steps.from.committed {
-        steps.add(Who::Postgres, "flushes WAL", |state, _| state.durable = state.committed);
+    if world.asynchronous && steps.from.durable != steps.from.finished {
+        steps.add(Who::Postgres, "flushes WAL", |state, _| state.durable = state.finished);
     }
     if steps.from.used.bystanders < world.bystanders {
         steps.add(Who::Postgres, "runs another transaction", |state, _| {
             state.used.bystanders += 1;
             let xid = state.assign();
-            state.running.remove(xid);
+            state.commit(xid, !world.asynchronous);
         });
     }
     if steps.from.used.restores < world.restores {
@@ -53,7 +53,8 @@ pub fn steps(steps: &mut Steps<'_>) {
 fn crash(world: &World, state: &mut State, next: Xid) {
     state.used.crashes += 1;
     let lost = state.committed.0 & !state.durable.0;
-    state.committed = state.durable;
+    state.committed.0 &= state.durable.0;
+    state.finished = state.durable;
     for place in 0..WRITERS {
         let was = state.writers[place];
         let is_over = matches!(was.at, WriterAt::Committed | WriterAt::Visible);
@@ -76,8 +77,9 @@ fn crash(world: &World, state: &mut State, next: Xid) {
         }
     }
     for place in 0..READERS {
-        // A FILL that was sent arrives all the same.
-        if !matches!(state.readers[place].at, ReaderAt::New | ReaderAt::Fill | ReaderAt::Done) {
+        // A FILL that was sent arrives all the same; a standby goes on.
+        let stays = world.readers.get(place).is_none_or(|kind| kind.standby);
+        if !stays && !matches!(state.readers[place].at, ReaderAt::New | ReaderAt::Fill | ReaderAt::Done) {
             reader::done(world, state, place);
         }
     }

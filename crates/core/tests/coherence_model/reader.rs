@@ -64,14 +64,7 @@ fn is_next(steps: &Steps<'_>, place: usize) -> bool {
 /// Takes S, and reads registration and debts under it.
 fn begin(world: &World, state: &mut State, outcome: &mut Outcome, place: usize) {
     let kind = &world.readers[place];
-    let mut snapshot = state.snapshot();
-    if kind.standby {
-        for writer in &state.writers {
-            if writer.at == WriterAt::Recorded {
-                snapshot.running.remove(writer.xid);
-            }
-        }
-    }
+    let snapshot = if kind.standby { state.standby_snapshot() } else { state.snapshot() };
     let generation = state.generation_under(&snapshot);
     let tags = world.wanted(kind.key).iter().fold(0, |bits, field| bits | 1 << field);
     let debts = state.debts_under(&snapshot);
@@ -86,7 +79,11 @@ fn begin(world: &World, state: &mut State, outcome: &mut Outcome, place: usize) 
         outcome.marks |= mark::NOT_ALIVE;
         return done(world, state, place);
     }
-    let expected = state.committed_writers(kind.standby) & world.writers_of(key(world, place));
+    let complete = |writer: &usize| snapshot.is_complete(state.writers[*writer].xid);
+    let complete =
+        (0..state.writers.len()).filter(complete).fold(0, |bits, writer| bits | 1 << writer);
+    let committed = state.committed_writers(kind.standby) & complete;
+    let expected = committed & world.writers_of(key(world, place));
     let reader = &mut state.readers[place];
     (reader.snapshot, reader.generation, reader.expected) = (snapshot, generation, expected);
     reader.at = ReaderAt::Values;
@@ -178,7 +175,7 @@ fn act_again(world: &World, state: &mut State, outcome: &mut Outcome, place: usi
     match decide::fill_step(world, reader.pauses, event) {
         Effect::Compute { fill: true } => {
             if world.has(Guard::Flush) {
-                state.durable = state.committed;
+                state.durable = state.finished;
             }
             state.readers[place].at = ReaderAt::Fill;
         }

@@ -16,6 +16,8 @@ pub struct Bump {
     pub xid: Xid,
     pub snapshot: Snapshot,
     pub tags: u8,
+    /// Which run of PostgreSQL the transaction belongs to.
+    pub incarnation: u8,
 }
 
 /// Executes BUMP, on a stub where there is no table. Returns the table's generation.
@@ -25,10 +27,12 @@ pub fn bump(world: &World, found: &mut Option<Table>, order: &Bump, mine: u8) ->
         return generation;
     }
     let table = found.get_or_insert_default();
+    let drops = table.incarnation == order.incarnation || !world.has(Guard::Incarnation);
+    table.incarnation = table.incarnation.max(order.incarnation);
     for field in (0..FIELDS).filter(|field| order.tags & 1 << field != 0) {
         table.counter += 1;
         let cell = &mut table.cells[field];
-        *cell = decide::bump(world, cell, table.counter, order.xid, &order.snapshot);
+        *cell = decide::bump(world, cell, table.counter, order, drops);
     }
     generation
 }

@@ -58,6 +58,9 @@ pub struct Identity {
     pub epoch: u8,
 }
 
+/// The extension is installed, and no server is registered yet.
+pub const NOBODY: Identity = Identity { server: 9, epoch: 0 };
+
 /// A version of the row in `redis_server`: generation n is the n-th.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Hash)]
 pub struct Registration {
@@ -72,8 +75,10 @@ pub const GENERATIONS: usize = 5;
 pub struct Debt {
     pub tags: u8,
     pub keys: u8,
-    /// Keys, owed or forgotten, whose DEL may not have been executed: S2 waits for the payment.
+    /// Keys whose DEL may not have been executed: S2 waits for the payment.
     pub undeleted: u8,
+    /// The debt of all keys: paid in two transactions, with the deletion between them.
+    pub is_coarse: bool,
     /// The transaction that deleted the rows, once committed.
     pub payer: Xid,
 }
@@ -94,6 +99,8 @@ pub struct Table {
     pub claim: u8,
     /// The value of the counter when the claim was made.
     pub claimed_at: u8,
+    /// The latest run of PostgreSQL that bumped here.
+    pub incarnation: u8,
     pub cells: [Cell; FIELDS],
 }
 
@@ -139,6 +146,8 @@ pub enum WriterAt {
     Running,
     Lock,
     Look,
+    /// Waits for the messages of schema changes that its BUMP will drop.
+    Messages,
     Bump,
     Delete,
     End,
@@ -169,10 +178,10 @@ pub struct Writer {
     pub has_lock: bool,
     /// Settles keys in mid-transaction.
     pub settles: bool,
-    /// Such a settlement failed.
-    pub failed: bool,
-    /// Keys that such a settlement forgot without deleting them.
-    pub forgotten: u8,
+    /// Has settled some.
+    pub has_settled: bool,
+    /// Has failed to: what was to be deleted is forgotten.
+    pub is_coarse: bool,
     /// P; before, the transaction's own snapshot.
     pub snapshot: Snapshot,
     pub generation: u8,
@@ -182,6 +191,7 @@ pub struct Writer {
     /// Keys of these that are not deleted yet.
     pub keys_left: u8,
     pub bumped: bool,
+    pub incarnation: u8,
     pub owes: bool,
     pub flight: Flight,
 }
@@ -265,6 +275,8 @@ pub enum WorkerAt {
     Next,
     Make,
     PayBump,
+    PayAll,
+    PayAllDelete,
     PayDelete,
     PayCommit,
 }
@@ -307,7 +319,9 @@ pub struct State {
     pub next: Xid,
     pub running: Xids,
     pub committed: Xids,
-    /// Of these, whose commit record is on disk.
+    /// Committed or aborted.
+    pub finished: Xids,
+    /// Of these, whose end is on disk.
     pub durable: Xids,
     pub registrations: [Registration; GENERATIONS],
     pub generations: u8,
@@ -322,8 +336,6 @@ pub struct State {
     pub is_unswept: bool,
     /// Writers that were lost with all that had been on disk: their values go with the sweep.
     pub lost: u8,
-    /// Keys that a settlement in mid-transaction forgot, as bits: no S2 for them.
-    pub forgotten: u8,
     pub writers: [Writer; WRITERS],
     pub readers: [Reader; READERS],
     pub worker: Worker,
@@ -345,6 +357,7 @@ impl State {
             next: 3 + world.bystanders_before,
             running: Xids(0),
             committed: Xids(0b110),
+            finished: Xids(0b110),
             durable: Xids(0b110),
             registrations: [Registration::default(); GENERATIONS],
             generations: 1,
@@ -355,7 +368,6 @@ impl State {
             epochs: 0,
             is_unswept: false,
             lost: 0,
-            forgotten: 0,
             writers: [Writer::default(); WRITERS],
             readers: [NEW_READER; READERS],
             worker: Worker::default(),
@@ -363,11 +375,41 @@ impl State {
             used: Used::default(),
         };
         first.registrations[0].xid = INSTALLER;
+        if world.is_fresh {
+            first.registrations[0].identity = NOBODY;
+        }
+        if world.has_lost {
+            first.readers.iter_mut().for_each(|reader| reader.seen = Some((0, 1)));
+        }
+        if world.is_fresh || world.has_lost {
+            first.servers.iter_mut().for_each(|server| server.data.table = None);
+        }
         first
     }
 
     pub fn snapshot(&self) -> Snapshot {
         Snapshot { running: self.running, next: self.next }
+    }
+
+    pub fn abort(&mut self, xid: Xid) {
+        self.running.remove(xid);
+        self.finished.add(xid);
+    }
+
+    /// What a standby knows: the ends of transactions that are on disk.
+    pub fn standby_snapshot(&self) -> Snapshot {
+        let mut finished = self.durable;
+        for writer in self.writers.iter().filter(|one| one.at == WriterAt::Recorded) {
+            finished.add(writer.xid);
+        }
+        let started = Xids(self.running.0 | self.finished.0);
+        let next = finished.iter().max().unwrap_or(0) + 1;
+        Snapshot { running: Xids(started.0 & !finished.0 & ((1 << next) - 1)), next }
+    }
+
+    /// Which run of PostgreSQL this is.
+    pub fn incarnation(&self) -> u8 {
+        self.used.crashes + self.used.restores
     }
 
     pub fn assign(&mut self) -> Xid {
@@ -381,8 +423,9 @@ impl State {
     pub fn commit(&mut self, xid: Xid, is_durable: bool) {
         self.running.remove(xid);
         self.committed.add(xid);
+        self.finished.add(xid);
         if is_durable {
-            self.durable.add(xid);
+            self.durable = self.finished;
         }
     }
 
@@ -407,6 +450,11 @@ impl State {
             debt.tags != 0 && self.sees(snapshot, self.writers[*writer].xid) && !is_paid
         };
         (0..WRITERS).filter(is_seen).fold(0, |bits, writer| bits | 1 << writer)
+    }
+
+    /// Whether a server was ever registered for a generation.
+    pub fn is_made(&self, generation: u8) -> bool {
+        self.registrations[generation as usize].identity != NOBODY
     }
 
     /// Whether a client on this connection finds the server that a generation was registered with.

@@ -8,7 +8,7 @@ use crate::state::{
     Debt, GENERATIONS, Identity, NO_ENTRY, Registration, Snapshot, State, Table, Worker, WorkerAt,
     WriterAt,
 };
-use crate::world::{FIELDS, Guard, KEYS, World};
+use crate::world::{FIELDS, Guard, KEYS, Op, World};
 
 pub fn steps(steps: &mut Steps<'_>) {
     let world = steps.world;
@@ -64,12 +64,21 @@ pub fn steps(steps: &mut Steps<'_>) {
             });
         }
         WorkerAt::PayBump => pay_bump(steps),
-        WorkerAt::PayDelete => {
+        WorkerAt::PayAll => {
+            steps.add(Who::Worker, "commits the bump for all keys", |state, _| {
+                state.commit(worker.xid, true);
+                state.worker.at = WorkerAt::PayAllDelete;
+            });
+        }
+        WorkerAt::PayDelete | WorkerAt::PayAllDelete => {
             steps.add(Who::Worker, "deletes the keys that are owed", |state, _| {
                 let (_, keys) = sum(state, worker.debts);
                 let server = &mut state.servers[worker.server as usize];
                 if server.is_master {
                     redis::delete(world, &mut server.data, keys);
+                    if worker.at == WorkerAt::PayAllDelete {
+                        state.worker.xid = state.assign();
+                    }
                     state.worker.at = WorkerAt::PayCommit;
                 } else {
                     give_up(state);
@@ -110,12 +119,15 @@ fn idle(steps: &mut Steps<'_>) {
                 state.used.pays += 1;
                 let xid = state.assign();
                 let snapshot = state.snapshot();
-                let debts = state.debts_under(&snapshot);
+                let debts = payable(state, &snapshot);
                 let (at, server) = (WorkerAt::PayBump, server as u8);
                 state.worker = Worker { at, xid, server, snapshot, debts, ..Worker::default() };
             });
         }
-        let is_ours = made == Some(newest) && steps.from.is_proven(newest, server as u8);
+        let is_usable = newest >= steps.from.alive_from
+            && steps.from.committed.has(steps.from.registrations[newest as usize].xid)
+            && steps.from.is_proven(newest, server as u8);
+        let is_ours = made == Some(newest) && is_usable;
         if steps.from.is_unswept && is_ours && server == steps.from.head as usize {
             steps.add(Who::Worker, "sweeps", |state, outcome| {
                 outcome.marks |= mark::SWEPT;
@@ -136,7 +148,8 @@ fn register(state: &mut State, server: u8) {
     state.worker = Worker { at, xid, server, generation, ..Worker::default() };
 }
 
-/// Deletes entries of older generations. They may be what a failover brought back.
+/// Deletes entries of older generations. They may be what a failover brought back. Leases from
+/// before have expired by then: a lease is short, and whoever took it may still send its FILL.
 fn sweep(state: &mut State, generation: u8) {
     let data = &mut state.servers[state.head as usize].data;
     for key in 0..KEYS {
@@ -144,6 +157,7 @@ fn sweep(state: &mut State, generation: u8) {
         if is_old {
             data.entries[key] = NO_ENTRY;
         }
+        data.leases[key] = 0;
     }
     state.is_unswept = false;
 }
@@ -199,8 +213,15 @@ fn make(world: &World, state: &mut State, order: &Worker) -> bool {
             cell.xids.0 = 0;
         }
     }
-    *table =
-        Table { generation: Some(order.generation), base: order.base, claim: 0, claimed_at: 0, ..*table };
+    let (generation, base) = (Some(order.generation), order.base);
+    *table = Table { generation, base, claim: 0, claimed_at: 0, ..*table };
+    for place in 0..state.writers.len() {
+        // Nobody waited for a prepared transaction, and what it deleted may be filled again: only
+        // its debt tells.
+        if world.writers.get(place).is_some_and(|program| program.last() == Some(&Op::Prepare)) {
+            state.debts[place].undeleted |= state.debts[place].keys;
+        }
+    }
     true
 }
 
@@ -225,8 +246,17 @@ fn sum(state: &State, debts: u8) -> (u8, u8) {
     })
 }
 
+/// The debts that one payment is for: the debt of all keys is paid by itself, and last.
+fn payable(state: &State, snapshot: &Snapshot) -> u8 {
+    let seen = state.debts_under(snapshot);
+    let is_coarse = |writer: &usize| state.debts[*writer].is_coarse;
+    let coarse =
+        (0..state.debts.len()).filter(is_coarse).fold(0, |bits, writer| bits | 1 << writer);
+    if seen & !coarse != 0 { seen & !coarse } else { seen }
+}
+
 fn give_up(state: &mut State) {
-    state.running.remove(state.worker.xid);
+    state.abort(state.worker.xid);
     state.worker = Worker::default();
 }
 
@@ -237,19 +267,21 @@ fn pay_bump(steps: &mut Steps<'_>) {
     steps.add(Who::Worker, "bumps what is owed", |state, _| {
         let is_proven = state.is_proven(generation, worker.server);
         let (tags, _) = sum(state, worker.debts);
+        let incarnation = state.incarnation();
         let server = &mut state.servers[worker.server as usize];
         if !server.is_master {
             return give_up(state);
         }
-        let snapshot: Snapshot = worker.snapshot;
-        let order = redis::Bump { xid: worker.xid, snapshot, tags };
+        let Worker { xid, snapshot, .. } = worker;
+        let order = redis::Bump { xid, snapshot, tags, incarnation };
         let found = match world.has(Guard::PayBump) {
             true => redis::bump(world, &mut server.data.table, &order, generation),
             false => server.data.table.and_then(|table| table.generation),
         };
         let is_registered = found == Some(generation) || !world.has(Guard::PayGeneration);
         if is_registered && (is_proven || !world.has(Guard::PayProof)) {
-            state.worker.at = WorkerAt::PayDelete;
+            let is_coarse = state.debts[worker.debts.trailing_zeros() as usize].is_coarse;
+            state.worker.at = if is_coarse { WorkerAt::PayAll } else { WorkerAt::PayDelete };
         } else {
             give_up(state);
         }

@@ -117,8 +117,16 @@ pub enum Guard {
     OweSilence,
     /// A prepared transaction owes.
     OwePrepared,
-    /// A settlement in mid-transaction that failed leaves a note at the bottom.
-    Bottom,
+    /// It does so in a generation too that was never made, where others need not.
+    OwePreparedFresh,
+    /// A prepared transaction that settled keys in mid-transaction owes them again.
+    OwePreparedSettled,
+    /// Who failed to settle in mid-transaction owes all keys.
+    Coarse,
+    /// A change of the schema waits for the messages of those that it drops from the list.
+    MessagesPass,
+    /// BUMP drops nobody from the lists of another run of PostgreSQL: xids mean other transactions.
+    Incarnation,
     /// BUMP comes before DEL.
     BumpFirst,
     /// DEL takes the lease too.
@@ -158,7 +166,11 @@ pub struct World {
     pub named: u8,
     /// The keys have been filled already, and nothing was written since.
     pub filled: bool,
-    pub without: Option<Guard>,
+    /// No worker has come since the extension was installed: no server is registered.
+    pub is_fresh: bool,
+    /// Redis has lost a table in which the catalogue had version 1, which all readers have seen.
+    pub has_lost: bool,
+    pub without: &'static [Guard],
     pub second: Second,
     /// Commits may be lost by a crash until WAL is flushed.
     pub asynchronous: bool,
@@ -201,6 +213,7 @@ pub const K0: Reading = Reading { key: 0, standby: false, calls: 1 };
 pub const K1: Reading = Reading { key: 1, standby: false, calls: 1 };
 pub const STANDBY: Reading = Reading { key: 0, standby: true, calls: 1 };
 pub const TWICE: Reading = Reading { key: 0, standby: false, calls: 2 };
+pub const THRICE: Reading = Reading { key: 0, standby: false, calls: 3 };
 
 /// Writes the relation and names the key that depends on it.
 pub const PLAIN: &[Op] = &[Op::Write(A), Op::Name(0)];
@@ -212,7 +225,9 @@ pub const CALM: World = World {
     keys: [1 << A, 1 << B],
     named: 1,
     filled: false,
-    without: None,
+    is_fresh: false,
+    has_lost: false,
+    without: &[],
     second: Second::None,
     asynchronous: false,
     records: false,
@@ -236,7 +251,7 @@ pub const CALM: World = World {
 
 impl World {
     pub fn has(&self, guard: Guard) -> bool {
-        self.without != Some(guard)
+        !self.without.contains(&guard)
     }
 
     /// The servers that a client may be connected to.

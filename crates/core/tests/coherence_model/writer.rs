@@ -7,7 +7,9 @@ use crate::decide;
 use crate::explore::{Breach, Outcome, Steps, Who, mark};
 use crate::redis;
 use crate::state::{ABSENT, Debt, Flight, State, Writer, WriterAt};
-use crate::world::{Guard, Op, World};
+use crate::world::{CATALOGUE, Guard, KEYS, Op, World};
+
+const ALL_KEYS: u8 = (1 << KEYS) - 1;
 
 pub fn steps(steps: &mut Steps<'_>, place: usize) {
     let (world, writer) = (steps.world, steps.from.writers[place]);
@@ -17,7 +19,8 @@ pub fn steps(steps: &mut Steps<'_>, place: usize) {
             steps.add(who, "begins and writes", |state, outcome| {
                 let xid = state.assign();
                 let snapshot = state.snapshot();
-                let begun = Writer { at: WriterAt::Running, xid, snapshot, ..Writer::default() };
+                let (at, incarnation) = (WriterAt::Running, state.incarnation());
+                let begun = Writer { at, xid, snapshot, incarnation, ..Writer::default() };
                 state.writers[place] = begun;
                 go_on(world, state, outcome, place);
             });
@@ -27,6 +30,7 @@ pub fn steps(steps: &mut Steps<'_>, place: usize) {
         }
         WriterAt::Lock => lock(steps, place),
         WriterAt::Look => look(steps, place),
+        WriterAt::Messages => messages(steps, place),
         WriterAt::Bump => bump(steps, place),
         WriterAt::Delete => delete(steps, place),
         WriterAt::End | WriterAt::Prepared => end(steps, place),
@@ -93,11 +97,13 @@ fn read(world: &World, state: &mut State, outcome: &mut Outcome, place: usize, k
 
 fn lock(steps: &mut Steps<'_>, place: usize) {
     let world = steps.world;
-    steps.add(Who::Writer(place), "takes the lock", |state, _| {
-        if !world.has(Guard::LockFirst) {
+    let does = if world.has(Guard::LockFirst) { "takes the lock" } else { "takes P" };
+    steps.add(Who::Writer(place), does, |state, _| {
+        if world.has(Guard::LockFirst) {
+            state.writers[place].has_lock = true;
+        } else {
             state.writers[place].snapshot = state.snapshot();
         }
-        state.writers[place].has_lock = true;
         state.writers[place].at = WriterAt::Look;
     });
     if steps.from.used.silences < world.silences {
@@ -115,18 +121,57 @@ fn lock(steps: &mut Steps<'_>, place: usize) {
 /// Takes P and reads the registration under it.
 fn look(steps: &mut Steps<'_>, place: usize) {
     let world = steps.world;
-    steps.add(Who::Writer(place), "takes P", |state, _| {
+    let does = if world.has(Guard::LockFirst) { "takes P" } else { "takes the lock" };
+    steps.add(Who::Writer(place), does, |state, outcome| {
         if world.has(Guard::FreshP) && world.has(Guard::LockFirst) {
             state.writers[place].snapshot = state.snapshot();
         }
+        state.writers[place].has_lock = true;
         let generation = state.generation_under(&state.writers[place].snapshot);
         let writer = &mut state.writers[place];
         writer.generation = generation;
         (writer.tags, writer.keys) = decide::owed(world, world.writers[place], writer);
         writer.keys_left = writer.keys;
         writer.bumped = false;
-        writer.at = if world.has(Guard::BumpFirst) { WriterAt::Bump } else { WriterAt::Delete };
+        writer.at = match world.effect(place) & 1 << CATALOGUE {
+            0 if world.has(Guard::BumpFirst) => WriterAt::Bump,
+            0 => WriterAt::Delete,
+            _ => WriterAt::Messages,
+        };
+        if !state.is_made(generation) {
+            // Nobody can use a generation that was not made, and who makes it waits for us; but
+            // not for a prepared transaction.
+            let writer = &mut state.writers[place];
+            writer.keys_left = 0;
+            writer.has_settled &= world.has(Guard::OwePreparedFresh);
+            let owes = writer.owes;
+            settled(world, state, outcome, place);
+            if !world.has(Guard::OwePreparedFresh) && !owes {
+                state.debts[place] = Debt::default();
+            }
+        }
     });
+}
+
+/// Whoever is complete in P and stands in the list is dropped from it: its messages must be sent.
+fn messages(steps: &mut Steps<'_>, place: usize) {
+    let (world, writer) = (steps.world, steps.from.writers[place]);
+    let head = steps.from.head as usize;
+    let listed = match steps.from.servers[head].data.table {
+        Some(table) => table.cells[CATALOGUE as usize].xids,
+        None => return steps.add(Who::Writer(place), "finds no list", |state, _| {
+            state.writers[place].at = WriterAt::Bump;
+        }),
+    };
+    let is_due = |other: &Writer| {
+        let is_dropped = listed.has(other.xid) && writer.snapshot.is_complete(other.xid);
+        other.at == WriterAt::Visible && is_dropped
+    };
+    if !world.has(Guard::MessagesPass) || !steps.from.writers.iter().any(is_due) {
+        steps.add(Who::Writer(place), "finds all messages sent", |state, _| {
+            state.writers[place].at = WriterAt::Bump;
+        });
+    }
 }
 
 fn bump(steps: &mut Steps<'_>, place: usize) {
@@ -166,7 +211,8 @@ fn bump(steps: &mut Steps<'_>, place: usize) {
 fn bump_there(world: &World, state: &mut State, place: usize) -> bool {
     let writer = state.writers[place];
     let table = &mut state.servers[writer.server as usize].data.table;
-    let order = redis::Bump { xid: writer.xid, snapshot: writer.snapshot, tags: writer.tags };
+    let Writer { xid, snapshot, tags, incarnation, .. } = writer;
+    let order = redis::Bump { xid, snapshot, tags, incarnation };
     redis::bump(world, table, &order, writer.generation) == Some(writer.generation)
 }
 
@@ -216,30 +262,35 @@ fn delete(steps: &mut Steps<'_>, place: usize) {
 fn settled(world: &World, state: &mut State, outcome: &mut Outcome, place: usize) {
     let writer = &mut state.writers[place];
     if writer.settles {
+        // What a settlement cannot delete is forgotten: its memory is what had to be freed.
+        writer.is_coarse |= writer.owes && world.has(Guard::Coarse);
         writer.settles = false;
+        writer.has_settled = true;
+        writer.owes = false;
         writer.op += 1;
         writer.at = WriterAt::Running;
-        if writer.owes {
-            writer.failed = true;
-            writer.owes = false;
-            // What a settlement cannot delete is forgotten: its memory is what had to be freed.
-            writer.forgotten |= writer.keys_left;
-        }
         return;
     }
     writer.at = WriterAt::End;
     let is_prepared = world.writers[place].last() == Some(&Op::Prepare);
     writer.owes |= is_prepared && world.has(Guard::OwePrepared);
-    writer.owes |= writer.failed && world.has(Guard::Bottom);
+    writer.is_coarse |= is_prepared && writer.has_settled && world.has(Guard::OwePreparedSettled);
+    writer.owes |= writer.is_coarse;
     if writer.owes {
         outcome.marks |= mark::OWED;
         let writer = state.writers[place];
         // What was deleted on another server than the registered one is not deleted.
         let is_proven = state.is_proven(writer.generation, writer.server);
+        let is_coarse = writer.is_coarse;
         state.debts[place] = Debt {
-            tags: writer.tags,
-            keys: writer.keys,
-            undeleted: if is_proven { writer.keys_left } else { writer.keys },
+            tags: if is_coarse { 1 << CATALOGUE } else { writer.tags },
+            keys: if is_coarse { ALL_KEYS } else { writer.keys },
+            undeleted: match is_coarse {
+                true => ALL_KEYS,
+                false if is_proven => writer.keys_left,
+                false => writer.keys,
+            },
+            is_coarse,
             payer: 0,
         };
     }
@@ -265,7 +316,6 @@ fn end(steps: &mut Steps<'_>, place: usize) {
 fn commit(world: &World, state: &mut State, place: usize) {
     let is_prepared = state.writers[place].at == WriterAt::Prepared;
     state.commit(state.writers[place].xid, !world.asynchronous || is_prepared);
-    state.forgotten |= state.writers[place].forgotten;
     let changes_schema = world.schema_writers() & 1 << place != 0;
     state.writers[place].at =
         if changes_schema { WriterAt::Visible } else { WriterAt::Committed };
@@ -274,7 +324,7 @@ fn commit(world: &World, state: &mut State, place: usize) {
 
 /// The transaction never happened.
 pub fn abort(state: &mut State, place: usize) {
-    state.running.remove(state.writers[place].xid);
+    state.abort(state.writers[place].xid);
     state.debts[place] = Debt::default();
     state.writers[place].at = WriterAt::Aborted;
     forget(state, place);
@@ -289,6 +339,7 @@ pub fn forget(state: &mut State, place: usize) {
         flight => Writer {
             flight,
             snapshot: was.snapshot,
+            incarnation: was.incarnation,
             generation: was.generation,
             server: was.server,
             tags: was.tags,
