@@ -70,6 +70,11 @@ pub struct Bump<'a> {
     pub buckets: &'a [Bucket],
 }
 
+/// How many keys one DEL takes, each with its sidecar and its lease: on one server all names of a
+/// key go in one step whatever else goes with them, and a command for each key would cost more than
+/// its work.
+const DEL_KEYS_MAX: usize = 200;
+
 /// How many buckets one script call may take: it holds up everybody else on that Redis.
 const BUMP_BUCKETS_MAX: usize = 2000;
 
@@ -92,10 +97,13 @@ pub fn settle(
             call.arg(bucket.field());
         }
     }
-    for key in keys {
-        let del = pipeline.cmd("DEL").arg(key.value()).arg(key.sidecar());
-        if !keep_leases {
-            del.arg(key.lease());
+    for keys in keys.chunks(DEL_KEYS_MAX) {
+        let del = pipeline.cmd("DEL");
+        for key in keys {
+            del.arg(key.value()).arg(key.sidecar());
+            if !keep_leases {
+                del.arg(key.lease());
+            }
         }
         del.ignore();
     }
