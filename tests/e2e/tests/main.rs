@@ -4,6 +4,7 @@
 //! `cargo test -p pg_cache_e2e THEME::`.
 
 mod breaker;
+mod debts;
 mod encodings;
 mod exactness;
 mod faults;
@@ -30,4 +31,5 @@ mod two_databases;
 mod types;
 mod unreachable;
 mod values;
+mod verify;
 mod worker;
