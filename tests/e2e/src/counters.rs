@@ -109,17 +109,11 @@ pub fn forget_commands(scene: &Scene) {
     scene.redis.cli(&["CONFIG", "RESETSTAT"]);
 }
 
-/// All keys but those that a registered database keeps in any case: its tag table, and the
-/// generations that it had.
-pub fn entries(redis: &Redis) -> Vec<String> {
-    let lasting = |key: &String| key.starts_with("pgc:t:") || key.starts_with("pgc:g:");
-    keys(redis, "*").into_iter().filter(|key| !lasting(key)).collect()
-}
-
-/// The names of all keys that match, sorted.
+/// The names of all keys that match, sorted; without what a registered database always has there.
 pub fn keys(redis: &Redis, pattern: &str) -> Vec<String> {
     let mut client = redis.client();
     let mut names: Vec<String> = redis::cmd("KEYS").arg(pattern).query(&mut client).unwrap();
+    names.retain(|name| !name.starts_with("pgc:t:") && !name.starts_with("pgc:g:"));
     names.sort();
     names
 }

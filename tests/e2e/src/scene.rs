@@ -14,6 +14,8 @@ use pg_cache_testbed::{Postgres, Redis, eventually};
 use postgres::error::DbError;
 use postgres::{Client, Config, NoTls};
 
+use crate::registry::{WORKERS, count};
+
 /// A test that takes longer hangs: the whole process ends, and its servers with it.
 const TEST_TIME_MAX: Duration = Duration::from_secs(150);
 
@@ -34,8 +36,13 @@ pub struct Notices(Arc<Mutex<Vec<DbError>>>);
 impl Notices {
     /// All warnings so far.
     pub fn warnings(&self) -> Vec<DbError> {
+        self.of("WARNING")
+    }
+
+    /// All messages of one severity so far.
+    pub fn of(&self, severity: &str) -> Vec<DbError> {
         let all = self.0.lock().unwrap();
-        all.iter().filter(|notice| notice.severity() == "WARNING").cloned().collect()
+        all.iter().filter(|notice| notice.severity() == severity).cloned().collect()
     }
 }
 
@@ -189,10 +196,8 @@ impl Scene {
     /// Waits until no worker is left in this scene's database: it asks Redis now and then.
     pub fn quiet(&self) {
         let mut client = self.connect();
-        let sql = "SELECT count(*) FROM pg_stat_activity
-                   WHERE datname = current_database() AND backend_type = 'pg_cache worker'";
         eventually(Duration::from_secs(30), "the worker goes when it is idle", || {
-            client.query_one(sql, &[]).unwrap().get::<_, i64>(0) == 0
+            count(&mut client, WORKERS) == 0
         });
     }
 
