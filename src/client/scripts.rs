@@ -7,7 +7,7 @@ use pg_cache_core::tag::Bucket;
 use pg_cache_core::tagtable;
 use redis::{ErrorKind, RedisResult, Script, ServerErrorKind, Value, from_redis_value};
 
-use super::session::{Ask, Session};
+use super::session::{Ask, ENTRY_PARTS, Session, TABLE_PARTS, parts};
 
 static FILL: LazyLock<Script> = LazyLock::new(|| Script::new(include_str!("lua/fill_4.lua")));
 static RELEASE: LazyLock<Script> = LazyLock::new(|| Script::new(include_str!("lua/release_1.lua")));
@@ -151,12 +151,13 @@ pub fn lease(
     if is_proved {
         session.prove(Some(replies.remove(0)))?;
     }
-    type Parts = Vec<Option<Vec<u8>>>;
-    let (holder, entry, table): (Option<Vec<u8>>, Parts, Parts) =
+    let (holder, entry, table): (Option<Vec<u8>>, Value, Value) =
         from_redis_value(Value::Array(replies))?;
+    let mut found = parts(entry, ENTRY_PARTS)?;
+    found.append(&mut parts(table, TABLE_PARTS + look.buckets.len())?);
     // Our own token may stand there already: the answer to a first try was lost.
     let ours = holder.is_none_or(|holder| holder == *token);
-    Ok((ours, entry.into_iter().chain(table).collect()))
+    Ok((ours, found))
 }
 
 /// Gives the lease back if it is still ours.
