@@ -61,6 +61,8 @@ struct Transaction {
     settled: bool,
     /// What stands in `redis_debt` already.
     owed: Vec<Tag>,
+    /// Keys were settled early, and nobody remembers which.
+    early: bool,
     /// Keys that early settlement could not settle: everything must be taken for changed.
     coarse: bool,
 }
@@ -81,6 +83,8 @@ pub fn listen() {
             with_pending(|pending| pending.roll_back(lost));
         },
         ended: || {
+            // Its rows are visible by now, its messages about the schema are not sent yet.
+            host::fault_point("commit.ended");
             TRANSACTION.with(|transaction| {
                 if let Ok(mut transaction) = transaction.try_borrow_mut() {
                     *transaction = Transaction::default();
@@ -139,6 +143,8 @@ fn settle(end: End) -> Outcome<()> {
     let Some(xid) = xact::xid() else { return Ok(()) };
     let taken = TRANSACTION.with_borrow_mut(|transaction| {
         transaction.settled = true;
+        // Once prepared, nobody waits for us, and what was bumped may be lost with its table.
+        transaction.coarse |= end == End::Prepare && transaction.early;
         let owed = transaction.pending.as_mut().map(Pending::take)?;
         let nothing = owed.tags.is_empty() && owed.keys.is_empty();
         (!nothing || transaction.coarse).then_some((owed, transaction.coarse))
@@ -151,14 +157,15 @@ fn settle(end: End) -> Outcome<()> {
     }
     let is_locked = lock(&deadline)?;
     let fresh = Fresh::push();
-    let Some(registration) = registry::seen(&fresh.snapshot) else { return Ok(()) };
-    if !registration.is_made() {
-        // Nobody can use a generation that was not made, and who makes it waits for us.
-        return Ok(());
-    }
-    let settled = match is_locked {
-        true => deliver(&registration, &fresh.snapshot, xid, &owed, &deadline),
-        false => Err(Failure::new(Reason::Timeout, "redis_server is locked")),
+    let registration = registry::seen(&fresh.snapshot).filter(|found| found.is_made());
+    let settled = match (&registration, is_locked) {
+        // Without the lock nobody waits for us, and then we cannot even read the row.
+        (_, false) => Err(Failure::new(Reason::Timeout, "redis_server is locked")),
+        (Some(found), true) => deliver(found, &fresh.snapshot, xid, &owed, &deadline),
+        // Nobody can use a generation that was not made, and who makes it waits for us; unless we
+        // are prepared, when only a debt tells of us.
+        (None, true) if end == End::Commit => return Ok(()),
+        (None, true) => Ok(()),
     };
     let must_owe = match settled {
         // The worker does not wait for a prepared transaction: it learns of it by its debt.
@@ -173,6 +180,7 @@ fn settle(end: End) -> Outcome<()> {
         owe(xid, &owed, coarse)?;
         worker::wake();
     }
+    host::fault_point("commit.settled");
     Ok(())
 }
 
@@ -187,18 +195,21 @@ fn settle_early() -> Outcome<()> {
     let deadline = Deadline::start();
     let is_locked = xact::with_lasting_locks(|| lock(&deadline))?;
     let fresh = Fresh::push();
-    let Some(registration) = registry::seen(&fresh.snapshot).filter(|found| found.is_made()) else {
-        return Ok(());
+    let registration = registry::seen(&fresh.snapshot).filter(|found| found.is_made());
+    let settled = match (&registration, is_locked) {
+        (_, false) => Err(Failure::new(Reason::Timeout, "redis_server is locked")),
+        (Some(found), true) => deliver(found, &fresh.snapshot, xid, &owed, &deadline),
+        (None, true) => Ok(()),
     };
-    let settled = match is_locked {
-        true => deliver(&registration, &fresh.snapshot, xid, &owed, &deadline),
-        false => Err(Failure::new(Reason::Timeout, "redis_server is locked")),
-    };
+    let is_settled = settled.is_ok();
     if let Err(failure) = settled {
         refuse_if_asked(&failure)?;
         connection::warn_unsettled(&failure);
-        TRANSACTION.with_borrow_mut(|transaction| transaction.coarse = true);
     }
+    TRANSACTION.with_borrow_mut(|transaction| {
+        transaction.early = true;
+        transaction.coarse |= !is_settled;
+    });
     Ok(())
 }
 

@@ -9,7 +9,7 @@ use redis::{ErrorKind, RedisResult, Script, ServerErrorKind, Value, from_redis_v
 
 use super::session::{Ask, Session};
 
-static FILL: LazyLock<Script> = LazyLock::new(|| Script::new(include_str!("lua/fill_3.lua")));
+static FILL: LazyLock<Script> = LazyLock::new(|| Script::new(include_str!("lua/fill_4.lua")));
 static RELEASE: LazyLock<Script> = LazyLock::new(|| Script::new(include_str!("lua/release_1.lua")));
 
 static BUMP: LazyLock<Script> = LazyLock::new(|| Script::new(include_str!("lua/bump_1.lua")));
@@ -21,9 +21,12 @@ pub struct Fill<'a> {
     pub value_key: &'a [u8],
     pub sidecar_key: &'a [u8],
     pub lease_key: &'a [u8],
+    pub recipe_key: &'a [u8],
     pub token: &'a [u8],
     pub value: &'a [u8],
     pub sidecar: &'a [u8],
+    /// Empty: none.
+    pub recipe: &'a [u8],
     pub ttl_ms: u64,
 }
 
@@ -43,10 +46,12 @@ pub fn fill(session: &mut Session, entry: &Fill<'_>) -> RedisResult<Filled> {
         .key(entry.value_key)
         .key(entry.sidecar_key)
         .key(entry.lease_key)
+        .key(entry.recipe_key)
         .arg(entry.token)
         .arg(entry.value)
         .arg(entry.sidecar)
         .arg(entry.ttl_ms)
+        .arg(entry.recipe)
         .invoke(session)?;
     Ok(match outcome {
         1 => Filled::Stored,

@@ -6,13 +6,18 @@
 //! would be noted under a column's old place, or under the root of a tree that it has left.
 
 use std::cell::{Cell, RefCell};
-use std::ffi::c_char;
+use std::ffi::{c_char, c_int};
 use std::rc::Rc;
 
 use pgrx::{pg_guard, pg_sys};
 
 use super::call::Call;
 use super::error::Outcome;
+
+unsafe extern "C-unwind" {
+    // Not among pgrx's bindings. It raises only on values that are no values.
+    fn datumIsEqual(one: pg_sys::Datum, two: pg_sys::Datum, by_value: bool, length: c_int) -> bool;
+}
 
 /// A firing trigger. Valid for the duration of the call.
 #[derive(Clone, Copy)]
@@ -66,6 +71,11 @@ impl<'a> Fired<'a> {
         Relation { relation: unsafe { &*self.data.tg_relation } }
     }
 
+    /// `schema.name` of its table, for a message.
+    pub fn relation_name(self) -> String {
+        super::classify::relation_name(self.relation().oid())
+    }
+
     /// The row as it was: of UPDATE and DELETE.
     pub fn row_before(self) -> Option<Row> {
         let is_insert = self.has(pg_sys::TRIGGER_EVENT_OPMASK, pg_sys::TRIGGER_EVENT_INSERT);
@@ -110,6 +120,8 @@ pub struct Attribute {
     pub number: i16,
     pub type_oid: pg_sys::Oid,
     pub collation: pg_sys::Oid,
+    by_value: bool,
+    length: i16,
 }
 
 impl Relation<'_> {
@@ -119,12 +131,7 @@ impl Relation<'_> {
 
     /// What a change of this table is noted for: the root of its partition tree, or itself.
     pub fn tag_relation(self) -> u32 {
-        // SAFETY: an open relation has its catalogue row.
-        let is_partition = unsafe { (*self.relation.rd_rel).relispartition };
-        match is_partition {
-            true => super::classify::partition_root(self.oid()).to_u32(),
-            false => self.oid().to_u32(),
-        }
+        super::tracked::root_of(self.oid()).to_u32()
     }
 
     /// The column of that name; none of the system's.
@@ -137,6 +144,8 @@ impl Relation<'_> {
             number: found.attnum,
             type_oid: found.atttypid,
             collation: found.attcollation,
+            by_value: found.attbyval,
+            length: found.attlen,
         })
     }
 }
@@ -150,6 +159,21 @@ impl Row {
         let value =
             unsafe { pg_sys::heap_getattr(self.tuple, number, self.description, &mut is_null) };
         (!is_null).then_some(value)
+    }
+
+    /// Whether a column has the same bytes in another row of the same table. Equal values may still
+    /// be stored in different ways.
+    pub fn same(self, other: Row, attribute: Attribute) -> bool {
+        match (self.value(attribute), other.value(attribute)) {
+            (None, None) => true,
+            (Some(one), Some(two)) if attribute.by_value => one.value() == two.value(),
+            (Some(one), Some(two)) => {
+                let length = i32::from(attribute.length);
+                // SAFETY: two values of the attribute's type.
+                unsafe { datumIsEqual(one, two, false, length) }
+            }
+            _ => false,
+        }
     }
 }
 

@@ -42,7 +42,7 @@ pub fn ask(statement: &str) -> Outcome<Option<String>> {
     value_of(statement, false)
 }
 
-/// As [`ask`], under the active snapshot and without a transaction id.
+/// As [`ask`], under the active snapshot: it may run on a standby.
 pub fn ask_read_only(statement: &str) -> Outcome<Option<String>> {
     value_of(statement, true)
 }
@@ -146,12 +146,14 @@ unsafe fn first_value() -> *mut c_char {
     copy
 }
 
-/// Settings under which a query's text means the same to everybody, as for postgres_fdw and
-/// pg_dump: every name qualified, every constant unambiguous. Until it is dropped; an error
-/// restores them with the transaction.
-struct PlainSettings(c_int);
+/// Settings under which a query's or a value's text means the same to everybody, as for
+/// postgres_fdw and pg_dump: every name qualified, every constant unambiguous. Until it is dropped;
+/// an error restores them with the transaction.
+pub struct PlainSettings(c_int);
 
-const PLAIN: [(&CStr, &CStr); 5] = [
+const PLAIN: [(&CStr, &CStr); 7] = [
+    (c"TimeZone", c"UTC"),
+    (c"bytea_output", c"hex"),
     (c"search_path", c""),
     (c"DateStyle", c"ISO"),
     (c"IntervalStyle", c"postgres"),
@@ -160,7 +162,7 @@ const PLAIN: [(&CStr, &CStr); 5] = [
 ];
 
 impl PlainSettings {
-    fn start() -> Self {
+    pub fn start() -> Self {
         // SAFETY: opens a level of settings, closed by Drop or by the abort.
         let level = unsafe { pg_sys::NewGUCNestLevel() };
         for (name, value) in PLAIN {

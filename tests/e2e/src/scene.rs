@@ -34,8 +34,13 @@ pub struct Notices(Arc<Mutex<Vec<DbError>>>);
 impl Notices {
     /// All warnings so far.
     pub fn warnings(&self) -> Vec<DbError> {
+        self.of("WARNING")
+    }
+
+    /// All messages of one severity so far.
+    pub fn of(&self, severity: &str) -> Vec<DbError> {
         let all = self.0.lock().unwrap();
-        all.iter().filter(|notice| notice.severity() == "WARNING").cloned().collect()
+        all.iter().filter(|notice| notice.severity() == severity).cloned().collect()
     }
 }
 

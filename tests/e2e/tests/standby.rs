@@ -81,6 +81,7 @@ fn a_hot_standby_fills_and_is_served() {
         "SELECT redis_explain('b', 'SELECT v FROM t')::text",
         "SELECT redis_ping()::text",
         "SELECT count(*)::text FROM redis_health()",
+        "SELECT count(*)::text FROM redis_verify()",
         "SELECT redis_flush('b')::text",
     ] {
         reader.query_one(sql, &[]).unwrap_or_else(|e| panic!("{sql}: {e:?}"));

@@ -48,7 +48,6 @@ pub enum Tracking {
     },
     NullColumn {
         column: String,
-        template: String,
     },
 }
 
@@ -93,7 +92,7 @@ impl Tracking {
             Tracking::Placeholder { template } => {
                 format!("key \"{template}\" needs a row, and a statement has none")
             }
-            Tracking::NullColumn { column, .. } => {
+            Tracking::NullColumn { column } => {
                 format!("column \"{column}\" must not be null in a cache key")
             }
         }
@@ -111,7 +110,6 @@ impl Tracking {
             Tracking::TooManyColumns { given, columns_max } => {
                 format!("Columns given: {given}; the limit is {columns_max}.")
             }
-            Tracking::NullColumn { template, .. } => format!("The key is \"{template}\"."),
             _ => return None,
         })
     }
@@ -162,7 +160,7 @@ impl Tracking {
             },
             Tracking::NoTemplate,
             Tracking::Placeholder { template: "user:{id}".into() },
-            Tracking::NullColumn { column: column(), template: "user:{customer_id}".into() },
+            Tracking::NullColumn { column: column() },
         ]
     }
 }
