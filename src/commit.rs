@@ -44,7 +44,7 @@ use crate::pg::snapshot::{Fresh, Snapshot};
 use crate::pg::xact::{self, Listener};
 use crate::pg::{guc, host};
 use crate::registry::{self, Registration};
-use crate::worker;
+use crate::{stats, worker};
 
 /// Row groups of one relation that a transaction notes one by one.
 const GROUPS_MAX: usize = 1000;
@@ -173,7 +173,8 @@ fn settle(end: End) -> Outcome<()> {
         (_, false) => Err(Failure::new(Reason::Timeout, "redis_server is locked")),
         (Some(found), true) => {
             let buckets = buckets_of(found, &owed);
-            deliver(found, &fresh.snapshot, xid, &buckets, &owed.keys, &deadline)
+            let delivery = Delivery { snapshot: &fresh.snapshot, xid, early: false };
+            delivery.make(found, &buckets, &owed.keys, &deadline)
         }
         // Nobody can use a generation that was not made, and who makes it waits for us; unless we
         // are prepared, when only a debt tells of us.
@@ -219,7 +220,8 @@ fn settle_early() -> Outcome<()> {
             }
             let mut buckets = buckets_of(found, &owed);
             buckets.retain(|bucket| !early.bumped.contains(bucket));
-            let settled = deliver(found, &fresh.snapshot, xid, &buckets, &owed.keys, &deadline);
+            let delivery = Delivery { snapshot: &fresh.snapshot, xid, early: true };
+            let settled = delivery.make(found, &buckets, &owed.keys, &deadline);
             if settled.is_ok() {
                 early.bumped.extend(buckets);
             }
@@ -264,39 +266,67 @@ fn buckets_of(registration: &Registration, owed: &Owed) -> Vec<Bucket> {
     buckets
 }
 
-/// One round trip: BUMP, and DEL of each key behind it.
-fn deliver(
-    registration: &Registration,
-    snapshot: &Snapshot,
+/// Who tells Redis, and when.
+struct Delivery<'a> {
+    snapshot: &'a Snapshot,
     xid: u64,
-    buckets: &[Bucket],
-    keys: &[Box<[u8]>],
-    deadline: &Deadline,
-) -> Result<(), Failure> {
-    if buckets.contains(&Bucket::CATALOGUE) {
-        let_messages_pass(registration, snapshot, deadline)?;
+    early: bool,
+}
+
+impl Delivery<'_> {
+    /// Delivers, and counts what it came to.
+    fn make(
+        &self,
+        registration: &Registration,
+        buckets: &[Bucket],
+        keys: &[Box<[u8]>],
+        deadline: &Deadline,
+    ) -> Result<(), Failure> {
+        let started = Instant::now();
+        let settled = self.deliver(registration, buckets, keys, deadline);
+        stats::delivered(&stats::Delivery {
+            early: self.early,
+            settled: settled.is_ok(),
+            buckets: buckets.len(),
+            keys: keys.len(),
+            time_us: u64::try_from(started.elapsed().as_micros()).unwrap_or(u64::MAX),
+        });
+        settled
     }
-    let in_progress = snapshot.in_progress();
-    let drops_all = host::skips("guard.droplist");
-    let bump = Bump {
-        table: &registration.table,
-        xid,
-        xmax: if drops_all { u64::MAX } else { snapshot.xmax() },
-        in_progress: if drops_all { &[] } else { &in_progress },
-        buckets,
-    };
-    let prefixed = |key: &Box<[u8]>| EntryKeys::new(&[&registration.prefix, &key[..]].concat());
-    let keys: Vec<EntryKeys> = keys.iter().map(prefixed).collect();
-    let keep_leases = host::skips("guard.keeplease");
-    let generations = connection::ask_within(deadline.left(), |session| {
-        let generations = scripts::settle(session, &bump, &keys, keep_leases)?;
-        registration.check(session.server())?;
-        Ok(generations)
-    })?;
-    let ours = tagtable::generation_text(registration.generation);
-    match generations.iter().all(|found| found.as_deref() == Some(&ours[..])) {
-        true => Ok(()),
-        false => Err(Failure::new(Reason::Generation, "the tag table is not ours")),
+
+    /// One round trip: BUMP, and DEL of each key behind it.
+    fn deliver(
+        &self,
+        registration: &Registration,
+        buckets: &[Bucket],
+        keys: &[Box<[u8]>],
+        deadline: &Deadline,
+    ) -> Result<(), Failure> {
+        if buckets.contains(&Bucket::CATALOGUE) {
+            let_messages_pass(registration, self.snapshot, deadline)?;
+        }
+        let in_progress = self.snapshot.in_progress();
+        let drops_all = host::skips("guard.droplist");
+        let bump = Bump {
+            table: &registration.table,
+            xid: self.xid,
+            xmax: if drops_all { u64::MAX } else { self.snapshot.xmax() },
+            in_progress: if drops_all { &[] } else { &in_progress },
+            buckets,
+        };
+        let prefixed = |key: &Box<[u8]>| EntryKeys::new(&[&registration.prefix, &key[..]].concat());
+        let keys: Vec<EntryKeys> = keys.iter().map(prefixed).collect();
+        let keep_leases = host::skips("guard.keeplease");
+        let generations = connection::ask_within(deadline.left(), |session| {
+            let generations = scripts::settle(session, &bump, &keys, keep_leases)?;
+            registration.check(session.server())?;
+            Ok(generations)
+        })?;
+        let ours = tagtable::generation_text(registration.generation);
+        match generations.iter().all(|found| found.as_deref() == Some(&ours[..])) {
+            true => Ok(()),
+            false => Err(Failure::new(Reason::Generation, "the tag table is not ours")),
+        }
     }
 }
 
