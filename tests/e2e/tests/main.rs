@@ -33,4 +33,5 @@ mod types;
 mod unreachable;
 mod values;
 mod verify;
+mod verify_rights;
 mod worker;
