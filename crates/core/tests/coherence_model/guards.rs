@@ -188,6 +188,8 @@ fn bump_drops_nobody_of_another_run_of_postgres() {
         ..CALM
     };
     assert_needed(&[Incarnation], OldValue, world);
+    let readers = &[Reading { calls: 2, ..STANDBY }];
+    assert_needed(&[Incarnation], Stale, World { named: 0, readers, ..world });
 }
 
 #[test]
