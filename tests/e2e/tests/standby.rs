@@ -57,6 +57,7 @@ fn a_hot_standby_fills_and_is_served() {
     // Danger: a read that needs a transaction id, or writes, fails on every standby.
     let scene = Scene::new();
     let primary = Postgres::start_with(&[("pg_cache.url", &scene.redis.url())]);
+    primary.register("test");
     let mut writer = primary.connect();
     writer
         .batch_execute(

@@ -4,7 +4,7 @@
 use std::time::Duration;
 
 use pg_cache_e2e::counters::{counted, value};
-use pg_cache_e2e::outcome::words;
+use pg_cache_e2e::outcome::{sqlstate, words};
 use pg_cache_e2e::trouble::{ANSWER, QUERY, expect, one_warning, prepare, ten_answers, use_url};
 use pg_cache_e2e::{Scene, cached};
 use pg_cache_testbed::{Redis, eventually};
@@ -73,6 +73,10 @@ fn without_or_with_the_wrong_password_it_answers() {
     // Danger: a rotated password takes the site down.
     let scene = Scene::with_redis(|| Redis::start_with(&["--requirepass", "right"]));
     let url = scene.redis.url();
+    let right =
+        format!("ALTER DATABASE {} SET pg_cache.url = '{url}?password=right'", scene.database());
+    scene.connect().batch_execute(&right).unwrap();
+    scene.postgres().register(scene.database());
     for (what, url) in [
         ("no password", url.clone()),
         ("wrong password", format!("{url}?password=wrong-secret")),
@@ -118,17 +122,22 @@ fn a_full_redis_answers_and_still_serves_what_it_has() {
 #[test]
 fn a_read_only_replica_answers() {
     // Danger: a failover leaves the address pointing at a replica.
-    let primary = Redis::start_tcp(&["--repl-diskless-sync-delay", "0"]);
-    let port = primary.port().unwrap().to_string();
-    let scene = Scene::with_redis(|| Redis::start_with(&["--replicaof", "127.0.0.1", &port]));
+    let scene = Scene::with_redis(|| Redis::start_tcp(&["--repl-diskless-sync-delay", "0"]));
+    let port = scene.redis.port().unwrap().to_string();
+    let replica = Redis::start_with(&["--replicaof", "127.0.0.1", &port]);
     eventually(Duration::from_secs(20), "the replica follows", || {
-        scene.redis.cli(&["INFO", "replication"]).contains("master_link_status:up")
+        replica.cli(&["INFO", "replication"]).contains("master_link_status:up")
     });
     let (mut client, notices) = prepare(&scene);
+    use_url(&mut client, &replica.url());
     let counters = ten_answers(&mut client, "replica");
-    assert!(counters.reason("readonly") >= 1, "{counters:?}");
+    assert!(counters.reason("identity") >= 1, "{counters:?}");
+    assert_eq!(
+        sqlstate(&client.batch_execute("SELECT * FROM redis_repair()").unwrap_err()),
+        "25006"
+    );
     assert_eq!((counters.hits, counters.fills), (0, 0), "{counters:?}");
-    assert_eq!(notices.warnings().len(), 1);
+    assert!(notices.warnings().len() <= 1);
 }
 
 #[test]

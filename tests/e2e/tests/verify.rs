@@ -330,7 +330,13 @@ fn what_cannot_be_computed_is_skipped() {
     assert_eq!(verified(&mut client), []);
     let (numbers, detail) = told(&notices);
     assert_eq!(numbers, [1, 0, 8], "{detail}");
-    for words in ["1 cold", "2 without a recipe or not exact", "1 foreign", "2 whose query fails", "1 of a role that is gone"] {
+    for words in [
+        "1 cold",
+        "2 without a recipe or not exact",
+        "1 foreign",
+        "2 whose query fails",
+        "1 of a role that is gone",
+    ] {
         assert!(detail.contains(words), "{words}: {detail}");
     }
     assert!(detail.contains("1 that depend on the session of another role"), "{detail}");

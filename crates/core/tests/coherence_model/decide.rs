@@ -109,12 +109,11 @@ pub fn look(world: &World, reader: &Reader, key: u8, data: &Data, check: Guard) 
     let fields: Vec<Option<&[u8]>> = fetched.fields.iter().map(Option::as_deref).collect();
     let buckets: Vec<Bucket> =
         wanted.iter().map(|field| TAGS[*field as usize].bucket(BUCKETS)).collect();
-    let generation = match fetched.generation.as_ref().and_then(|text| {
-        tagtable::parse_generation(text)
-    }) {
-        Some(found) if !world.has(Guard::Generation) => found,
-        _ => generation_number(reader.generation),
-    };
+    let generation =
+        match fetched.generation.as_ref().and_then(|text| tagtable::parse_generation(text)) {
+            Some(found) if !world.has(Guard::Generation) => found,
+            _ => generation_number(reader.generation),
+        };
     let seen = reader.seen.filter(|(generation, _)| {
         *generation == reader.generation || !world.has(Guard::CatalogueGeneration)
     });

@@ -193,7 +193,10 @@ pub fn explore(world: &World) -> Explored {
                 }
             }
         }
-        if trail.len() > world.states_max { println!("LIMIT"); break }
+        if trail.len() > world.states_max {
+            println!("LIMIT");
+            break;
+        }
         std::mem::swap(&mut now, &mut soon);
     }
     Explored { states: trail.len(), marks, found: None }
@@ -231,7 +234,8 @@ fn is_owed(state: &State, key: usize) -> bool {
     let now = state.snapshot();
     let debts = state.debts_under(&now);
     let owes = |writer: usize| debts & 1 << writer != 0;
-    (0..state.debts.len()).any(|writer| owes(writer) && state.debts[writer].undeleted & 1 << key != 0)
+    (0..state.debts.len())
+        .any(|writer| owes(writer) && state.debts[writer].undeleted & 1 << key != 0)
 }
 
 /// Goes the way to the last state once more, and tells of it.

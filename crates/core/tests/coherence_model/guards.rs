@@ -4,10 +4,20 @@ use crate::world::*;
 
 fn try_out(guard: Guard, world: World) {
     let started = std::time::Instant::now();
-    let world = World { without: vec![guard].leak(), states_max: world.states_max.min(30_000_000), ..world };
+    let world = World {
+        without: vec![guard].leak(),
+        states_max: world.states_max.min(30_000_000),
+        ..world
+    };
     let explored = explore(&world);
     match explored.found {
-        Some(found) => println!("needed {guard:?}: {:?} {} steps, {} states {:?}", found.breach, found.way.len(), explored.states, started.elapsed()),
+        Some(found) => println!(
+            "needed {guard:?}: {:?} {} steps, {} states {:?}",
+            found.breach,
+            found.way.len(),
+            explored.states,
+            started.elapsed()
+        ),
         None => println!("UNSHOWN {guard:?} {} states {:?}", explored.states, started.elapsed()),
     }
 }
@@ -23,7 +33,8 @@ fn needed() {
     const W1: World = World { writers: &[PLAIN], readers: &[K0], ..CALM };
     const W2: World = World { writers: &[PLAIN, PLAIN], readers: &[K0, K0], ..CALM };
     const MAKE: World = World { makes: 1, pays: 1, losses: 1, filled: true, ..W1 };
-    const REPLICA: World = World { second: Second::Replica, failovers: 1, copies: 1, makes: 1, ..W1 };
+    const REPLICA: World =
+        World { second: Second::Replica, failovers: 1, copies: 1, makes: 1, ..W1 };
     const RDB: World = World { second: Second::Rdb, failovers: 1, copies: 1, makes: 1, ..W1 };
     const CRASH: World = World { makes: 1, crashes: 1, asynchronous: true, ..W1 };
     const SAVE: &[Op] = &[Op::Write(A), Op::Name(0), Op::Savepoint, Op::Write(B), Op::RollBack];
@@ -53,13 +64,22 @@ fn needed() {
     try_out(Catalogue, World { writers: &[DDL], readers: &[TWICE, TWICE], named: 0, ..W1 });
     try_out(CatalogueWait, World { writers: &[DDL], readers: &[TWICE, TWICE], named: 0, ..W1 });
     try_out(MessagesPass, World { writers: &[DDL, DDL], readers: &[TWICE], named: 0, ..W1 });
-    try_out(CatalogueGeneration, World { writers: &[DDL], readers: &[TWICE], named: 0, has_lost: true, makes: 1, ..W1 });
+    try_out(
+        CatalogueGeneration,
+        World { writers: &[DDL], readers: &[TWICE], named: 0, has_lost: true, makes: 1, ..W1 },
+    );
     try_out(KeepList, W2);
     try_out(FreshP, World { copies: 0, ..REPLICA });
     try_out(LockFirst, World { copies: 0, ..REPLICA });
     try_out(Spoil, World { makes: 1, pays: 1, ..W1 });
-    try_pair(&[PruneBefore], World { makes: 1, prunes: true, named: 0, readers: &[TWICE], writers: &[MUTE], ..W1 });
-    try_pair(&[PruneBefore, OweGeneration], World { makes: 1, prunes: true, named: 0, readers: &[TWICE], writers: &[MUTE], ..W1 });
+    try_pair(
+        &[PruneBefore],
+        World { makes: 1, prunes: true, named: 0, readers: &[TWICE], writers: &[MUTE], ..W1 },
+    );
+    try_pair(
+        &[PruneBefore, OweGeneration],
+        World { makes: 1, prunes: true, named: 0, readers: &[TWICE], writers: &[MUTE], ..W1 },
+    );
     try_out(OweProof, World { filled: true, ..REPLICA });
     try_out(OweSilence, World { silences: 1, ..MAKE });
     try_out(OwePrepared, World { writers: &[PREPARE], ..MAKE });
@@ -79,5 +99,15 @@ fn needed() {
     try_out(PruneBefore, World { makes: 1, prunes: true, ..W1 });
     try_out(PayBump, World { silences: 1, pays: 1, filled: true, ..W1 });
     try_out(PayProof, World { pays: 1, silences: 1, filled: true, ..REPLICA });
-    try_out(Incarnation, World { writers: &[PLAIN, PLAIN], crashes: 1, bystanders_before: 1, bystanders: 1, readers: &[STANDBY], ..W1 });
+    try_out(
+        Incarnation,
+        World {
+            writers: &[PLAIN, PLAIN],
+            crashes: 1,
+            bystanders_before: 1,
+            bystanders: 1,
+            readers: &[STANDBY],
+            ..W1
+        },
+    );
 }

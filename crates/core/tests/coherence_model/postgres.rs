@@ -79,7 +79,9 @@ fn crash(world: &World, state: &mut State, next: Xid) {
     for place in 0..READERS {
         // A FILL that was sent arrives all the same; a standby goes on.
         let stays = world.readers.get(place).is_none_or(|kind| kind.standby);
-        if !stays && !matches!(state.readers[place].at, ReaderAt::New | ReaderAt::Fill | ReaderAt::Done) {
+        if !stays
+            && !matches!(state.readers[place].at, ReaderAt::New | ReaderAt::Fill | ReaderAt::Done)
+        {
             reader::done(world, state, place);
         }
     }

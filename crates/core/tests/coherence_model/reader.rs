@@ -256,7 +256,8 @@ fn fill(world: &World, state: &mut State, outcome: &mut Outcome, place: usize) {
         let order = redis::Fill {
             key: key(world, place),
             token: token(place, reader.calls),
-            value: reader.expected & !schema | reader.plan & schema & world.writers_of(key(world, place)),
+            value: reader.expected & !schema
+                | reader.plan & schema & world.writers_of(key(world, place)),
             generation: reader.generation,
             versions: reader.versions,
             overtaken: reader.overtaken,

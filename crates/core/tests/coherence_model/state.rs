@@ -436,9 +436,8 @@ impl State {
     /// The registration that a snapshot sees.
     pub fn generation_under(&self, snapshot: &Snapshot) -> u8 {
         let rows = 0..self.generations;
-        let seen = rows.rev().find(|row| {
-            self.sees(snapshot, self.registrations[*row as usize].xid)
-        });
+        let seen =
+            rows.rev().find(|row| self.sees(snapshot, self.registrations[*row as usize].xid));
         seen.unwrap_or(0)
     }
 

@@ -159,9 +159,11 @@ fn messages(steps: &mut Steps<'_>, place: usize) {
     let head = steps.from.head as usize;
     let listed = match steps.from.servers[head].data.table {
         Some(table) => table.cells[CATALOGUE as usize].xids,
-        None => return steps.add(Who::Writer(place), "finds no list", |state, _| {
-            state.writers[place].at = WriterAt::Bump;
-        }),
+        None => {
+            return steps.add(Who::Writer(place), "finds no list", |state, _| {
+                state.writers[place].at = WriterAt::Bump;
+            });
+        }
     };
     let is_due = |other: &Writer| {
         let is_dropped = listed.has(other.xid) && writer.snapshot.is_complete(other.xid);
@@ -177,8 +179,8 @@ fn messages(steps: &mut Steps<'_>, place: usize) {
 fn bump(steps: &mut Steps<'_>, place: usize) {
     let world = steps.world;
     for server in world.servers() {
-        let is_stuck = !world.has(Guard::BumpFirst)
-            && server != steps.from.writers[place].server as usize;
+        let is_stuck =
+            !world.has(Guard::BumpFirst) && server != steps.from.writers[place].server as usize;
         if is_stuck {
             continue;
         }
@@ -243,7 +245,11 @@ fn delete(steps: &mut Steps<'_>, place: usize) {
                 state.writers[place].owes = true;
                 return settled(world, state, outcome, place);
             }
-            redis::delete(world, &mut server.data, writer.keys_left & writer.keys_left.wrapping_neg());
+            redis::delete(
+                world,
+                &mut server.data,
+                writer.keys_left & writer.keys_left.wrapping_neg(),
+            );
             let writer = &mut state.writers[place];
             writer.keys_left &= writer.keys_left.wrapping_sub(1);
             if writer.keys_left == 0 && !world.has(Guard::BumpFirst) && !writer.bumped {
@@ -317,8 +323,7 @@ fn commit(world: &World, state: &mut State, place: usize) {
     let is_prepared = state.writers[place].at == WriterAt::Prepared;
     state.commit(state.writers[place].xid, !world.asynchronous || is_prepared);
     let changes_schema = world.schema_writers() & 1 << place != 0;
-    state.writers[place].at =
-        if changes_schema { WriterAt::Visible } else { WriterAt::Committed };
+    state.writers[place].at = if changes_schema { WriterAt::Visible } else { WriterAt::Committed };
     forget(state, place);
 }
 
