@@ -4,6 +4,7 @@
 //! `cargo test -p pg_cache_e2e THEME::`.
 
 mod breaker;
+mod bump;
 mod debts;
 mod encodings;
 mod exactness;

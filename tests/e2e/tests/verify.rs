@@ -53,7 +53,7 @@ fn get(scene: &Scene, key: &[u8]) -> Vec<u8> {
 }
 
 /// Replaces an entry's value and rewrites its sidecar to match, as only a broken cache would.
-fn falsify(scene: &Scene, key: &str, other: &str) {
+pub fn falsify(scene: &Scene, key: &str, other: &str) {
     let keys = EntryKeys::new(key.as_bytes());
     let mut sidecar = Sidecar::decode(&get(scene, keys.sidecar())).unwrap();
     sidecar.value_bytes = other.len() as u64;

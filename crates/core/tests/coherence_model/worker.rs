@@ -278,7 +278,7 @@ fn pay_bump(steps: &mut Steps<'_>) {
             true => redis::bump(world, &mut server.data.table, &order, generation),
             false => server.data.table.and_then(|table| table.generation),
         };
-        let is_registered = found == Some(generation) || !world.has(Guard::PayGeneration);
+        let is_registered = found == Some(generation);
         if is_registered && (is_proven || !world.has(Guard::PayProof)) {
             let is_coarse = state.debts[worker.debts.trailing_zeros() as usize].is_coarse;
             state.worker.at = if is_coarse { WorkerAt::PayAll } else { WorkerAt::PayDelete };

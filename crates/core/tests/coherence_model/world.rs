@@ -149,8 +149,6 @@ pub enum Guard {
     PruneBefore,
     /// Debts are paid with a BUMP.
     PayBump,
-    /// Only a table of the registered generation takes a payment.
-    PayGeneration,
     /// Only a proven server does.
     PayProof,
 }
