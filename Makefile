@@ -48,7 +48,7 @@ bench:
 	@scripts/bench
 
 chaos:
-	@scripts/with-prefix 15 cargo run --quiet --locked --package pg_cache_chaos -- \
+	@scripts/with-prefix $(if $(findstring --without,$(CHAOS)),,--release) 15 cargo run --quiet --locked --package pg_cache_chaos -- \
 		--minutes '$(MINUTES)' $(CHAOS)
 
 clean:

@@ -185,9 +185,8 @@ fn trackable(relation: Oid) -> Outcome<Option<Target>> {
         return Err(Error::from(Tracking::Owner { relation }).into());
     }
     if target.kind == "m" {
-        error::notice(&format!(
-            "materialized view {relation} needs no triggers: REFRESH tells what changes"
-        ));
+        let told = "needs no triggers: REFRESH tells what changes";
+        error::notice(&format!("materialized view {relation} {told}"), None);
         return Ok(None);
     }
     Ok(Some(target))

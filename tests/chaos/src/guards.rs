@@ -71,11 +71,21 @@ impl Guard {
         matches!(self, Guard::DropList | Guard::Base | Guard::Generation)
     }
 
+    /// Whether the gap between a change of the catalogue and its messages must be made wide.
+    pub fn wants_late_messages(self) -> bool {
+        self == Guard::Catalogue
+    }
+
+    /// Whether nobody may flush the log, so that a crash takes commits with it.
+    pub fn wants_lost_commits(self) -> bool {
+        self == Guard::Flush
+    }
+
     pub fn plan(self) -> Plan {
         let troubles: &[&str] = match self {
             Guard::Debt => &["freeze", "cutting"],
             Guard::Base => &["flushall", "delete_table", "restart_empty"],
-            Guard::Generation => &["flushall", "delete_table"],
+            Guard::Generation => &["restart_old", "flushall"],
             Guard::Proof => &["lagging_master", "fail_over"],
             Guard::Flush => &["crash"],
             Guard::Hit

@@ -9,6 +9,7 @@ use std::time::Duration;
 use fastrand::Rng;
 use postgres::{Client, Error};
 
+use crate::guards::Guard;
 use crate::ledger::{Fate, ROWS};
 use crate::plain::Plain;
 use crate::ways::MARKER;
@@ -82,7 +83,8 @@ impl Writer<'_> {
         self.client.batch_execute("SET statement_timeout = '10s'; SET lock_timeout = '2s'")?;
         self.resolve()?;
         while !self.world.tally.is_over() {
-            let kind = KINDS[random.usize(..KINDS.len())];
+            let lost = self.world.setup.without.is_some_and(Guard::wants_lost_commits);
+            let kind = if lost { Kind::Soft } else { KINDS[random.usize(..KINDS.len())] };
             if let Err(error) = self.once(kind, random) {
                 if error.code().is_none() {
                     return Err(error);
@@ -92,7 +94,8 @@ impl Writer<'_> {
                 self.resolve()?;
             }
             self.world.tally.transactions.fetch_add(1, Ordering::Relaxed);
-            self.world.tally.rest(Duration::from_millis(random.u64(2..60)));
+            let pause = Duration::from_millis(random.u64(2..60));
+            self.world.tally.rest_for_reads(pause, random.u64(..200));
         }
         Ok(())
     }

@@ -76,7 +76,7 @@ impl<'w> Plain<'w> {
             }
             Verdict::Stale { found, newest } => {
                 if self.world.weather.still(calm) {
-                    let facts = self.facts(id);
+                    let facts = self.facts(&user_key(id));
                     tally.violation(format!(
                         "S2: {} {when}: version {newest} was committed before this was read: \
                          {found}\n{facts}",
@@ -92,14 +92,23 @@ impl<'w> Plain<'w> {
         promised
     }
 
-    fn facts(&mut self, id: usize) -> String {
+    /// What stands in the Redis that counts, for the details of a violation.
+    pub fn facts(&mut self, key: &str) -> String {
         let mut facts = Vec::new();
-        let names: Vec<String> =
-            self.ask(redis::cmd("KEYS").arg(format!("pgc:*:{}", user_key(id)))).unwrap_or_default();
-        for name in names {
+        let mut names = |pattern: String| -> Vec<String> {
+            self.ask(redis::cmd("KEYS").arg(pattern)).unwrap_or_default()
+        };
+        let (values, tables) = (names(format!("pgc:*:{key}")), names("pgc:t:*".to_owned()));
+        for name in values {
             let bytes: Option<Option<Vec<u8>>> = self.ask(redis::cmd("GET").arg(&name));
             let bytes = bytes.flatten().unwrap_or_default();
             facts.push(format!("  {name}: {}", bytes.escape_ascii()));
+        }
+        for name in tables {
+            let fields = ["R", "B", "V", "claim", "C"];
+            let found: Option<Vec<Option<String>>> =
+                self.ask(redis::cmd("HMGET").arg(&name).arg(&fields));
+            facts.push(format!("  {name} {fields:?}: {found:?}"));
         }
         facts.join("\n")
     }

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use postgres::Error;
 
-use crate::questions::draw;
+use crate::questions::{Needs, draw};
 use crate::session::Session;
 use crate::world::{Side, World};
 
@@ -133,7 +133,7 @@ fn cursor(session: &mut Session<'_>, random: &mut fastrand::Rng) -> Result<(), E
     let world = session.world;
     let index = draw(&world.questions, random);
     let question = &world.questions[index];
-    if question.needs == crate::questions::Needs::Tracked {
+    if question.needs != Needs::Nothing {
         return Ok(());
     }
     session.begin();

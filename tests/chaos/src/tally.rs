@@ -12,6 +12,9 @@ use std::time::{Duration, Instant};
 /// Only the first ones are kept whole.
 const DETAILS_MAX: usize = 20;
 
+/// Readers may be unable to read for a while.
+const READS_WAIT_MAX: Duration = Duration::from_millis(300);
+
 /// Counters of one key family, as `redis_stat_cached` has them.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Family {
@@ -77,6 +80,20 @@ impl Tally {
         while !self.is_over() && Instant::now() < until {
             let left = until.saturating_duration_since(Instant::now());
             std::thread::sleep(left.min(Duration::from_millis(20)));
+        }
+    }
+
+    /// Rests, and longer where reading is slow: on any machine there are so many reads between two
+    /// transactions of a writer that entries are hit at all.
+    pub fn rest_for_reads(&self, time: Duration, reads: u64) {
+        let wanted = self.reads.load(Ordering::Relaxed) + reads;
+        let until = Instant::now() + READS_WAIT_MAX;
+        self.rest(time);
+        while self.reads.load(Ordering::Relaxed) < wanted && Instant::now() < until {
+            if self.is_over() {
+                return;
+            }
+            std::thread::sleep(Duration::from_millis(2));
         }
     }
 

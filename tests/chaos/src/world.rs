@@ -235,8 +235,6 @@ fn start_primary(door: &Path, without: Option<Guard>) -> Postgres {
         ("wal_level", "logical"),
         ("max_standby_streaming_delay", "1s"),
         ("autovacuum_naptime", "1s"),
-        // A commit that waits makes the moment between the bump and the end long enough to meet.
-        ("commit_siblings", "0"),
         ("pg_cache.timeout_ms", "100"),
         ("pg_cache.commit_timeout_ms", "300"),
         ("pg_cache.fill_wait_ms", "300"),
@@ -245,9 +243,8 @@ fn start_primary(door: &Path, without: Option<Guard>) -> Postgres {
     if without.is_some() {
         conf.push(("pg_cache.fault_point", fault.as_str()));
     }
-    if without.is_some_and(Guard::wants_slow_commits) {
-        // commit_delay works only where commits are flushed.
-        conf.push(("fsync", "on"));
+    if without.is_some_and(Guard::wants_lost_commits) {
+        conf.push(("wal_writer_delay", "10s"));
     }
     Postgres::start_with(&conf)
 }

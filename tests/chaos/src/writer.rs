@@ -11,6 +11,7 @@ use fastrand::Rng;
 use postgres::{Client, Error};
 
 use crate::changes::CHANGES;
+use crate::guards::Guard;
 use crate::questions::{Needs, draw};
 use crate::ways::{Script, WAYS, Way};
 use crate::world::{Side, World, lock};
@@ -24,6 +25,7 @@ pub fn write(world: &World, mut random: Rng) {
     while let Some(mut client) = world.insist(Side::Primary) {
         let mut step = || -> Result<(), Error> {
             client.batch_execute(SESSION)?;
+            find_prepared(world, &mut client)?;
             while !world.tally.is_over() {
                 settings(world, &mut client, &mut random)?;
                 let way = pick(WAYS, &mut random);
@@ -32,7 +34,8 @@ pub fn write(world: &World, mut random: Rng) {
                 perform(world, &mut client, &mut random, &script, mark)?;
                 world.tally.transactions.fetch_add(1, Ordering::Relaxed);
                 end_a_prepared_one(world, &mut client, &mut random)?;
-                world.tally.rest(Duration::from_millis(random.u64(5..80)));
+                let pause = Duration::from_millis(random.u64(5..80));
+                world.tally.rest_for_reads(pause, random.u64(..200));
             }
             Ok(())
         };
@@ -51,6 +54,12 @@ pub fn change(world: &World, mut random: Rng) {
                 world.tally.rest(Duration::from_millis(random.u64(100..1200)));
                 let way = pick(CHANGES, &mut random);
                 let script = (way.script)(&mut random);
+                if world.setup.without.is_some_and(Guard::wants_late_messages) {
+                    let pause_ms = random.u32(20..300);
+                    client.batch_execute(&format!(
+                        "SET pg_cache.fault_point = 'commit.ended:sleep_{pause_ms}'"
+                    ))?;
+                }
                 let tracking = way.name == "tracking off and on";
                 if tracking && !world.setup.tracked {
                     continue;
@@ -99,13 +108,19 @@ fn tracked_again(client: &mut Client) -> bool {
 
 /// What differs from one transaction to the next.
 fn settings(world: &World, client: &mut Client, random: &mut Rng) -> Result<(), Error> {
-    let slow = world.setup.without.is_some_and(|guard| guard.wants_slow_commits());
-    let delay_us = if slow && random.bool() { random.u32(1000..20_000) } else { 0 };
-    let synchronous = if random.u32(..3) == 0 { "off" } else { "on" };
-    let synchronous = if delay_us > 0 { "on" } else { synchronous };
-    client.batch_execute(&format!(
-        "SET synchronous_commit = {synchronous}; SET commit_delay = {delay_us}"
-    ))
+    let lost = world.setup.without.is_some_and(Guard::wants_lost_commits);
+    let synchronous = if lost || random.u32(..3) == 0 { "off" } else { "on" };
+    client.batch_execute(&format!("SET synchronous_commit = {synchronous}"))?;
+    if !world.setup.without.is_some_and(Guard::wants_slow_commits) {
+        return Ok(());
+    }
+    // It has the guard then, and the others have not.
+    let pause_ms = if random.u32(..8) == 0 { random.u32(300..800) } else { random.u32(5..60) };
+    let fault = match random.bool() {
+        true => format!("SET pg_cache.fault_point = 'commit.settled:sleep_{pause_ms}'"),
+        false => "RESET pg_cache.fault_point".to_owned(),
+    };
+    client.batch_execute(&fault)
 }
 
 /// Runs a script. An error of the server ends it, and only a lost connection is one of ours.
@@ -162,7 +177,7 @@ fn look_inside(
 ) -> Result<bool, Error> {
     let question = &world.questions[draw(&world.questions, random)];
     // Row security does not bind the superuser that writes, and who is tracked is not known here.
-    if question.needs == Needs::Tracked || question.key.starts_with("secrets") {
+    if question.needs != Needs::Nothing || question.key.starts_with("secrets") {
         return Ok(true);
     }
     let row = match client.query_one(&question.check(), &[]) {
@@ -188,6 +203,20 @@ fn look_inside(
         ));
     }
     Ok(true)
+}
+
+/// A connection may be lost between PREPARE and its answer: nobody would end that transaction.
+fn find_prepared(world: &World, client: &mut Client) -> Result<(), Error> {
+    let rows = client
+        .query("SELECT quote_literal(gid) FROM pg_prepared_xacts WHERE gid LIKE 'p%'", &[])?;
+    let mut prepared = lock(&world.prepared);
+    for row in rows {
+        let name: String = row.get(0);
+        if !prepared.contains(&name) {
+            prepared.push(name);
+        }
+    }
+    Ok(())
 }
 
 /// Somebody else than who prepared it, usually.
