@@ -18,7 +18,10 @@ CREATE TABLE redis_server (
     buckets integer NOT NULL DEFAULT 65536,
     shards integer NOT NULL DEFAULT 1,
     format integer NOT NULL DEFAULT 1,
-    registered_at timestamptz NOT NULL DEFAULT pg_catalog.now()
+    registered_at timestamptz NOT NULL DEFAULT pg_catalog.now(),
+    -- Under which entries' recipes are written: who may write Redis must not be able to forge one.
+    secret text NOT NULL DEFAULT pg_catalog.replace(
+        pg_catalog.gen_random_uuid()::text || pg_catalog.gen_random_uuid()::text, '-', '')
 );
 
 COMMENT ON TABLE redis_server IS
@@ -312,6 +315,22 @@ CREATE FUNCTION redis_wake() RETURNS void
 
 COMMENT ON FUNCTION redis_wake() IS 'starts the worker of this database, if it does not run';
 
+CREATE FUNCTION redis_verify_json(max integer) RETURNS json
+    LANGUAGE c VOLATILE
+    AS 'MODULE_PATHNAME', 'redis_verify_json';
+
+CREATE FUNCTION redis_verify(
+    max integer DEFAULT 1000, OUT key text, OUT exact boolean, OUT detail text)
+    RETURNS SETOF record
+    LANGUAGE sql VOLATILE
+    AS $$
+        SELECT * FROM pg_catalog.json_to_recordset(@extschema@.redis_verify_json(max))
+                   AS t(key text, exact boolean, detail text)
+    $$;
+
+COMMENT ON FUNCTION redis_verify(integer) IS
+    'recomputes live entries and returns those that differ: it must always be empty';
+
 CREATE FUNCTION redis_stat_cached_json() RETURNS json
     LANGUAGE c VOLATILE
     AS 'MODULE_PATHNAME', 'redis_stat_cached_json';
@@ -323,6 +342,17 @@ CREATE VIEW redis_stat_cached AS
                     hit_ms float8, query_ms float8, saved_ms float8);
 
 COMMENT ON VIEW redis_stat_cached IS 'what this backend read through the cache, by key family';
+
+CREATE FUNCTION redis_stat_commit_json() RETURNS json
+    LANGUAGE c VOLATILE
+    AS 'MODULE_PATHNAME', 'redis_stat_commit_json';
+
+CREATE VIEW redis_stat_commit AS
+    SELECT * FROM pg_catalog.json_to_recordset(redis_stat_commit_json())
+               AS t(settled bigint, early bigint, owed bigint, tags bigint, keys bigint,
+                    redis_ms float8);
+
+COMMENT ON VIEW redis_stat_commit IS 'what the commits of this backend told Redis';
 
 -- Privileges: reading through the cache is for everybody, under the caller's own privileges; what
 -- writes Redis or tells about the server is not.
@@ -336,6 +366,8 @@ REVOKE ALL ON FUNCTION redis_repair_json() FROM PUBLIC;
 REVOKE ALL ON FUNCTION redis_repair() FROM PUBLIC;
 REVOKE ALL ON FUNCTION redis_register(text, integer) FROM PUBLIC;
 REVOKE ALL ON FUNCTION redis_wake() FROM PUBLIC;
+REVOKE ALL ON FUNCTION redis_verify_json(integer) FROM PUBLIC;
+REVOKE ALL ON FUNCTION redis_verify(integer) FROM PUBLIC;
 GRANT SELECT ON redis_stat_cached, redis_tracked TO PUBLIC;
 
 -- The worker registers this database with its Redis as soon as this is committed. Without a Redis,

@@ -26,6 +26,7 @@
 //! later reads the bumped list, where x is not complete in any S that does not see it.
 
 use std::cell::RefCell;
+use std::collections::HashSet;
 use std::time::{Duration, Instant};
 
 use pg_cache_core::error::Error;
@@ -43,7 +44,7 @@ use crate::pg::snapshot::{Fresh, Snapshot};
 use crate::pg::xact::{self, Listener};
 use crate::pg::{guc, host};
 use crate::registry::{self, Registration};
-use crate::worker;
+use crate::{stats, worker};
 
 /// Row groups of one relation that a transaction notes one by one.
 const GROUPS_MAX: usize = 1000;
@@ -61,8 +62,19 @@ struct Transaction {
     settled: bool,
     /// What stands in `redis_debt` already.
     owed: Vec<Tag>,
+    /// Keys were settled early, and nobody remembers which.
+    early: Option<Early>,
     /// Keys that early settlement could not settle: everything must be taken for changed.
     coarse: bool,
+}
+
+/// What early settlement has bumped. A bucket that lists this transaction needs no second bump: it
+/// cannot be filled before the transaction ends. Should the table be lost, the generation after it
+/// waits for us, who hold the lock.
+#[derive(Default)]
+struct Early {
+    generation: u128,
+    bumped: HashSet<Bucket>,
 }
 
 thread_local! {
@@ -141,6 +153,8 @@ fn settle(end: End) -> Outcome<()> {
     let Some(xid) = xact::xid() else { return Ok(()) };
     let taken = TRANSACTION.with_borrow_mut(|transaction| {
         transaction.settled = true;
+        // Once prepared, nobody waits for us, and what was bumped may be lost with its table.
+        transaction.coarse |= end == End::Prepare && transaction.early.is_some();
         let owed = transaction.pending.as_mut().map(Pending::take)?;
         let nothing = owed.tags.is_empty() && owed.keys.is_empty();
         (!nothing || transaction.coarse).then_some((owed, transaction.coarse))
@@ -153,14 +167,19 @@ fn settle(end: End) -> Outcome<()> {
     }
     let is_locked = lock(&deadline)?;
     let fresh = Fresh::push();
-    let Some(registration) = registry::seen(&fresh.snapshot) else { return Ok(()) };
-    if !registration.is_made() {
-        // Nobody can use a generation that was not made, and who makes it waits for us.
-        return Ok(());
-    }
-    let settled = match is_locked {
-        true => deliver(&registration, &fresh.snapshot, xid, &owed, &deadline),
-        false => Err(Failure::new(Reason::Timeout, "redis_server is locked")),
+    let registration = registry::seen(&fresh.snapshot).filter(|found| found.is_made());
+    let settled = match (&registration, is_locked) {
+        // Without the lock nobody waits for us, and then we cannot even read the row.
+        (_, false) => Err(Failure::new(Reason::Timeout, "redis_server is locked")),
+        (Some(found), true) => {
+            let buckets = buckets_of(found, &owed);
+            let delivery = Delivery { snapshot: &fresh.snapshot, xid, early: false };
+            delivery.make(found, &buckets, &owed.keys, &deadline)
+        }
+        // Nobody can use a generation that was not made, and who makes it waits for us; unless we
+        // are prepared, when only a debt tells of us.
+        (None, true) if end == End::Commit => return Ok(()),
+        (None, true) => Ok(()),
     };
     let must_owe = match settled {
         // The worker does not wait for a prepared transaction: it learns of it by its debt.
@@ -190,17 +209,34 @@ fn settle_early() -> Outcome<()> {
     let deadline = Deadline::start();
     let is_locked = xact::with_lasting_locks(|| lock(&deadline))?;
     let fresh = Fresh::push();
-    let Some(registration) = registry::seen(&fresh.snapshot).filter(|found| found.is_made()) else {
-        return Ok(());
+    let registration = registry::seen(&fresh.snapshot).filter(|found| found.is_made());
+    let early = TRANSACTION.with_borrow_mut(|transaction| transaction.early.take());
+    let mut early = early.unwrap_or_default();
+    let settled = match (&registration, is_locked) {
+        (_, false) => Err(Failure::new(Reason::Timeout, "redis_server is locked")),
+        (Some(found), true) => {
+            if early.generation != found.generation {
+                early = Early { generation: found.generation, bumped: HashSet::new() };
+            }
+            let mut buckets = buckets_of(found, &owed);
+            buckets.retain(|bucket| !early.bumped.contains(bucket));
+            let delivery = Delivery { snapshot: &fresh.snapshot, xid, early: true };
+            let settled = delivery.make(found, &buckets, &owed.keys, &deadline);
+            if settled.is_ok() {
+                early.bumped.extend(buckets);
+            }
+            settled
+        }
+        (None, true) => Ok(()),
     };
-    let settled = match is_locked {
-        true => deliver(&registration, &fresh.snapshot, xid, &owed, &deadline),
-        false => Err(Failure::new(Reason::Timeout, "redis_server is locked")),
-    };
+    let is_settled = settled.is_ok();
+    TRANSACTION.with_borrow_mut(|transaction| {
+        transaction.early = Some(early);
+        transaction.coarse |= !is_settled;
+    });
     if let Err(failure) = settled {
         refuse_if_asked(&failure)?;
         connection::warn_unsettled(&failure);
-        TRANSACTION.with_borrow_mut(|transaction| transaction.coarse = true);
     }
     Ok(())
 }
@@ -219,44 +255,78 @@ fn lock(deadline: &Deadline) -> Outcome<bool> {
     }
 }
 
-/// One round trip: BUMP, and DEL of each key behind it.
-fn deliver(
-    registration: &Registration,
-    snapshot: &Snapshot,
-    xid: u64,
-    owed: &Owed,
-    deadline: &Deadline,
-) -> Result<(), Failure> {
+/// The buckets of what is owed, each once.
+fn buckets_of(registration: &Registration, owed: &Owed) -> Vec<Bucket> {
     let bucket_of = |tag: Tag| tag.bucket(registration.buckets);
     let key_tags = owed.keys.iter().map(|key| Tag::key(key));
     let mut buckets: Vec<Bucket> =
         owed.tags.iter().copied().chain(key_tags).map(bucket_of).collect();
     buckets.sort_unstable();
     buckets.dedup();
-    if buckets.contains(&Bucket::CATALOGUE) {
-        let_messages_pass(registration, snapshot, deadline)?;
+    buckets
+}
+
+/// Who tells Redis, and when.
+struct Delivery<'a> {
+    snapshot: &'a Snapshot,
+    xid: u64,
+    early: bool,
+}
+
+impl Delivery<'_> {
+    /// Delivers, and counts what it came to.
+    fn make(
+        &self,
+        registration: &Registration,
+        buckets: &[Bucket],
+        keys: &[Box<[u8]>],
+        deadline: &Deadline,
+    ) -> Result<(), Failure> {
+        let started = Instant::now();
+        let settled = self.deliver(registration, buckets, keys, deadline);
+        stats::delivered(&stats::Delivery {
+            early: self.early,
+            settled: settled.is_ok(),
+            buckets: buckets.len(),
+            keys: keys.len(),
+            time_us: u64::try_from(started.elapsed().as_micros()).unwrap_or(u64::MAX),
+        });
+        settled
     }
-    let in_progress = snapshot.in_progress();
-    let drops_all = host::skips("guard.droplist");
-    let bump = Bump {
-        table: &registration.table,
-        xid,
-        xmax: if drops_all { u64::MAX } else { snapshot.xmax() },
-        in_progress: if drops_all { &[] } else { &in_progress },
-        buckets: &buckets,
-    };
-    let prefixed = |key: &Box<[u8]>| EntryKeys::new(&[&registration.prefix, &key[..]].concat());
-    let keys: Vec<EntryKeys> = owed.keys.iter().map(prefixed).collect();
-    let keep_leases = host::skips("guard.keeplease");
-    let generations = connection::ask_within(deadline.left(), |session| {
-        let generations = scripts::settle(session, &bump, &keys, keep_leases)?;
-        registration.check(session.server())?;
-        Ok(generations)
-    })?;
-    let ours = tagtable::generation_text(registration.generation);
-    match generations.iter().all(|found| found.as_deref() == Some(&ours[..])) {
-        true => Ok(()),
-        false => Err(Failure::new(Reason::Generation, "the tag table is not ours")),
+
+    /// One round trip: BUMP, and DEL of each key behind it.
+    fn deliver(
+        &self,
+        registration: &Registration,
+        buckets: &[Bucket],
+        keys: &[Box<[u8]>],
+        deadline: &Deadline,
+    ) -> Result<(), Failure> {
+        if buckets.contains(&Bucket::CATALOGUE) {
+            let_messages_pass(registration, self.snapshot, deadline)?;
+        }
+        let in_progress = self.snapshot.in_progress();
+        let drops_all = host::skips("guard.droplist");
+        let bump = Bump {
+            table: &registration.table,
+            xid: self.xid,
+            xmax: if drops_all { u64::MAX } else { self.snapshot.xmax() },
+            in_progress: if drops_all { &[] } else { &in_progress },
+            buckets,
+        };
+        let prefixed = |key: &Box<[u8]>| EntryKeys::new(&[&registration.prefix, &key[..]].concat());
+        let keys: Vec<EntryKeys> = keys.iter().map(prefixed).collect();
+        let keep_leases = host::skips("guard.keeplease");
+        let generations = connection::ask_within(deadline.left(), |session| {
+            let generations = scripts::settle(session, &bump, &keys, keep_leases)?;
+            registration.check(session.server())?;
+            Ok(generations)
+        })?;
+        let ours = tagtable::generation_text(registration.generation);
+        match generations.iter().all(|found| found.as_deref() == Some(&ours[..])) {
+            true => Ok(()),
+            false => Err(Failure::new(Reason::Generation, "the tag table is not ours")),
+        }
     }
 }
 

@@ -1,18 +1,15 @@
 //! Deletes entries by pattern, in steps that neither block Redis nor outlast a cancel.
 
 use pg_cache_core::error::Error;
-use pg_cache_core::key::{EntryKeys, RESERVED_PREFIX, SIDECAR_PATTERN, key_of_sidecar};
+use pg_cache_core::key::{EntryKeys, RESERVED_PREFIX, key_of_sidecar};
 use pg_cache_core::sidecar::Sidecar;
 
 use crate::client::failure::Failure;
 use crate::client::scripts;
-use crate::connection;
+use crate::entries::{self, STEP_KEYS};
 use crate::pg::snapshot::Snapshot;
 use crate::pg::{activity, host};
-use crate::registry;
-
-/// How many keys Redis looks at in one step.
-const STEP_KEYS: u64 = 200;
+use crate::{connection, registry};
 
 /// Begins a pattern that means foreign keys too.
 const FOREIGN: char = '+';
@@ -32,29 +29,14 @@ pub fn flush(pattern: Option<&str>) -> Result<u64, Error> {
     let registration = registry::seen(&Snapshot::active());
     let generation = registration.as_ref().map(|found| found.generation);
     let prefix = registration.as_ref().map_or(&[][..], |found| &found.prefix);
-    let prefix = glob_literal(&String::from_utf8_lossy(prefix));
     let mut progress = Progress::default();
-    // The slot tag of a sidecar's name is three bytes: any three.
-    let own = match glob {
-        None if prefix.is_empty() => SIDECAR_PATTERN.to_owned(),
-        glob => format!("pgc:e:{{???}}:{prefix}{}", glob.unwrap_or("*")),
-    };
+    let own = entries::pattern(prefix, glob);
     walk(&own, &mut progress, |names| unlink_own(names, generation))?;
     if let (Some(glob), true) = (glob, foreign) {
-        walk(&format!("{prefix}{glob}"), &mut progress, unlink_foreign)?;
+        let pattern = format!("{}{glob}", entries::literal(prefix));
+        walk(&pattern, &mut progress, unlink_foreign)?;
     }
     Ok(progress.deleted)
-}
-
-/// A text as a pattern that matches only itself.
-fn glob_literal(text: &str) -> String {
-    text.chars().fold(String::new(), |mut pattern, c| {
-        if matches!(c, '*' | '?' | '[' | ']' | '\\' | '^') {
-            pattern.push('\\');
-        }
-        pattern.push(c);
-        pattern
-    })
 }
 
 #[derive(Default)]
@@ -72,10 +54,7 @@ fn walk(
     let mut cursor = 0u64;
     loop {
         host::check_interrupts();
-        let mut scan = redis::cmd("SCAN");
-        scan.arg(cursor).arg("MATCH").arg(pattern).arg("COUNT").arg(STEP_KEYS);
-        let (next, names): (u64, Vec<Vec<u8>>) =
-            connection::ask(|session| Ok(scan.query(session)?)).map_err(unreachable)?;
+        let (next, names) = entries::step(pattern, cursor).map_err(unreachable)?;
         progress.seen += STEP_KEYS;
         progress.deleted += unlink(&names).map_err(unreachable)?;
         let Progress { seen, deleted } = *progress;
@@ -117,7 +96,7 @@ pub fn unlink_entries(
             if still_bound(&keys, &sidecar)? {
                 unlink.arg(keys.value());
             }
-            unlink.arg(keys.sidecar()).arg(keys.lease());
+            unlink.arg(keys.sidecar()).arg(keys.lease()).arg(keys.recipe());
             entries += 1;
         }
     }

@@ -1,16 +1,19 @@
 //! The checks behind `redis_health()`: each says what it found, in words for an operator.
 
+mod database;
+
 use serde_json::{Value, json};
 
 use crate::client::session::info;
 use crate::connection;
+use crate::pg::error::Outcome;
 use crate::pg::{guc, plan};
 
 /// Rows of (check, ok, detail).
-pub fn checks() -> Value {
+pub fn checks() -> Outcome<Value> {
     connection::retry_now();
     let mut rows = vec![enabled()];
-    match connection::server() {
+    match connection::ask(|session| Ok(session.identify()?)) {
         Ok(server) => {
             let version = format!("{} {}", server.name, server.version);
             let run = format!("run_id {}", server.run_id);
@@ -19,6 +22,7 @@ pub fn checks() -> Value {
             let role = format!("role {}", server.role);
             rows.push(row("server role", server.role == "master", &role));
             rows.extend(memory());
+            rows.push(database::tag_table(&server));
         }
         Err(failure) => {
             let detail = format!("{} ({})", failure.reason.sentence(), failure.detail);
@@ -29,7 +33,8 @@ pub fn checks() -> Value {
     rows.push(row("breaker", closed, &state));
     let plans = format!("{} of {} kept in this backend", plan::kept(), guc::plans_max());
     rows.push(row("plans", true, &plans));
-    Value::Array(rows)
+    rows.extend(database::checks()?);
+    Ok(Value::Array(rows))
 }
 
 fn row(check: &str, ok: bool, detail: &str) -> Value {

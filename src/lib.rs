@@ -16,16 +16,19 @@ mod client;
 #[allow(dead_code)]
 mod commit;
 mod connection;
+mod entries;
 mod entry;
 mod explain;
 mod flush;
 mod health;
 mod read;
+mod recipe;
 mod registry;
 mod repair;
 mod stats;
 mod tracking;
 mod trigger;
+mod verify;
 mod view;
 mod worker;
 

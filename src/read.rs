@@ -28,7 +28,7 @@ use crate::pg::plan::{self, Plan};
 use crate::pg::snapshot::Snapshot;
 use crate::pg::{Datum, guc, host, text, wal, xact};
 use crate::registry::{self, Registration};
-use crate::{catalogue, connection, stats, worker};
+use crate::{catalogue, connection, recipe, stats, worker};
 
 /// One call of `redis_cached`, borrowed from its arguments.
 pub struct Request<'a> {
@@ -50,10 +50,10 @@ thread_local! {
 }
 
 /// How often one call analyses its query anew because the schema changes under it.
-const PASSES_MAX: usize = 4;
+pub const PASSES_MAX: usize = 4;
 
 pub fn read(request: &Request<'_>) -> Outcome<Answer> {
-    if COMPUTING.get() {
+    if Computing::is_under_way() {
         return Err(Error::Nested.into());
     }
     let started = Instant::now();
@@ -70,7 +70,7 @@ pub fn read(request: &Request<'_>) -> Outcome<Answer> {
             plan.bind(&request.arguments)?
         };
         passes += 1;
-        let reading = Reading { request, plan: &plan, bound: &bound, started };
+        let reading = Reading { request, plan: &plan, bound: &bound, started, counts: true };
         let json = match reading.answer()? {
             Step::Done(json) => json,
             Step::Anew if passes < PASSES_MAX => continue,
@@ -88,11 +88,13 @@ pub fn obstacle(plan: &Plan) -> Option<Reason> {
     xact::obstacle().or(plan.analysis.obstacle)
 }
 
-struct Reading<'a> {
-    request: &'a Request<'a>,
-    plan: &'a Plan,
-    bound: &'a [Bound],
-    started: Instant,
+pub struct Reading<'a> {
+    pub request: &'a Request<'a>,
+    pub plan: &'a Plan,
+    pub bound: &'a [Bound],
+    pub started: Instant,
+    /// Whether a hit stands in the statistics.
+    pub counts: bool,
 }
 
 enum Step {
@@ -102,16 +104,16 @@ enum Step {
 }
 
 /// What the call is judged by: its snapshot, and what counts under it.
-struct Under {
+pub struct Under {
     snapshot: Snapshot,
     registration: Rc<Registration>,
-    entry: Entry,
+    pub entry: Entry,
     /// Behind all that the snapshot sees.
     position: wal::Position,
 }
 
 /// What a look came to.
-enum Looked {
+pub enum Looked {
     Hit(Datum),
     Miss { reason: Reason, deps: Vec<Dep> },
     Compute(Reason),
@@ -154,7 +156,7 @@ impl Reading<'_> {
     }
 
     /// What counts under the snapshot; or why this call can use nothing of Redis.
-    fn under(&self, snapshot: Snapshot) -> Result<Under, Reason> {
+    pub fn under(&self, snapshot: Snapshot) -> Result<Under, Reason> {
         let registration = registry::usable(&snapshot)?;
         let entry = Entry::new(&registration, &self.request.key, self.plan, self.bound);
         if registry::owes(&snapshot, &entry.tags) {
@@ -177,7 +179,7 @@ impl Reading<'_> {
     }
 
     /// The hit path: one round trip.
-    fn look(&self, under: &Under) -> Result<Looked, Failure> {
+    pub fn look(&self, under: &Under) -> Result<Looked, Failure> {
         host::fault_point("read.look");
         let keys = &under.entry.keys;
         let ask = Ask {
@@ -240,7 +242,9 @@ impl Reading<'_> {
         let Some(json) = text::json_from_utf8(value) else {
             return Looked::Compute(Reason::Foreign);
         };
-        stats::hit(&self.request.key, value.len(), micros(self.started), sidecar.cost_us);
+        if self.counts {
+            stats::hit(&self.request.key, value.len(), micros(self.started), sidecar.cost_us);
+        }
         Looked::Hit(json)
     }
 
@@ -355,7 +359,7 @@ impl Reading<'_> {
         if !host::skips("guard.flush") {
             under.position.flush();
         }
-        let stored = self.store(lease, under.registration.generation, deps, json.bytes(), cost_us);
+        let stored = self.store(lease, under, deps, json.bytes(), cost_us);
         if let Err(failure) = stored {
             stats::unfilled(&self.request.key, failure.reason);
             connection::warn(&failure);
@@ -366,7 +370,7 @@ impl Reading<'_> {
     fn store(
         &self,
         mut lease: Lease<'_>,
-        generation: u128,
+        under: &Under,
         deps: Vec<Dep>,
         json: &[u8],
         cost_us: u64,
@@ -379,7 +383,7 @@ impl Reading<'_> {
             return Err(Failure::new(Reason::TooLarge, "above pg_cache.value_bytes_max"));
         }
         let sidecar = Sidecar {
-            generation,
+            generation: under.registration.generation,
             fingerprint: lease.entry.fingerprint,
             value_bytes: value.len() as u64,
             value_hash: value_hash(&value),
@@ -387,13 +391,17 @@ impl Reading<'_> {
             cost_us,
             deps,
         };
+        let Under { entry, registration, .. } = under;
+        let recipe = recipe::of(self.request, self.plan, self.bound, entry, registration);
         let entry = scripts::Fill {
             value_key: lease.entry.keys.value(),
             sidecar_key: lease.entry.keys.sidecar(),
             lease_key: &lease.entry.keys.lease(),
+            recipe_key: &lease.entry.keys.recipe(),
             token: lease.token,
             value: &value,
             sidecar: &sidecar.encode(),
+            recipe: &recipe,
             ttl_ms: self.request.ttl_ms,
         };
         lease.held = false;
@@ -434,10 +442,14 @@ fn release(entry: &Entry, token: &[u8]) {
 }
 
 /// Marks that a query of ours runs, so that one inside it is refused.
-struct Computing;
+pub struct Computing;
 
 impl Computing {
-    fn start() -> Self {
+    pub fn is_under_way() -> bool {
+        COMPUTING.get()
+    }
+
+    pub fn start() -> Self {
         COMPUTING.set(true);
         Self
     }

@@ -10,6 +10,7 @@ use std::rc::Rc;
 
 use pg_cache_core::error::Error;
 use pg_cache_core::reason::Reason;
+use pg_cache_core::recipe::Secret;
 use pg_cache_core::tag::Tag;
 use pg_cache_core::tagtable;
 
@@ -35,6 +36,8 @@ pub struct Registration {
     pub buckets: u32,
     /// The tag table's key.
     pub table: Vec<u8>,
+    /// Under which recipes are written.
+    pub secret: Secret,
 }
 
 impl Registration {
@@ -78,6 +81,21 @@ pub fn usable(snapshot: &Snapshot) -> Result<Rc<Registration>, Reason> {
         return Err(Reason::Unregistered);
     }
     Ok(registration)
+}
+
+/// Why a reader may not use the registration that the snapshot sees, in words.
+pub fn flaw(snapshot: &Snapshot) -> Option<&'static str> {
+    let Some(registration) = seen(snapshot) else {
+        return Some("there is no registration of this database in this cluster");
+    };
+    if !registration.is_made() {
+        return Some("no Redis server is registered yet");
+    }
+    if registration.timeline != wal::timeline() {
+        return Some("registered on another timeline: this server was promoted or recovered");
+    }
+    let is_alive = is_alive(snapshot, registration.generation);
+    (!is_alive).then_some("registered before the last start of this server")
 }
 
 /// Whether the generation was registered, or found good, by this run of the server: not so after a
@@ -193,8 +211,9 @@ fn decoded(row: &Row) -> Option<Rc<Registration>> {
 }
 
 fn decode(row: &Row) -> Option<Registration> {
-    let [_, system, database, generation, servers, timeline, prefix, buckets, shards, format] =
-        row.values::<10>();
+    let values = row.values::<12>();
+    let [_, system, database, generation, servers, timeline, prefix, buckets, ..] = values;
+    let [.., shards, format, _, secret] = values;
     let (own_system, own_database) = identity::origin();
     let is_ours = system?.value() as u64 == own_system && database?.value() as u32 == own_database;
     if !is_ours || format?.value() as i32 != FORMAT || shards?.value() as i32 != 1 {
@@ -207,5 +226,6 @@ fn decode(row: &Row) -> Option<Registration> {
         prefix: text::owned(prefix?).into_bytes(),
         buckets: u32::try_from(buckets?.value() as i32).ok().filter(|count| *count > 0)?,
         table: tagtable::key(own_system, own_database, 0),
+        secret: Secret::of(&text::owned(secret?)),
     })
 }

@@ -8,7 +8,6 @@ use std::time::{Duration, Instant};
 
 use pg_cache_core::error::Error;
 use pg_cache_core::key::RESERVED_PREFIX;
-use pg_cache_core::tagtable;
 use serde_json::{Value, json};
 
 use crate::client::failure::Failure;
@@ -96,8 +95,7 @@ fn row(step: &str, detail: String) -> Value {
 /// The base of the table if it is of the registered generation.
 fn base_of(registration: &Rc<Registration>) -> Result<Option<String>, Failure> {
     let found = connection::ask(|session| Ok(made(session, &registration.table)?))?;
-    let ours = tagtable::generation_text(registration.generation);
-    let is_ours = found.generation.as_deref() == Some(&ours[..]);
+    let is_ours = found.is_of(registration.generation);
     let base = found.base.map(|base| String::from_utf8_lossy(&base).into_owned());
     Ok(base.filter(|_| is_ours))
 }

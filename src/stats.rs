@@ -101,6 +101,54 @@ pub fn as_json() -> Value {
     })
 }
 
+/// What commits cost, and what became of them.
+#[derive(Default)]
+struct Commits {
+    settled: u64,
+    early: u64,
+    owed: u64,
+    tags: u64,
+    keys: u64,
+    time_us: u64,
+}
+
+thread_local! {
+    static COMMITS: RefCell<Commits> = RefCell::new(Commits::default());
+}
+
+/// What one delivery to Redis came to.
+pub struct Delivery {
+    pub early: bool,
+    pub settled: bool,
+    pub buckets: usize,
+    pub keys: usize,
+    pub time_us: u64,
+}
+
+pub fn delivered(delivery: &Delivery) {
+    COMMITS.with_borrow_mut(|commits| {
+        let settled = match (delivery.settled, delivery.early) {
+            (false, _) => &mut commits.owed,
+            (true, true) => &mut commits.early,
+            (true, false) => &mut commits.settled,
+        };
+        add(settled, 1);
+        add(&mut commits.tags, delivery.buckets as u64);
+        add(&mut commits.keys, delivery.keys as u64);
+        add(&mut commits.time_us, delivery.time_us);
+    });
+}
+
+/// One object, which the view `redis_stat_commit` reads.
+pub fn commits_as_json() -> Value {
+    COMMITS.with_borrow(|c| {
+        json!([{
+            "settled": c.settled, "early": c.early, "owed": c.owed, "tags": c.tags,
+            "keys": c.keys, "redis_ms": c.time_us as f64 / 1000.0,
+        }])
+    })
+}
+
 fn reasons(counters: &Counters) -> Map<String, Value> {
     let counted = Reason::ALL.iter().map(|reason| (reason, counters.reasons.0[reason.index()]));
     counted

@@ -99,6 +99,18 @@ pub fn adopt(touched: &[u32], our_schema: &str) -> Outcome<()> {
     Ok(())
 }
 
+/// Before ATTACH: a partition takes the row trigger of its root, in place of one of its own, which
+/// has the same name. Nothing is left untold: the lock stays until ATTACH is done.
+pub fn make_way(parent: Oid, partition: Oid, our_schema: &str) -> Outcome<()> {
+    let mut members = tree(partition, our_schema)?;
+    members.truncate(1);
+    let is_tracked = members.iter().any(|member| !member.triggers.is_empty());
+    if is_tracked && !tracked_above(&[parent.to_u32()], our_schema)?.is_empty() {
+        detach_all(&members)?;
+    }
+    Ok(())
+}
+
 /// A row trigger comes to partitions from their root.
 fn lacks(member: &Member, row: bool) -> bool {
     let comes_from_root = row && member.partition;
@@ -173,9 +185,8 @@ fn trackable(relation: Oid) -> Outcome<Option<Target>> {
         return Err(Error::from(Tracking::Owner { relation }).into());
     }
     if target.kind == "m" {
-        error::notice(&format!(
-            "materialized view {relation} needs no triggers: REFRESH tells what changes"
-        ));
+        let told = "needs no triggers: REFRESH tells what changes";
+        error::notice(&format!("materialized view {relation} {told}"), None);
         return Ok(None);
     }
     Ok(Some(target))

@@ -12,16 +12,17 @@ mod making;
 mod sweep;
 
 use std::cell::{Cell, RefCell};
+use std::ffi::CStr;
 use std::rc::Rc;
 
 use pg_cache_core::limiter::Limiter;
 use pg_cache_core::reason::Reason;
-use pg_cache_core::tagtable;
 
 use crate::client::failure::Failure;
 use crate::client::making::made;
 use crate::client::session::Server;
 use crate::connection;
+use crate::pg::bgworker::Errand;
 use crate::pg::error::{Outcome, Raised};
 use crate::pg::snapshot::Fresh;
 use crate::pg::transaction::{self, End};
@@ -37,6 +38,12 @@ const IDLE_MS_MAX: u64 = 2_000;
 /// How long it waits for a CREATE EXTENSION that is not committed yet.
 const ABSENT_MS_MAX: u64 = 5_000;
 
+/// How long debts that could not be paid wait for the next worker, at first and at most.
+const WAIT_SECONDS_MIN: u32 = 5;
+const WAIT_SECONDS_MAX: u32 = 60;
+
+const WORKER: &CStr = c"pg_cache_worker";
+
 /// Between two looks of an idle worker.
 const LOOK_EVERY_MS: u64 = 100;
 
@@ -45,7 +52,8 @@ thread_local! {
     static NO_SLOT: Cell<bool> = const { Cell::new(false) };
 }
 
-background_worker!(pg_cache_worker, run);
+background_worker!(pg_cache_worker, serve, run);
+background_worker!(pg_cache_waiter, serve_alone, rest);
 
 /// Starts the worker of this database unless one runs. Never raises, waits or takes an id.
 pub fn wake() {
@@ -58,13 +66,36 @@ pub fn wake() {
     if lockers::is_running() {
         NO_SLOT.set(false);
     } else {
-        NO_SLOT.set(!bgworker::start(c"pg_cache_worker"));
+        NO_SLOT.set(!bgworker::start(WORKER, Errand::here()));
     }
 }
 
 /// Whether this backend's last attempt found no free worker slot.
 pub fn no_slot() -> bool {
     NO_SLOT.get()
+}
+
+/// Somebody who only looks whether there is a worker holds its lock for an instant.
+fn become_worker() -> bool {
+    const TRIES: u32 = 3;
+    (0..TRIES).any(|attempt| {
+        if attempt > 0 {
+            bgworker::wait(10);
+        }
+        lockers::become_worker()
+    })
+}
+
+/// Waits, without a database, and then starts a worker.
+fn rest(errand: Errand) -> Outcome<()> {
+    if lockers::become_waiter(errand.database) {
+        let until_ms = host::monotonic_ms() + 1000 * u64::from(errand.waited_seconds);
+        while host::monotonic_ms() < until_ms {
+            bgworker::wait(until_ms.saturating_sub(host::monotonic_ms()));
+        }
+        bgworker::start(WORKER, errand);
+    }
+    Ok(())
 }
 
 /// What a pass came to.
@@ -80,8 +111,8 @@ enum Pass {
     Absent,
 }
 
-fn run() -> Outcome<()> {
-    if wal::is_standby() || !lockers::become_worker() {
+fn run(errand: Errand) -> Outcome<()> {
+    if wal::is_standby() || !become_worker() {
         return Ok(());
     }
     let mut worker = Worker::default();
@@ -100,6 +131,7 @@ fn run() -> Outcome<()> {
             // Whoever owed while we held the lock found us running and started nobody.
             let more = matches!(pass, Pass::Done) && !matches!(worker.pass()?, Pass::Done);
             if !more || !lockers::become_worker() {
+                worker.leave_a_waiter(errand);
                 return Ok(());
             }
             idle_since_ms = host::monotonic_ms();
@@ -111,6 +143,8 @@ fn run() -> Outcome<()> {
 /// What a worker knows beside what it reads in each pass.
 #[derive(Default)]
 struct Worker {
+    /// Whether the last look found debts that could not be paid.
+    owes: bool,
     sweep: sweep::Sweep,
     /// The last trouble that the log heard of.
     reported: Option<Reason>,
@@ -159,6 +193,7 @@ impl Worker {
     fn step(&mut self) -> Step<Pass> {
         activity::show("looking at the registry");
         let Some(look) = look()? else { return Ok(Pass::Absent) };
+        self.owes = look.owes;
         // Trouble is paced by the passes, not by the breaker.
         connection::retry_now();
         let server = connection::ask(|session| Ok(session.identify()?))?;
@@ -172,6 +207,16 @@ impl Worker {
             return debts::pay(&registration);
         }
         Ok(if self.sweep.step(&registration)? { Pass::Worked } else { Pass::Done })
+    }
+
+    /// Debts that nobody's reading brings to mind keep keys old for programs that read Redis. They
+    /// are looked at again later; a worker that stayed for them would hold up DROP DATABASE.
+    fn leave_a_waiter(&self, errand: Errand) {
+        if self.owes && !lockers::is_waited_for(errand.database) {
+            let waited = errand.waited_seconds;
+            let waited_seconds = (2 * waited).clamp(WAIT_SECONDS_MIN, WAIT_SECONDS_MAX);
+            bgworker::start_alone(c"pg_cache_waiter", Errand { waited_seconds, ..errand });
+        }
     }
 
     /// Into the server's log, once for each kind of trouble.
@@ -191,8 +236,7 @@ fn usable(look: &Look, server: &Server) -> Result<Option<Rc<Registration>>, Fail
         return Ok(None);
     }
     let found = connection::ask(|session| Ok(made(session, &registration.table)?))?;
-    let ours = tagtable::generation_text(registration.generation);
-    Ok((found.generation.as_deref() == Some(&ours[..])).then(|| registration.clone()))
+    Ok(found.is_of(registration.generation).then(|| registration.clone()))
 }
 
 /// Reads the registry in a transaction of its own, without an id; `None` if there is none.

@@ -1,5 +1,5 @@
-//! `redis_ping`, `redis_health`, `redis_flush`, `redis_repair`, `redis_register`, and what the view
-//! `redis_stat_cached` reads.
+//! `redis_ping`, `redis_health`, `redis_flush`, `redis_repair`, `redis_register`, `redis_verify`,
+//! and what the view `redis_stat_cached` reads.
 
 use std::time::Instant;
 
@@ -7,7 +7,7 @@ use crate::flush::{self, unreachable};
 use crate::pg::call::Call;
 use crate::pg::error::Outcome;
 use crate::pg::{Datum, interval, text};
-use crate::{connection, health, repair, stats, worker};
+use crate::{connection, health, repair, stats, verify, worker};
 
 sql_function!(redis_ping, pg_finfo_redis_ping, ping);
 sql_function!(redis_health_json, pg_finfo_redis_health_json, health_json);
@@ -15,6 +15,8 @@ sql_function!(redis_flush, pg_finfo_redis_flush, flush_keys);
 sql_function!(redis_repair_json, pg_finfo_redis_repair_json, repair_json);
 sql_function!(redis_register, pg_finfo_redis_register, register);
 sql_function!(redis_wake, pg_finfo_redis_wake, wake);
+sql_function!(redis_verify_json, pg_finfo_redis_verify_json, verify_json);
+sql_function!(redis_stat_commit_json, pg_finfo_redis_stat_commit_json, stat_commit_json);
 sql_function!(redis_stat_cached_json, pg_finfo_redis_stat_cached_json, stat_cached_json);
 
 fn ping(_call: &Call) -> Outcome<Datum> {
@@ -27,7 +29,7 @@ fn ping(_call: &Call) -> Outcome<Datum> {
 }
 
 fn health_json(_call: &Call) -> Outcome<Datum> {
-    Ok(text::json(&health::checks()))
+    Ok(text::json(&health::checks()?))
 }
 
 fn flush_keys(call: &Call) -> Outcome<Datum> {
@@ -36,12 +38,21 @@ fn flush_keys(call: &Call) -> Outcome<Datum> {
     Ok(Datum::from(deleted as i64))
 }
 
+fn stat_commit_json(_call: &Call) -> Outcome<Datum> {
+    Ok(text::json(&stats::commits_as_json()))
+}
+
 fn stat_cached_json(_call: &Call) -> Outcome<Datum> {
     Ok(text::json(&stats::as_json()))
 }
 
 fn repair_json(_call: &Call) -> Outcome<Datum> {
     Ok(text::json(&repair::repair()?))
+}
+
+fn verify_json(call: &Call) -> Outcome<Datum> {
+    let max = call.datum(0).map(|max| max.value() as i32);
+    Ok(text::json(&verify::verify(max)?))
 }
 
 fn register(call: &Call) -> Outcome<Datum> {

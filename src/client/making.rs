@@ -6,7 +6,7 @@
 
 use std::sync::LazyLock;
 
-use pg_cache_core::tagtable::{BASE, GENERATION};
+use pg_cache_core::tagtable::{self, BASE, GENERATION};
 use redis::{RedisResult, Script};
 
 use super::session::Session;
@@ -63,6 +63,15 @@ pub fn make(
 pub struct Made {
     pub generation: Option<Vec<u8>>,
     pub base: Option<Vec<u8>>,
+}
+
+impl Made {
+    /// Whether it was made for this generation; without a base it is of no use.
+    pub fn is_of(&self, generation: u128) -> bool {
+        let ours = tagtable::generation_text(generation);
+        let has_base = self.base.as_deref().and_then(tagtable::parse_xid).is_some();
+        has_base && self.generation.as_deref() == Some(&ours[..])
+    }
 }
 
 pub fn made(session: &mut Session, table: &[u8]) -> RedisResult<Made> {

@@ -7,9 +7,9 @@ use pg_cache_core::tag::Bucket;
 use pg_cache_core::tagtable;
 use redis::{ErrorKind, RedisResult, Script, ServerErrorKind, Value, from_redis_value};
 
-use super::session::{Ask, Session};
+use super::session::{Ask, ENTRY_PARTS, Session, TABLE_PARTS, parts};
 
-static FILL: LazyLock<Script> = LazyLock::new(|| Script::new(include_str!("lua/fill_3.lua")));
+static FILL: LazyLock<Script> = LazyLock::new(|| Script::new(include_str!("lua/fill_4.lua")));
 static RELEASE: LazyLock<Script> = LazyLock::new(|| Script::new(include_str!("lua/release_1.lua")));
 
 static BUMP: LazyLock<Script> = LazyLock::new(|| Script::new(include_str!("lua/bump_1.lua")));
@@ -21,9 +21,12 @@ pub struct Fill<'a> {
     pub value_key: &'a [u8],
     pub sidecar_key: &'a [u8],
     pub lease_key: &'a [u8],
+    pub recipe_key: &'a [u8],
     pub token: &'a [u8],
     pub value: &'a [u8],
     pub sidecar: &'a [u8],
+    /// Empty: none.
+    pub recipe: &'a [u8],
     pub ttl_ms: u64,
 }
 
@@ -43,10 +46,12 @@ pub fn fill(session: &mut Session, entry: &Fill<'_>) -> RedisResult<Filled> {
         .key(entry.value_key)
         .key(entry.sidecar_key)
         .key(entry.lease_key)
+        .key(entry.recipe_key)
         .arg(entry.token)
         .arg(entry.value)
         .arg(entry.sidecar)
         .arg(entry.ttl_ms)
+        .arg(entry.recipe)
         .invoke(session)?;
     Ok(match outcome {
         1 => Filled::Stored,
@@ -64,6 +69,11 @@ pub struct Bump<'a> {
     pub in_progress: &'a [u64],
     pub buckets: &'a [Bucket],
 }
+
+/// How many keys one DEL takes, each with its sidecar and its lease: on one server all names of a
+/// key go in one step whatever else goes with them, and a command for each key would cost more than
+/// its work.
+const DEL_KEYS_MAX: usize = 200;
 
 /// How many buckets one script call may take: it holds up everybody else on that Redis.
 const BUMP_BUCKETS_MAX: usize = 2000;
@@ -87,10 +97,13 @@ pub fn settle(
             call.arg(bucket.field());
         }
     }
-    for key in keys {
-        let del = pipeline.cmd("DEL").arg(key.value()).arg(key.sidecar());
-        if !keep_leases {
-            del.arg(key.lease());
+    for keys in keys.chunks(DEL_KEYS_MAX) {
+        let del = pipeline.cmd("DEL");
+        for key in keys {
+            del.arg(key.value()).arg(key.sidecar());
+            if !keep_leases {
+                del.arg(key.lease());
+            }
         }
         del.ignore();
     }
@@ -138,12 +151,13 @@ pub fn lease(
     if is_proved {
         session.prove(Some(replies.remove(0)))?;
     }
-    type Parts = Vec<Option<Vec<u8>>>;
-    let (holder, entry, table): (Option<Vec<u8>>, Parts, Parts) =
+    let (holder, entry, table): (Option<Vec<u8>>, Value, Value) =
         from_redis_value(Value::Array(replies))?;
+    let mut found = parts(entry, ENTRY_PARTS)?;
+    found.append(&mut parts(table, TABLE_PARTS + look.buckets.len())?);
     // Our own token may stand there already: the answer to a first try was lost.
     let ours = holder.is_none_or(|holder| holder == *token);
-    Ok((ours, entry.into_iter().chain(table).collect()))
+    Ok((ours, found))
 }
 
 /// Gives the lease back if it is still ours.

@@ -10,7 +10,7 @@ use pg_cache_core::reason::Reason;
 use pg_cache_core::resp::{self, Look};
 use pg_cache_core::tag::Bucket;
 use pg_cache_core::target::Target;
-use redis::{Cmd, ConnectionLike, Parser, Pipeline, RedisError, RedisResult, Value};
+use redis::{Cmd, ConnectionLike, ErrorKind, Parser, Pipeline, RedisError, RedisResult, Value};
 
 use super::Host;
 use super::failure::Failure;
@@ -22,6 +22,12 @@ const HANDSHAKE_BYTES_MAX: usize = 256 * 1024;
 
 /// How old the proof of a server's identity may be.
 const PROOF_AGE_MAX: Duration = Duration::from_millis(20);
+
+/// What a look asks of an entry: value and sidecar.
+pub const ENTRY_PARTS: usize = 2;
+
+/// What it asks of the table besides buckets: generation and base.
+pub const TABLE_PARTS: usize = 2;
 
 /// Scripts with flags, and BUMP's `allow-oom`, need these.
 const REDIS_AT_LEAST: (u32, u32) = (7, 0);
@@ -219,7 +225,7 @@ impl Session {
             match resp::read_look(self.inbox.pending(), fields, proof, &mut ranges) {
                 Look::Complete { used } => break used,
                 Look::Incomplete { at_least } => self.inbox.fill(&mut self.transport, at_least)?,
-                Look::Other => return self.look_at_other(proof),
+                Look::Other => return self.look_at_other(TABLE_PARTS + fields, proof),
             }
         };
         self.inbox.consume(used);
@@ -235,16 +241,15 @@ impl Session {
     }
 
     /// An error, or a push before the answer: the full parser reads it from the first byte on.
-    fn look_at_other(&mut self, proof: bool) -> RedisResult<Found<'_>> {
+    fn look_at_other(&mut self, table_parts: usize, proof: bool) -> RedisResult<Found<'_>> {
         // A new one: whatever the last one read beyond its answer was no answer of ours.
         self.parser = Parser::new();
         let (entry, table) = (self.receive()?, self.receive()?);
         let info = if proof { Some(self.receive()?) } else { None };
         self.open = true;
-        type Parts = Vec<Option<Vec<u8>>>;
-        let mut other: Parts = redis::from_redis_value(entry.extract_error()?)?;
+        let mut other = parts(entry.extract_error()?, ENTRY_PARTS)?;
         match table.extract_error() {
-            Ok(table) => other.append(&mut redis::from_redis_value::<Parts>(table)?),
+            Ok(table) => other.append(&mut parts(table, table_parts)?),
             // Somebody put something else in the table's place: then it is as good as missing.
             Err(error) if error.code() == Some("WRONGTYPE") => {}
             Err(error) => return Err(error),
@@ -272,6 +277,16 @@ impl Session {
                 value => return Ok(value),
             }
         }
+    }
+}
+
+/// The parts of one reply to a look. With one too few or too many, each behind it would be taken
+/// for another.
+pub fn parts(reply: Value, count: usize) -> RedisResult<Vec<Option<Vec<u8>>>> {
+    let parts: Vec<_> = redis::from_redis_value(reply)?;
+    match parts.len() == count {
+        true => Ok(parts),
+        false => Err((ErrorKind::UnexpectedReturnType, "a reply of another length").into()),
     }
 }
 

@@ -68,6 +68,14 @@ impl Analysis {
         self.stable.iter().any(|(kind, _)| *kind == Stable::Opaque)
     }
 
+    /// Whether the rows may show to whom the session belongs, besides who asks.
+    pub fn reads_session_role(&self) -> bool {
+        let shows = |name: &str| matches!(name, "session_authorization" | "role" | "is_superuser");
+        self.stable.iter().any(|(kind, _)| matches!(kind, Stable::Role | Stable::Opaque))
+            || self.value_functions.iter().any(|(_, name)| *name == "session_user")
+            || self.settings.iter().any(|name| shows(&name.to_ascii_lowercase()))
+    }
+
     /// Whether the rows hang on who asks, other than by privileges.
     pub fn reads_role(&self) -> bool {
         let is_role = |kind: Stable| kind == Stable::Role;

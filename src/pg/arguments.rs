@@ -210,6 +210,50 @@ fn add_datum(builder: &mut FingerprintBuilder, type_oid: pg_sys::Oid, value: pg_
     }
 }
 
+/// The value's own bytes, from which `restored` makes it again: of NULL none. None at all for a
+/// type that keeps its values in another way than columns do.
+pub fn bytes_of(argument: &Bound) -> Option<Option<Vec<u8>>> {
+    let Some(value) = argument.value else { return Some(None) };
+    let (mut length, mut by_value) = (0i16, false);
+    // SAFETY: a catalogue look-up into two locals.
+    unsafe { pg_sys::get_typlenbyval(argument.type_oid, &raw mut length, &raw mut by_value) };
+    if by_value {
+        return Some(Some((value.value() as u64).to_le_bytes().to_vec()));
+    }
+    let bytes = match usize::try_from(length) {
+        // SAFETY: a fixed-length type by reference has exactly that many bytes.
+        Ok(length) => unsafe { std::slice::from_raw_parts(value.cast_mut_ptr::<u8>(), length) },
+        Err(_) if length == -1 => super::text::bytes(value),
+        Err(_) => return None,
+    };
+    Some(Some(bytes.to_vec()))
+}
+
+/// The argument whose bytes were kept by this very database. None if the type is of another size
+/// now.
+pub fn restored(type_oid: u32, bytes: Option<&[u8]>) -> Option<Argument> {
+    let type_oid = pg_sys::Oid::from(type_oid);
+    let Some(bytes) = bytes else { return Some(Argument { type_oid, value: None }) };
+    let (mut length, mut by_value) = (0i16, false);
+    // SAFETY: a catalogue look-up into two locals.
+    unsafe { pg_sys::get_typlenbyval(type_oid, &raw mut length, &raw mut by_value) };
+    let value = match usize::try_from(length) {
+        _ if by_value => pg_sys::Datum::from(u64::from_le_bytes(bytes.try_into().ok()?)),
+        Ok(length) if length == bytes.len() => fixed(bytes),
+        Err(_) if length == -1 => super::text::datum(bytes),
+        _ => return None,
+    };
+    Some(Argument { type_oid, value: Some(value) })
+}
+
+fn fixed(bytes: &[u8]) -> pg_sys::Datum {
+    // SAFETY: room for that many bytes.
+    let copy = unsafe { pg_sys::palloc(bytes.len()) }.cast::<u8>();
+    // SAFETY: both have that many bytes, and do not overlap.
+    unsafe { std::ptr::copy_nonoverlapping(bytes.as_ptr(), copy, bytes.len()) };
+    pg_sys::Datum::from(copy)
+}
+
 /// The text of an untyped argument or a text datum, for reading a ttl.
 pub fn c_text(datum: pg_sys::Datum) -> CString {
     // SAFETY: the datum of an unknown literal is a C string.

@@ -28,15 +28,42 @@ const SIGTERM: c_int = 15;
 
 const LIBRARY: &CStr = c"pg_cache";
 const NAME: &CStr = c"pg_cache worker";
+const NAME_ALONE: &CStr = c"pg_cache waiter";
 
-/// Declares the entry of a background worker.
+/// Declares the entry of a background worker: the symbol, how it is served, and its body.
 macro_rules! background_worker {
-    ($symbol:ident, $body:path) => {
+    ($symbol:ident, $serve:ident, $body:path) => {
         #[unsafe(no_mangle)]
         pub extern "C-unwind" fn $symbol(argument: $crate::pg::Datum) {
-            $crate::pg::bgworker::serve(argument, $body)
+            $crate::pg::bgworker::$serve(argument, $body)
         }
     };
+}
+
+/// What a worker is started for.
+#[derive(Clone, Copy, Debug)]
+pub struct Errand {
+    pub database: u32,
+    /// How long somebody waited before it was started.
+    pub waited_seconds: u32,
+}
+
+impl Errand {
+    /// At once, in this backend's database.
+    pub fn here() -> Self {
+        // SAFETY: a global of the backend.
+        let database = unsafe { pg_sys::MyDatabaseId };
+        Self { database: database.to_u32(), waited_seconds: 0 }
+    }
+
+    fn to_datum(self) -> pg_sys::Datum {
+        pg_sys::Datum::from((u64::from(self.waited_seconds) << 32) | u64::from(self.database))
+    }
+
+    fn from_datum(datum: pg_sys::Datum) -> Self {
+        let both = datum.value() as u64;
+        Self { database: both as u32, waited_seconds: (both >> 32) as u32 }
+    }
 }
 
 /// What a database may have set that would end a worker's transactions or change what they see.
@@ -51,25 +78,33 @@ const SETTINGS: [(&CStr, &CStr); 12] = [
     (c"session_replication_role", c"origin"),
     (c"row_security", c"off"),
     (c"synchronous_commit", c"local"),
-    // Its own requests may take longer than a page should wait for.
-    (c"pg_cache.timeout_ms", c"5000"),
+    // Its own requests may take longer than a page should wait for, and not as long as DROP
+    // DATABASE waits for it to go.
+    (c"pg_cache.timeout_ms", c"2000"),
     (c"pg_cache.connect_timeout_ms", c"1000"),
 ];
 
-/// Starts `function` of this library as a worker of this database; false if there is no free slot.
-pub fn start(function: &CStr) -> bool {
-    // SAFETY: a global of the backend.
-    let database = unsafe { pg_sys::MyDatabaseId };
+/// Starts a worker that connects to the errand's database; false if there is no free slot.
+pub fn start(function: &CStr, errand: Errand) -> bool {
+    let connects = pg_sys::BGWORKER_BACKEND_DATABASE_CONNECTION;
+    register(NAME, function, errand, connects)
+}
+
+/// Starts a process that connects to no database, so that it is in nobody's way.
+pub fn start_alone(function: &CStr, errand: Errand) -> bool {
+    register(NAME_ALONE, function, errand, 0)
+}
+
+fn register(name: &CStr, function: &CStr, errand: Errand, flags: u32) -> bool {
     let mut worker = pg_sys::BackgroundWorker {
-        bgw_flags: (pg_sys::BGWORKER_SHMEM_ACCESS | pg_sys::BGWORKER_BACKEND_DATABASE_CONNECTION)
-            as c_int,
+        bgw_flags: (pg_sys::BGWORKER_SHMEM_ACCESS | flags) as c_int,
         bgw_start_time: pg_sys::BgWorkerStartTime::BgWorkerStart_RecoveryFinished,
         bgw_restart_time: pg_sys::BGW_NEVER_RESTART,
-        bgw_main_arg: pg_sys::Datum::from(database.to_u32()),
+        bgw_main_arg: errand.to_datum(),
         ..pg_sys::BackgroundWorker::default()
     };
-    write(&mut worker.bgw_name, NAME);
-    write(&mut worker.bgw_type, NAME);
+    write(&mut worker.bgw_name, name);
+    write(&mut worker.bgw_type, name);
     write(&mut worker.bgw_library_name, LIBRARY);
     write(&mut worker.bgw_function_name, function);
     let register = || {
@@ -87,15 +122,26 @@ fn write(field: &mut [c_char], text: &CStr) {
 }
 
 /// Runs a worker: signals, the connection to its database, the body. An error ends the process.
-pub fn serve(argument: pg_sys::Datum, body: fn() -> Outcome<()>) {
+pub fn serve(argument: pg_sys::Datum, body: fn(Errand) -> Outcome<()>) {
     super::error::enter(|| {
-        connect(pg_sys::Oid::from(argument.value() as u32));
-        body()?;
+        let errand = Errand::from_datum(argument);
+        accept_signals();
+        connect(pg_sys::Oid::from(errand.database));
+        body(errand)?;
         Ok(pg_sys::Datum::from(0usize))
     });
 }
 
-fn connect(database: pg_sys::Oid) {
+/// Runs a process without a database.
+pub fn serve_alone(argument: pg_sys::Datum, body: fn(Errand) -> Outcome<()>) {
+    super::error::enter(|| {
+        accept_signals();
+        body(Errand::from_datum(argument))?;
+        Ok(pg_sys::Datum::from(0usize))
+    });
+}
+
+fn accept_signals() {
     // SAFETY: PostgreSQL's own handler, which only sets flags; it replaces one that ends the
     // process in the middle of whatever it does.
     unsafe { pqsignal(SIGTERM, die) };
@@ -103,6 +149,9 @@ fn connect(database: pg_sys::Oid) {
     unsafe { pqsignal(SIGHUP, SignalHandlerForConfigReload) };
     // SAFETY: the handlers are in place.
     unsafe { pg_sys::BackgroundWorkerUnblockSignals() };
+}
+
+fn connect(database: pg_sys::Oid) {
     let superuser = pg_sys::InvalidOid;
     // SAFETY: once, at the start of the process; raises if the database is gone.
     unsafe { pg_sys::BackgroundWorkerInitializeConnectionByOid(database, superuser, 0) };

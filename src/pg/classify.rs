@@ -159,16 +159,6 @@ unsafe extern "C-unwind" {
         lock: pg_sys::LOCKMODE,
         parents: *mut *mut pg_sys::List,
     ) -> *mut pg_sys::List;
-    fn get_partition_ancestors(relation: pg_sys::Oid) -> *mut pg_sys::List;
-}
-
-/// The root of the tree that a partition belongs to; the relation itself if it is none.
-pub fn partition_root(relation: pg_sys::Oid) -> pg_sys::Oid {
-    // SAFETY: a palloc'ed list of oids, the root last.
-    let find = || unsafe { get_partition_ancestors(relation) };
-    // SAFETY: on the backend's one thread.
-    let ancestors = unsafe { pg_guard_ffi_boundary(find) };
-    super::tree::oids(ancestors).last().copied().unwrap_or(relation)
 }
 
 /// The relation that a parse tree names, by the search path; not locked.

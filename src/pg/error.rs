@@ -10,7 +10,7 @@
 
 use std::any::Any;
 use std::mem::MaybeUninit;
-use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 
 use pg_cache_core::error::Error;
 use pg_cache_core::reason::Reason;
@@ -97,6 +97,64 @@ pub fn replace(raised: Raised, with: Error) -> Raised {
         unsafe { pg_sys::FreeErrorData(error) };
     }
     Raised::Refused(with)
+}
+
+/// How work failed that its caller can do without.
+pub struct Failed {
+    message: String,
+    is_cancel: bool,
+    cause: Cause,
+}
+
+enum Cause {
+    Raised(Raised),
+    Panic(Box<dyn Any + Send>),
+}
+
+impl Failed {
+    /// The error's message; a cancel and a defect of ours go on instead.
+    pub fn message_unless_cancelled(self) -> Outcome<String> {
+        match self.cause {
+            _ if !self.is_cancel => Ok(self.message),
+            Cause::Raised(raised) => Err(raised),
+            Cause::Panic(panic) => resume_unwind(panic),
+        }
+    }
+}
+
+/// Runs work of which an ERROR is not the end. Its caller must roll a subtransaction back.
+pub fn attempt<T>(work: impl FnOnce() -> Outcome<T>) -> Result<T, Failed> {
+    match catch_unwind(AssertUnwindSafe(work)) {
+        Ok(Ok(result)) => Ok(result),
+        Ok(Err(raised)) => {
+            let (message, is_cancel) = told(&raised);
+            Err(Failed { message, is_cancel, cause: Cause::Raised(raised) })
+        }
+        Err(panic) => {
+            let (message, is_cancel) = match panic.downcast_ref::<CaughtError>() {
+                Some(CaughtError::PostgresError(report) | CaughtError::ErrorReport(report)) => {
+                    let is_cancel = report.sql_error_code() == CANCELLED;
+                    (report.message().to_owned(), is_cancel)
+                }
+                _ => (String::new(), true),
+            };
+            Err(Failed { message, is_cancel, cause: Cause::Panic(panic) })
+        }
+    }
+}
+
+const CANCELLED: PgSqlErrorCode = PgSqlErrorCode::ERRCODE_QUERY_CANCELED;
+
+fn told(raised: &Raised) -> (String, bool) {
+    match raised {
+        Raised::Refused(error) => (error.message(), false),
+        Raised::Postgres(error) => {
+            // SAFETY: made by CopyErrorData in `catch`, and nobody has freed it.
+            let error = unsafe { &**error };
+            let is_cancel = PgSqlErrorCode::from(error.sqlerrcode) == CANCELLED;
+            (super::text::c_string(error.message), is_cancel)
+        }
+    }
 }
 
 unsafe extern "C-unwind" {
@@ -211,10 +269,11 @@ pub fn log(message: &str) {
         .report(PgLogLevel::LOG);
 }
 
-/// What somebody should know whose command did nothing.
-pub fn notice(text: &str) {
+/// Tells the caller how something went.
+pub fn notice(text: &str, detail: Option<&str>) {
     let code = PgSqlErrorCode::ERRCODE_SUCCESSFUL_COMPLETION;
-    plain(code, &said(text.to_owned()), None, None).report(PgLogLevel::NOTICE);
+    let (text, detail) = (said(text.to_owned()), detail.map(|detail| said(detail.to_owned())));
+    plain(code, &text, detail.as_deref(), None).report(PgLogLevel::NOTICE);
 }
 
 /// What our own statements and texts should have ruled out.

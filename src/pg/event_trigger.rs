@@ -14,8 +14,8 @@ pub struct Event<'a> {
 /// What an ALTER TABLE does to the tree of partitions or children.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub enum Alteration {
-    /// A table comes under another.
-    Gain,
+    /// A table comes under another; as a partition if it is named here.
+    Gain { parent: Option<pg_sys::Oid>, partition: Option<pg_sys::Oid> },
     /// A partition leaves; its oid if it can be found by its name.
     Loss { partition: Option<pg_sys::Oid>, concurrently: bool },
 }
@@ -65,22 +65,28 @@ impl<'a> Event<'a> {
         let alter = unsafe { &*node.cast::<pg_sys::AlterTableStmt>() };
         let commands = tree::nodes::<pg_sys::AlterTableCmd>(alter.cmds);
         // SAFETY: the members of this list are such commands.
-        commands.iter().filter_map(|command| alteration(unsafe { &**command })).collect()
+        commands.iter().filter_map(|cmd| alteration(alter, unsafe { &**cmd })).collect()
     }
 }
 
-fn alteration(command: &pg_sys::AlterTableCmd) -> Option<Alteration> {
+fn alteration(
+    alter: &pg_sys::AlterTableStmt,
+    command: &pg_sys::AlterTableCmd,
+) -> Option<Alteration> {
     use pg_sys::AlterTableType as Type;
+    // SAFETY: used for those commands that carry such a node.
+    let part = || unsafe { &*command.def.cast::<pg_sys::PartitionCmd>() };
     match command.subtype {
-        Type::AT_AttachPartition | Type::AT_AddInherit => Some(Alteration::Gain),
-        Type::AT_DetachPartition | Type::AT_DetachPartitionFinalize => {
-            // SAFETY: the two carry such a node.
-            let part = unsafe { &*command.def.cast::<pg_sys::PartitionCmd>() };
-            Some(Alteration::Loss {
-                partition: classify::relation_named(part.name),
-                concurrently: part.concurrent,
-            })
-        }
+        // ALTER INDEX attaches too, and its parent is no table.
+        Type::AT_AttachPartition => Some(Alteration::Gain {
+            parent: classify::relation_named(alter.relation),
+            partition: classify::relation_named(part().name),
+        }),
+        Type::AT_AddInherit => Some(Alteration::Gain { parent: None, partition: None }),
+        Type::AT_DetachPartition | Type::AT_DetachPartitionFinalize => Some(Alteration::Loss {
+            partition: classify::relation_named(part().name),
+            concurrently: part().concurrent,
+        }),
         _ => None,
     }
 }

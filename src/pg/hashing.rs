@@ -2,8 +2,9 @@
 //!
 //! Invariant: the hash is that of PostgreSQL's own hash operator family for the column's type, with
 //! the column's collation, on both sides: what writes a row and what reads a query. Values that
-//! such an operator finds equal have one hash (`1.0` and `1.00`, `'a'` and `'A'` where the collation
-//! says so). If the two sides hashed differently, a change would miss the entries that show it.
+//! such an operator finds equal have one hash (`1.0` and `1.00`, `'a'` and `'A'` where the
+//! collation says so). If the two sides hashed differently, a change would miss the entries that
+//! show it.
 
 use pgrx::pg_sys;
 

@@ -1,15 +1,30 @@
 //! Who asks, and of which database: what separates entries of different origin.
 
+use std::cell::Cell;
+
 use pg_cache_core::fingerprint::FingerprintBuilder;
 use pgrx::pg_sys;
+
+thread_local! {
+    static SESSION_ROLE: Cell<Option<pg_sys::Oid>> = const { Cell::new(None) };
+}
 
 /// The current and the session role.
 pub fn roles() -> (pg_sys::Oid, pg_sys::Oid) {
     // SAFETY: a global of the backend.
     let user = unsafe { pg_sys::GetUserId() };
-    // SAFETY: as above.
-    let session_user = unsafe { pg_sys::GetSessionUserId() };
-    (user, session_user)
+    (user, SESSION_ROLE.get().unwrap_or_else(session_role))
+}
+
+/// The role that this session really belongs to.
+pub fn session_role() -> pg_sys::Oid {
+    // SAFETY: a global of the backend.
+    unsafe { pg_sys::GetSessionUserId() }
+}
+
+/// Asks for another session's entries; queries that show their session's role still show this one.
+pub fn assume_session_role(role: Option<pg_sys::Oid>) {
+    SESSION_ROLE.set(role);
 }
 
 /// The system identifier of the cluster and the oid of the database.

@@ -9,16 +9,16 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 
 use pgrx::pg_sys;
 
-/// Tells this lock from any other of its class: "pgca".
+/// Tell these locks from any other of their class: "pgca", "pgcb".
 const WORKER_LOCK: u32 = 0x7067_6361;
+const WAITER_LOCK: u32 = 0x7067_6362;
 
 const EXCLUSIVE: c_int = pg_sys::ExclusiveLock as c_int;
 
-fn worker_lock() -> pg_sys::LOCKTAG {
+fn role_lock(role: u32, database: u32) -> pg_sys::LOCKTAG {
     pg_sys::LOCKTAG {
-        // SAFETY: a global of the backend.
-        locktag_field1: unsafe { pg_sys::MyDatabaseId }.to_u32(),
-        locktag_field2: WORKER_LOCK,
+        locktag_field1: database,
+        locktag_field2: role,
         locktag_field3: 0,
         locktag_field4: 0,
         locktag_type: pg_sys::LockTagType::LOCKTAG_USERLOCK as u8,
@@ -26,18 +26,45 @@ fn worker_lock() -> pg_sys::LOCKTAG {
     }
 }
 
-/// Takes this database's worker lock until the process ends or resigns; false if another has it.
-pub fn become_worker() -> bool {
-    let tag = worker_lock();
+fn worker_lock() -> pg_sys::LOCKTAG {
+    // SAFETY: a global of the backend.
+    role_lock(WORKER_LOCK, unsafe { pg_sys::MyDatabaseId }.to_u32())
+}
+
+/// Takes a lock until the process ends or gives it back; false if another process has it.
+fn take(tag: &pg_sys::LOCKTAG) -> bool {
     // SAFETY: a session's lock, not a transaction's; does not wait.
-    let result = unsafe { pg_sys::LockAcquire(&raw const tag, EXCLUSIVE, true, true) };
+    let result = unsafe { pg_sys::LockAcquire(std::ptr::from_ref(tag), EXCLUSIVE, true, true) };
     result != pg_sys::LockAcquireResult::LOCKACQUIRE_NOT_AVAIL
 }
 
+fn give_back(tag: &pg_sys::LOCKTAG) {
+    // SAFETY: taken by `take`.
+    unsafe { pg_sys::LockRelease(std::ptr::from_ref(tag), EXCLUSIVE, true) };
+}
+
+/// Takes this database's worker lock; false if another process has it.
+pub fn become_worker() -> bool {
+    take(&worker_lock())
+}
+
 pub fn resign() {
-    let tag = worker_lock();
-    // SAFETY: taken by `become_worker`.
-    unsafe { pg_sys::LockRelease(&raw const tag, EXCLUSIVE, true) };
+    give_back(&worker_lock());
+}
+
+/// Takes the lock of the one who waits on behalf of a database.
+pub fn become_waiter(database: u32) -> bool {
+    take(&role_lock(WAITER_LOCK, database))
+}
+
+/// Whether somebody waits already.
+pub fn is_waited_for(database: u32) -> bool {
+    let tag = role_lock(WAITER_LOCK, database);
+    let free = take(&tag);
+    if free {
+        give_back(&tag);
+    }
+    !free
 }
 
 /// Whether some process is the worker of this database. Never raises: without an answer, no.

@@ -1,13 +1,14 @@
 //! Row groups: which values a query pins a tracked table's columns to, by its own conditions.
 //!
-//! Reads the analysed tree and nothing else. Which conditions hold for which table, and why no other
-//! row of it can matter then, is said and tried out in `pg_cache_core::pins`; here stands what an
-//! equality is. Invariant: only a plain column of this very query level, an operator that is the
-//! equality of the column's hash, and a value that is known before the query runs (a constant, a
-//! parameter, an array of them) count. Anything less certain depends on the whole table. If
-//! something else counted, a change of a row that the result shows would leave the entry a hit.
+//! Reads the analysed tree and nothing else. Which conditions hold for which table, and why no
+//! other row of it can matter then, is said and tried out in `pg_cache_core::pins`; here stands
+//! what an equality is. Invariant: only a plain column of this very query level, an operator that
+//! is the equality of the column's hash, and a value that is known before the query runs (a
+//! constant, a parameter, an array of them) count. Anything less certain depends on the whole
+//! table. If something else counted, a change of a row that the result shows would leave the entry
+//! a hit.
 
-use pg_cache_core::pins::{GROUPS_MAX, Join, Pinned, Side, carried};
+use pg_cache_core::pins::{self, GROUPS_MAX, Join, Pinned, Side, carried};
 use pgrx::pg_sys::{self, NodeTag};
 
 use super::arguments::{self, Bound};
@@ -153,7 +154,7 @@ impl Level {
 type Found = (*mut pg_sys::Node, bool, pg_sys::Oid);
 
 impl Condition {
-    fn sides(&self, hashing: &Hashing) -> Option<(Side<Taken, Found>, Side<Taken, Found>)> {
+    fn sides(&self, hashing: &Hashing) -> Option<pins::Equality<Taken, Found>> {
         let Equality { left, right } = hashing.equality(self.operator, self.collation)?;
         let side = |operand, as_type, any_of| match operand {
             Operand::Column { .. } if any_of => None,

@@ -5,7 +5,7 @@
 
 use std::cell::{OnceCell, RefCell};
 use std::collections::HashMap;
-use std::ffi::CStr;
+use std::ffi::{CStr, CString};
 
 use pgrx::pg_sys;
 use pgrx::pg_sys::config_type;
@@ -151,6 +151,19 @@ pub fn value(name: &str) -> Option<String> {
         Ok(text) => text.to_owned(),
         Err(_) => bytes.iter().map(|byte| format!("\\x{byte:02x}")).collect(),
     })
+}
+
+/// The names of the settings that every plan's analysis and every result's text depend on.
+pub fn names() -> impl Iterator<Item = &'static CStr> {
+    NAMES.iter().copied()
+}
+
+/// The value of a setting in the server's own bytes; None if there is no such setting.
+pub fn bytes(name: &CStr) -> Option<CString> {
+    // SAFETY: a missing setting gives NULL; the result is copied before anything else runs.
+    let value = unsafe { pg_sys::GetConfigOption(name.as_ptr(), true, false) };
+    // SAFETY: guc.c's strings end with NUL.
+    (!value.is_null()).then(|| unsafe { CStr::from_ptr(value) }.to_owned())
 }
 
 fn name_of<'a>(record: *mut pg_sys::config_generic) -> &'a CStr {

@@ -1,18 +1,17 @@
 //! Is a relation tracked: does every change of its rows reach the tags?
 //!
-//! Owns that answer, read from the relation cache: our row trigger for INSERT, UPDATE and DELETE and
-//! our TRUNCATE trigger, both ENABLE ALWAYS, on the table and on everything whose rows it shows, and
-//! the event triggers that see what fires no row trigger. Invariant: *tracked* is said only if all
-//! of that is in place. If it were said too early, a change would be noted nowhere and an old entry
-//! would be served as exact.
+//! Owns that answer, read from the relation cache: our row trigger for INSERT, UPDATE and DELETE
+//! and our TRUNCATE trigger, both ENABLE ALWAYS, on the table and on everything whose rows it
+//! shows, and the event triggers that see what fires no row trigger. Invariant: *tracked* is said
+//! only if all of that is in place. If it were said too early, a change would be noted nowhere and
+//! an old entry would be served as exact.
 
 use std::ffi::CStr;
 
-use pg_cache_core::pins::BY_COLUMNS_MAX;
 use pgrx::pg_sys;
 use pgrx::pg_sys::ffi::pg_guard_ffi_boundary;
 
-use super::{classify, surroundings, text};
+use super::{classify, row_groups, surroundings, text};
 
 /// The trigger functions that note changes.
 const ROW_FUNCTION: &str = "redis_track_row";
@@ -114,7 +113,7 @@ fn by_triggers(relation: pg_sys::Oid) -> Tracked {
         Some((_, row)) if truncate => {
             // Two triggers that note other groups: both notes are made, so either will do. More
             // columns than redis_track takes are a trigger made by hand: who knows what it notes.
-            let known = row.arguments.len() <= BY_COLUMNS_MAX;
+            let known = row.arguments.len() <= row_groups::COLUMNS_MAX;
             let by = if known { row.arguments.clone() } else { Vec::new() };
             Tracked { root, by, gap: None }
         }

@@ -131,12 +131,7 @@ impl Relation<'_> {
 
     /// What a change of this table is noted for: the root of its partition tree, or itself.
     pub fn tag_relation(self) -> u32 {
-        // SAFETY: an open relation has its catalogue row.
-        let is_partition = unsafe { (*self.relation.rd_rel).relispartition };
-        match is_partition {
-            true => super::classify::partition_root(self.oid()).to_u32(),
-            false => self.oid().to_u32(),
-        }
+        super::tracked::root_of(self.oid()).to_u32()
     }
 
     /// The column of that name; none of the system's.

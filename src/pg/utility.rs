@@ -42,7 +42,7 @@ pub fn ask(statement: &str) -> Outcome<Option<String>> {
     value_of(statement, false)
 }
 
-/// As [`ask`], under the active snapshot and without a transaction id.
+/// As [`ask`], under the active snapshot: it may run on a standby.
 pub fn ask_read_only(statement: &str) -> Outcome<Option<String>> {
     value_of(statement, true)
 }

@@ -61,7 +61,12 @@ pub fn xid() -> Option<u64> {
 pub fn has_let_go(xid: u64) -> bool {
     let narrow = pg_sys::TransactionId::from(xid as u32);
     // SAFETY: tries the lock and gives it back at once.
-    unsafe { pg_sys::ConditionalXactLockTableWait(narrow) }
+    #[cfg(not(feature = "pg18"))]
+    let is_free = unsafe { pg_sys::ConditionalXactLockTableWait(narrow) };
+    // SAFETY: as above; a failure is not logged.
+    #[cfg(feature = "pg18")]
+    let is_free = unsafe { pg_sys::ConditionalXactLockTableWait(narrow, false) };
+    is_free
 }
 
 /// Runs `work` so that the locks it takes stay until the transaction ends, even if the savepoint

@@ -50,10 +50,14 @@ fn start(call: &Call) -> Outcome<Datum> {
     let Some(event) = relevant(call, "redis_ddl_start", "ddl_command_start")? else {
         return Ok(Datum::from(0usize));
     };
-    let commits_halfway =
-        |alteration: &Alteration| matches!(alteration, Alteration::Loss { concurrently: true, .. });
-    if event.alterations().iter().any(commits_halfway) {
-        commit::note(Tag::CATALOGUE)?;
+    for alteration in event.alterations() {
+        match alteration {
+            Alteration::Loss { concurrently: true, .. } => commit::note(Tag::CATALOGUE)?,
+            Alteration::Gain { parent: Some(parent), partition: Some(partition) } => {
+                tracking::make_way(parent, partition, &call.function_schema())?;
+            }
+            _ => {}
+        }
     }
     Ok(Datum::from(0usize))
 }
@@ -72,7 +76,9 @@ fn end(call: &Call) -> Outcome<Datum> {
         return Ok(Datum::from(0usize));
     }
     let matters = |done: &Done| !done.temporary && has_effect(&done.command);
-    if done.is_empty() || done.iter().any(matters) {
+    // What DROP takes is told by sql_drop.
+    let untold = done.is_empty() && !command.starts_with("DROP");
+    if untold || done.iter().any(matters) {
         commit::note(Tag::CATALOGUE)?;
     }
     follow(event, &command, &done, &call.function_schema())?;
@@ -83,7 +89,8 @@ fn end(call: &Call) -> Outcome<Datum> {
 fn follow(event: Event<'_>, command: &str, done: &[Done], our_schema: &str) -> Outcome<()> {
     let alterations = event.alterations();
     let creates = matches!(command, "CREATE TABLE" | "CREATE SCHEMA");
-    if creates || alterations.contains(&Alteration::Gain) {
+    let gains = |alteration: &Alteration| matches!(alteration, Alteration::Gain { .. });
+    if creates || alterations.iter().any(gains) {
         let relations = done.iter().filter(|done| !done.temporary && is_table(&done.command));
         let touched: Vec<_> = relations.filter_map(|done| done.relation).collect();
         tracking::adopt(&touched, our_schema)?;

@@ -16,14 +16,15 @@ use pg_cache_core::tagtable;
 
 use super::{Pass, Step, outwait_writers};
 
-/// How often a claim may be lost, or lists be bumped while they are pruned.
+/// How often lists may be bumped while they are pruned.
 const ATTEMPTS_MAX: u32 = 5;
 
 /// Registers a new generation and makes its table.
 ///
-/// A failure after the registration leaves a generation that nobody can use; the next pass starts
-/// with another. It must: a request to make whose answer was lost may have been carried out, and
-/// the table been lost since, with versions that entries of that generation already hold.
+/// A failure after the registration, a lost claim too, leaves a generation that nobody can use; the
+/// next pass starts with another. It must: a request to make whose answer was lost, or that was
+/// sent again over another connection, may have been carried out and the table been lost since.
+/// Made a second time, it would give out versions that entries of that generation already hold.
 pub fn register_and_make(server: &Server) -> Step<Pass> {
     activity::show("registering");
     let Some((relation, generation)) = register(&server.identity())? else {
@@ -33,18 +34,22 @@ pub fn register_and_make(server: &Server) -> Step<Pass> {
     let generations = tagtable::generations_key(system, database, 0);
     connection::ask(|session| Ok(remember(session, &generations, &generation)?))?;
     let table = tagtable::key(system, database, 0);
-    for _ in 0..ATTEMPTS_MAX {
-        let Some(nonce) = claim_and_prune(&table)? else { continue };
+    let Some(nonce) = claim_and_prune(&table)? else { return Ok(Pass::Blocked) };
+    if !host::skips("guard.lockers") {
         outwait_writers(relation);
-        activity::show("making the tag table");
-        let base = transaction::empty();
-        if connection::ask(|session| Ok(make(session, &table, &nonce, &generation, base)?))? {
-            let run = &server.run_id;
-            error::log(&format!("pg_cache registered generation {generation} of redis {run}"));
-            return Ok(Pass::Worked);
-        }
     }
-    Ok(Pass::Blocked)
+    host::fault_point("worker.claimed");
+    activity::show("making the tag table");
+    let base = transaction::empty();
+    if host::skips("guard.claim") {
+        connection::ask(|session| Ok(claim(session, &table, &nonce)?))?;
+    }
+    if !connection::ask(|session| Ok(make(session, &table, &nonce, &generation, base)?))? {
+        return Ok(Pass::Blocked);
+    }
+    let run = &server.run_id;
+    error::log(&format!("pg_cache registered generation {generation} of redis {run}"));
+    Ok(Pass::Worked)
 }
 
 /// The nonce of a claim under which no list holds ids from the future, or as few as can be; `None`

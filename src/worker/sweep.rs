@@ -12,13 +12,10 @@ use pg_cache_core::tagtable;
 
 use crate::client::failure::Failure;
 use crate::client::making::{forget, remembered};
-use crate::connection;
 use crate::flush::unlink_entries;
 use crate::pg::{activity, host, identity};
 use crate::registry::Registration;
-
-/// How many keys Redis looks at in one step.
-const STEP_KEYS: u64 = 200;
+use crate::{connection, entries};
 
 /// Where a sweep stands.
 #[derive(Default)]
@@ -87,10 +84,7 @@ type Unlinked = Result<u64, Failure>;
 
 /// One step over the sidecars from a cursor on: the next cursor, and how many entries went.
 fn walk(cursor: u64, unlink: impl FnOnce(&[Vec<u8>]) -> Unlinked) -> Result<(u64, u64), Failure> {
-    let mut scan = redis::cmd("SCAN");
-    scan.arg(cursor).arg("MATCH").arg(SIDECAR_PATTERN).arg("COUNT").arg(STEP_KEYS);
-    let (next, mut names): (u64, Vec<Vec<u8>>) =
-        connection::ask(|session| Ok(scan.query(session)?))?;
+    let (next, mut names) = entries::step(SIDECAR_PATTERN, cursor)?;
     names.retain(|name| key_of_sidecar(name).is_some());
     Ok((next, unlink(&names)?))
 }

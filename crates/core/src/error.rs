@@ -56,6 +56,7 @@ pub enum Error {
     TemplateInvalid { text: String, why: String },
     RepairInTransaction,
     RepairOnStandby,
+    CannotVerify { reason: Reason },
     RepairUnfinished { detail: String },
     NoWorkerSlot,
     PrefixTooLong { bytes: usize, bytes_max: usize },
@@ -91,7 +92,8 @@ impl Error {
             Error::ViewName { .. } => "42602",
             Error::Unsettled { .. } => "08006",
             Error::DebtLocked => "55P03",
-            Error::RepairInTransaction => "25001",
+            Error::CannotVerify { reason: Reason::Disabled } => "55000",
+            Error::RepairInTransaction | Error::CannotVerify { .. } => "25001",
             Error::RepairOnStandby | Error::RepairUnfinished { .. } => "55000",
             Error::NoWorkerSlot => "53400",
             Error::PrefixTooLong { .. } => "54000",
@@ -152,6 +154,7 @@ impl Error {
             Error::RepairInTransaction => {
                 "redis_repair cannot run in a transaction that has written".into()
             }
+            Error::CannotVerify { .. } => "redis_verify cannot judge hits here".into(),
             Error::RepairOnStandby => "redis_repair cannot run on a standby".into(),
             Error::RepairUnfinished { .. } => "the repair did not finish in time".into(),
             Error::NoWorkerSlot => "no background worker slot is free".into(),
@@ -206,6 +209,7 @@ impl Error {
             Error::Unreachable { detail, .. }
             | Error::Unsettled { detail }
             | Error::RepairUnfinished { detail } => sentence(detail),
+            Error::CannotVerify { reason } => reason.sentence().into(),
             Error::RepairInTransaction => {
                 "The worker waits for transactions that write, and so would this one for the \
                  worker."
@@ -231,6 +235,7 @@ impl Error {
     pub fn hint(&self) -> Option<String> {
         let hint = match self {
             Error::NullArgument { name: "ttl" } => TTL_HINT,
+            Error::NullArgument { name: "rel" | "column" } => return None,
             Error::NullArgument { .. } => "Text joined with || is null if any part of it is null.",
             Error::KeyTooLong { .. } => "Put a hash of the long part into the key.",
             Error::KeyReserved { .. } => "Choose another prefix.",
@@ -277,6 +282,10 @@ impl Error {
             Error::DebtLocked => "Try again when what holds redis_debt has ended.",
             Error::RepairInTransaction => "Call it as a statement of its own.",
             Error::RepairOnStandby => "Call it on the primary.",
+            Error::CannotVerify { reason: Reason::Disabled } => {
+                "Set pg_cache.enabled to on for this session."
+            }
+            Error::CannotVerify { .. } => "Call it as a statement of its own, in READ COMMITTED.",
             Error::RepairUnfinished { .. } => "See redis_health(); the worker goes on meanwhile.",
             Error::NoWorkerSlot => "Raise max_worker_processes and restart PostgreSQL.",
             Error::PrefixTooLong { .. } => "Give a shorter one.",
@@ -401,6 +410,7 @@ mod tests {
             Error::BucketsOutOfRange { .. } => 34,
             Error::DependsArgument => 35,
             Error::Tracking(_) => 36,
+            Error::CannotVerify { .. } => 37,
         }
     }
 
@@ -408,7 +418,7 @@ mod tests {
     fn every_error_stands_in_the_catalogue() {
         // Danger: an error that users meet and the documentation does not know.
         let listed: BTreeSet<usize> = catalogue().iter().map(variant).collect();
-        assert_eq!(listed, (0..=36).collect());
+        assert_eq!(listed, (0..=37).collect());
     }
 
     #[test]

@@ -113,7 +113,7 @@ fn obstacle(
 
 /// The entry that stands under the key, if it is ours: whether it is still true, the tag table
 /// knows.
-pub fn entry<'a>(
+fn entry<'a>(
     value: Option<&'a [u8]>,
     sidecar: Option<&[u8]>,
     generation: u128,
@@ -272,6 +272,7 @@ mod tests {
         // Danger: the list of one bucket is taken for that of another, or one is left out.
         assert_eq!(name_of(|state| state.fields.truncate(2)), "protocol");
         assert_eq!(name_of(|state| state.fields.clear()), "protocol");
+        assert_eq!(name_of(|state| state.fields.push(None)), "protocol");
         let wanted = Wanted {
             generation: GENERATION,
             fingerprint: &FINGERPRINT,

@@ -1,8 +1,8 @@
 //! Owns the names under which things stand in Redis.
 //!
-//! Invariant: value, sidecar and lease of one key lie in one slot of a Redis Cluster, and no user
-//! key can be a name of ours. If the slots differed, no script could touch all three; if a user's
-//! key could begin with our prefix, a value could be read as somebody else's sidecar.
+//! Invariant: value, sidecar, lease and recipe of one key lie in one slot of a Redis Cluster, and
+//! no user key can be a name of ours. If the slots differed, no script could touch them together;
+//! if a user's key could begin with our prefix, a value could be read as somebody else's sidecar.
 
 use crate::error::Error;
 
@@ -21,6 +21,7 @@ pub const SLOTS: usize = 16384;
 const TAG_BYTES: usize = 3;
 const SIDECAR_PREFIX: &[u8] = b"pgc:e:{";
 const LEASE_PREFIX: &[u8] = b"pgc:l:{";
+const RECIPE_PREFIX: &[u8] = b"pgc:q:{";
 const TAG_END: &[u8] = b"}:";
 const NAME_HEAD_BYTES: usize = SIDECAR_PREFIX.len() + TAG_BYTES + TAG_END.len();
 const SCOPE_HEX_DIGITS: usize = 16;
@@ -49,7 +50,7 @@ pub fn slot_tag(slot: u16) -> [u8; TAG_BYTES] {
     SLOT_TAGS[slot as usize % SLOTS]
 }
 
-/// The three names of one entry, in one buffer: a sidecar's name ends with the value's.
+/// The names of one entry, in one buffer: a sidecar's name ends with the value's.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct EntryKeys {
     sidecar: Vec<u8>,
@@ -75,6 +76,10 @@ impl EntryKeys {
 
     pub fn lease(&self) -> Vec<u8> {
         [LEASE_PREFIX, &self.sidecar[SIDECAR_PREFIX.len()..]].concat()
+    }
+
+    pub fn recipe(&self) -> Vec<u8> {
+        [RECIPE_PREFIX, &self.sidecar[SIDECAR_PREFIX.len()..]].concat()
     }
 }
 
@@ -255,6 +260,7 @@ mod tests {
         assert_eq!(keys.value(), b"foo");
         assert_eq!(keys.sidecar(), b"pgc:e:{9Le}:foo");
         assert_eq!(keys.lease(), b"pgc:l:{9Le}:foo");
+        assert_eq!(keys.recipe(), b"pgc:q:{9Le}:foo");
         assert_eq!(scoped(b"top", 0xbeef), b"top#000000000000beef");
     }
 
@@ -333,6 +339,7 @@ mod tests {
             let keys = EntryKeys::new(&key);
             prop_assert_eq!(slot(keys.value()), slot(keys.sidecar()));
             prop_assert_eq!(slot(keys.value()), slot(&keys.lease()));
+            prop_assert_eq!(slot(keys.value()), slot(&keys.recipe()));
             prop_assert_eq!(key_of_sidecar(keys.sidecar()), Some(&key[..]));
         }
 
@@ -342,6 +349,7 @@ mod tests {
             let keys = EntryKeys::new(key.as_bytes());
             prop_assert_eq!(slot(keys.value()), slot(keys.sidecar()));
             prop_assert_eq!(slot(keys.value()), slot(&keys.lease()));
+            prop_assert_eq!(slot(keys.value()), slot(&keys.recipe()));
             prop_assert_eq!(key_of_sidecar(keys.sidecar()), Some(key.as_bytes()));
         }
 

@@ -10,19 +10,17 @@
 //! that point, r among them, which agree with the combination where that is not NULL-extended, and
 //! for which all equalities met on the way hold. For the entry alone it is r. A join passes a
 //! combination on joined to its other side, which the witness follows; or it makes or unmakes the
-//! NULL-extension of the other side's row, by a combination that ON let pass. Where the entry stands
-//! on the side that ON filters, an equality in ON, or one that holds for all that the other side
-//! gives, is true of that pair, hence about rows that are there, hence true of the witness. So a difference at the top has a witness for which all the equalities
-//! hold, and r has the value to which they carry it. Equality is strict and, within one hash
-//! operator family, transitive; whoever fills in the tree promises that.
+//! NULL-extension of the other side's row, by a combination that ON let pass. Where the entry
+//! stands on the side that ON filters, an equality in ON, or one that holds for all that the other
+//! side gives, is true of that pair, hence about rows that are there, hence true of the witness. So
+//! a difference at the top has a witness for which all the equalities hold, and r has the value to
+//! which they carry it. Equality is strict and, within one hash operator family, transitive;
+//! whoever fills in the tree promises that.
 //!
 //! If an equality were counted that does not hold (the ON of a LEFT JOIN for its left side, either
 //! for FULL, one below OR), a change of a row that the result shows would leave the entry a hit.
 
 use crate::tag::{GroupColumn, Tag};
-
-/// Columns by which one relation is tracked; each costs a hash for each changed row.
-pub const BY_COLUMNS_MAX: usize = 8;
 
 /// Beyond that many groups, one entry of a query depends on the whole table.
 pub const GROUPS_MAX: usize = 64;
@@ -82,11 +80,11 @@ pub enum Side<C, V> {
     Values(V),
 }
 
+/// What is equal to what.
+pub type Equality<C, V> = (Side<C, V>, Side<C, V>);
+
 /// The values to which equalities carry a column, each of which bounds it alone.
-pub fn carried<C: Copy + PartialEq, V: Copy>(
-    start: C,
-    equalities: &[(Side<C, V>, Side<C, V>)],
-) -> Vec<V> {
+pub fn carried<C: Copy + PartialEq, V: Copy>(start: C, equalities: &[Equality<C, V>]) -> Vec<V> {
     let mut columns = vec![start];
     let mut values = Vec::new();
     let mut done = 0;

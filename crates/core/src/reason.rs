@@ -146,7 +146,8 @@ impl Reason {
                 "Something that the entry depends on has changed since it was stored."
             }
             Reason::RunningWriter => {
-                "A transaction that wrote what the query reads is not complete in the caller's snapshot."
+                "A transaction that wrote what the query reads is not complete in the caller's \
+                 snapshot."
             }
             Reason::Generation => "The tag table in Redis is not of the registered generation.",
             Reason::Unregistered => "The database is not registered with a Redis server yet.",

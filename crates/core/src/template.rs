@@ -1,13 +1,13 @@
 //! Owns the key templates of triggers, such as `user:{id}`: how they are read, and how the values
 //! of a row become a key.
 //!
-//! A placeholder is the name of a column in braces, spelled as in the catalogue; `{{` and `}}` stand
-//! for braces. Values are put in as they are, but for the bytes `%`, `:`, `#`, `{` and `}`, which
-//! become `%25`, `%3A`, `%23`, `%7B` and `%7D`: a colon separates the parts of a key, `#` begins the
-//! scope of an entry under row security, and braces choose the slot on a cluster. Between two
-//! placeholders must stand something that no value can contain: one of these bytes but the percent
-//! sign, or another punctuation character, which is then escaped in the values of this template
-//! too. In `{a}-{b}` that is the hyphen, `%2D`.
+//! A placeholder is the name of a column in braces, spelled as in the catalogue; `{{` and `}}`
+//! stand for braces. Values are put in as they are, but for the bytes `%`, `:`, `#`, `{` and `}`,
+//! which become `%25`, `%3A`, `%23`, `%7B` and `%7D`: a colon separates the parts of a key, `#`
+//! begins the scope of an entry under row security, and braces choose the slot on a cluster.
+//! Between two placeholders must stand something that no value can contain: one of these bytes but
+//! the percent sign, or another punctuation character, which is then escaped in the values of this
+//! template too. In `{a}-{b}` that is the hyphen, `%2D`.
 //!
 //! Invariant: two different lists of values never give the same key, no value can look like a
 //! separator, and none can make a name of ours. If one could, whoever chooses a value (a user's

@@ -72,8 +72,10 @@ impl Postgres {
         let data_dir = directory.path().join("data");
         initdb(cluster, &data_dir);
         let pristine = fs::read(data_dir.join("postgresql.conf")).expect("initdb wrote it");
+        // The worker that the extension starts must not find a Redis of this machine.
+        let nowhere = [("pg_cache.url", "unix:///nonexistent.sock")];
         let mut postgres =
-            Postgres::launch(cluster.clone(), directory, data_dir.clone(), &[], false);
+            Postgres::launch(cluster.clone(), directory, data_dir.clone(), &nowhere, false);
         postgres.create_test_database();
         postgres.server.stop(libc::SIGINT, STOP_TIMEOUT);
         fs::write(data_dir.join("postgresql.conf"), pristine).expect("a file of ours");
@@ -166,6 +168,17 @@ impl Postgres {
     pub fn start_again(&mut self) {
         self.server = launch_process(&self.cluster, &self.directory, &self.data_dir, self.kept);
         self.wait_until_ready();
+    }
+
+    /// A server of its own on a copy of this one's files, made while this one is stopped.
+    pub fn copy(&mut self, conf: &[(&str, &str)]) -> Postgres {
+        self.server.stop(libc::SIGINT, STOP_TIMEOUT);
+        let directory = Directory::new();
+        let data_dir = directory.path().join("data");
+        copy_data(&self.data_dir, &data_dir);
+        self.server = launch_process(&self.cluster, &self.directory, &self.data_dir, self.kept);
+        self.wait_until_ready();
+        Postgres::launch(self.cluster.clone(), directory, data_dir, conf, false)
     }
 
     /// The processes of the server besides the postmaster.

@@ -5,6 +5,7 @@
 
 pub mod counters;
 pub mod outcome;
+pub mod registry;
 pub mod scene;
 pub mod stopwatch;
 pub mod tracking;

@@ -4,6 +4,8 @@
 //! `cargo test -p pg_cache_e2e THEME::`.
 
 mod breaker;
+mod bump;
+mod debts;
 mod encodings;
 mod exactness;
 mod faults;
@@ -17,6 +19,8 @@ mod privileges_fuzz;
 mod random_queries;
 mod read_through;
 mod row_groups;
+mod row_groups_live;
+mod row_groups_random;
 mod row_security;
 mod scope;
 mod settings;
@@ -28,4 +32,5 @@ mod two_databases;
 mod types;
 mod unreachable;
 mod values;
+mod verify;
 mod worker;

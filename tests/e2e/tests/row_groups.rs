@@ -1,7 +1,7 @@
 //! Row groups: which tags a query depends on, as `redis_explain` tells them.
 
 use pg_cache_e2e::Scene;
-use pg_cache_e2e::tracking::{stand_in, track};
+use pg_cache_e2e::tracking::track;
 use postgres::Client;
 
 /// Tables tracked by a column each, of every kind of type that compares by more than its bytes.
@@ -20,7 +20,6 @@ CREATE TABLE pairs (a int, b int, c int);
 
 fn prepare(client: &mut Client) {
     client.batch_execute(SCHEMA).unwrap();
-    stand_in(client);
     let tracked = [
         ("orders", "{customer_id}"),
         ("customers", "{id}"),
@@ -106,7 +105,8 @@ fn conditions_that_hold_for_every_row_pin_a_group() {
             &["customer_id = ANY ('{5,6}')"],
         ),
         (
-            "SELECT * FROM orders WHERE customer_id = 5 UNION SELECT * FROM orders WHERE customer_id = 6",
+            "SELECT * FROM orders WHERE customer_id = 5 UNION SELECT * FROM orders
+              WHERE customer_id = 6",
             &["customer_id = 5", "customer_id = 6"],
         ),
         (
@@ -114,7 +114,8 @@ fn conditions_that_hold_for_every_row_pin_a_group() {
             &["customer_id = 5", "customer_id = 6"],
         ),
         (
-            "SELECT * FROM orders a, orders b WHERE a.customer_id = 5 AND b.customer_id = a.customer_id",
+            "SELECT * FROM orders a, orders b
+              WHERE a.customer_id = 5 AND b.customer_id = a.customer_id",
             five,
         ),
     ];
@@ -182,7 +183,8 @@ fn joins_carry_a_value_where_the_rows_must_have_it() {
     let cases = [
         ("SELECT * FROM customers c JOIN orders o ON o.customer_id = c.id WHERE c.id = 5", true),
         ("SELECT * FROM customers c JOIN orders o ON o.customer_id = c.id AND c.id = 5", true),
-        ("SELECT * FROM customers c LEFT JOIN orders o ON o.customer_id = c.id WHERE c.id = 5", true),
+        ("SELECT * FROM customers c LEFT JOIN orders o ON o.customer_id = c.id
+          WHERE c.id = 5", true),
         ("SELECT * FROM customers c LEFT JOIN orders o ON o.customer_id = 5", true),
         ("SELECT * FROM customers c LEFT JOIN orders o ON o.customer_id = c.id AND c.id = 5", true),
         ("SELECT * FROM orders o RIGHT JOIN customers c ON o.customer_id = 5", true),
@@ -193,10 +195,13 @@ fn joins_carry_a_value_where_the_rows_must_have_it() {
           o.customer_id = p.id WHERE c.id = 5", true),
         ("SELECT * FROM customers c, orders o, plain p WHERE p.customer_id = o.customer_id AND
           c.id = p.customer_id AND 5 = c.id", true),
-        ("SELECT * FROM orders o JOIN (SELECT 5 AS id) s ON s.id = o.customer_id WHERE s.id = 5", true),
+        ("SELECT * FROM orders o JOIN (SELECT 5 AS id) s ON s.id = o.customer_id
+          WHERE s.id = 5", true),
         ("SELECT * FROM orders o JOIN plain p USING (customer_id) WHERE customer_id = 5", true),
-        ("SELECT * FROM (orders o JOIN plain p USING (customer_id)) j WHERE j.customer_id = 5", true),
-        ("SELECT * FROM plain p LEFT JOIN orders o USING (customer_id) WHERE customer_id = 5", true),
+        ("SELECT * FROM (orders o JOIN plain p USING (customer_id)) j
+          WHERE j.customer_id = 5", true),
+        ("SELECT * FROM plain p LEFT JOIN orders o USING (customer_id)
+          WHERE customer_id = 5", true),
         ("SELECT * FROM customers c JOIN LATERAL (SELECT * FROM orders o WHERE o.customer_id = 5
           AND o.id = c.id) l ON true", true),
         ("SELECT * FROM customers c JOIN orders o ON o.customer_id = c.big WHERE c.big = 5", true),
@@ -206,10 +211,12 @@ fn joins_carry_a_value_where_the_rows_must_have_it() {
           c.id = 5", true),
         // Not: the value is tied to another column, or by a condition that binds one side only.
         ("SELECT * FROM customers c JOIN orders o ON o.id = c.id WHERE c.id = 5", false),
-        ("SELECT * FROM orders o LEFT JOIN customers c ON c.id = o.customer_id AND c.id = 5", false),
+        ("SELECT * FROM orders o LEFT JOIN customers c ON c.id = o.customer_id AND c.id =
+          5", false),
         ("SELECT * FROM plain p RIGHT JOIN orders o USING (customer_id) LEFT JOIN customers c
           ON c.id = customer_id AND c.id = 5", false),
-        ("SELECT * FROM customers c FULL JOIN orders o ON o.customer_id = c.id WHERE c.id = 5", false),
+        ("SELECT * FROM customers c FULL JOIN orders o ON o.customer_id = c.id
+          WHERE c.id = 5", false),
         ("SELECT * FROM customers c JOIN orders o ON o.customer_id < c.id WHERE c.id = 5", false),
         ("SELECT * FROM orders o LEFT JOIN plain p ON p.id = o.customer_id LEFT JOIN customers c
           ON c.id = p.id WHERE c.id = 5", false),

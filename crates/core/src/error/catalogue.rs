@@ -72,6 +72,8 @@ pub fn catalogue() -> Vec<Error> {
         Error::NoWorkerSlot,
         Error::PrefixTooLong { bytes: 200, bytes_max: 128 },
         Error::BucketsOutOfRange { given: 0, most: 1_048_576 },
+        Error::CannotVerify { reason: Reason::OwnXid },
+        Error::CannotVerify { reason: Reason::Disabled },
         Error::FlushPattern,
         Error::UrlInvalid { why: "The URL has no host.".into() },
         Error::UrlSchemeLater { scheme: "rediss".into() },

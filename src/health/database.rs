@@ -1,0 +1,141 @@
+//! What this database has to say: its registration, its worker, and whatever keeps tags from being
+//! settled or changes from being noticed.
+//!
+//! Whoever may call `redis_health` need not be able to read the tables: nothing here may raise for
+//! want of a privilege.
+
+use serde_json::Value;
+
+use super::row;
+use crate::client::making::made;
+use crate::client::session::Server;
+use crate::pg::error::Outcome;
+use crate::pg::snapshot::Fresh;
+use crate::pg::{lockers, settings, table, utility, wal};
+use crate::registry::{self, Registration};
+use crate::{connection, worker};
+
+/// Whether this server is the registered one and has the registered generation's table.
+pub fn tag_table(server: &Server) -> Value {
+    let fresh = Fresh::push();
+    let (ok, detail) = match registry::seen(&fresh.snapshot).filter(|found| found.is_made()) {
+        None => (false, "not made yet".to_owned()),
+        Some(registration) => match registration.check(server) {
+            Ok(()) => of_generation(&registration),
+            Err(_) => {
+                let is = server.identity();
+                (false, format!("another server is registered: {}, not {is}", registration.server))
+            }
+        },
+    };
+    row("tag table", ok, &detail)
+}
+
+fn of_generation(registration: &Registration) -> (bool, String) {
+    match connection::ask(|session| Ok(made(session, &registration.table)?)) {
+        Err(failure) => (false, failure.reason.sentence().to_owned()),
+        Ok(found) => match found.is_of(registration.generation) {
+            true => (true, "of the registered generation".to_owned()),
+            false => (false, "lost, or of another generation".to_owned()),
+        },
+    }
+}
+
+/// Rows that need no Redis.
+pub fn checks() -> Outcome<Vec<Value>> {
+    let fresh = Fresh::push();
+    let flaw = registry::flaw(&fresh.snapshot);
+    let mut rows = vec![row("registration", flaw.is_none(), flaw.unwrap_or("valid"))];
+    let owes = registry::owes_anything(&fresh.snapshot);
+    if flaw.is_some() || owes {
+        worker::wake();
+    }
+    rows.push(worker_row());
+    let debts = if owes {
+        "some changes could not be settled with Redis yet: their readers compute"
+    } else {
+        "none"
+    };
+    rows.push(row("debts", !owes, debts));
+    rows.push(prepared()?);
+    if let Some(schema) = table::extension_schema_name() {
+        rows.push(event_triggers()?);
+        rows.push(triggers(&schema)?);
+    }
+    Ok(rows)
+}
+
+fn worker_row() -> Value {
+    if wal::is_standby() {
+        return row("worker", true, "none is needed on a standby");
+    }
+    if worker::no_slot() {
+        let detail = "no free slot: raise max_worker_processes and restart PostgreSQL";
+        return row("worker", false, detail);
+    }
+    let state = if lockers::is_running() { "running" } else { "not running, nothing to do" };
+    row("worker", true, state)
+}
+
+/// Prepared transactions that bumped tags: what hangs on those is computed until they end.
+fn prepared() -> Outcome<Value> {
+    let Some(relation) = registry::server_table() else {
+        return Ok(row("prepared transactions", true, "none"));
+    };
+    // A prepared transaction has no process, and its locks share a number that tells nothing else.
+    let found = utility::ask_read_only(&format!(
+        "SELECT pg_catalog.string_agg(x.gid, ', ' ORDER BY x.prepared)
+           FROM pg_catalog.pg_prepared_xacts AS x
+           JOIN pg_catalog.pg_locks AS own
+             ON own.locktype = 'transactionid' AND own.transactionid = x.transaction
+            AND own.pid IS NULL
+          WHERE x.database = pg_catalog.current_database()
+            AND EXISTS (
+                SELECT FROM pg_catalog.pg_locks AS held
+                 WHERE held.pid IS NULL AND held.locktype = 'relation'
+                   AND held.virtualtransaction = own.virtualtransaction
+                   AND held.relation = {}::pg_catalog.oid)",
+        relation.to_u32()
+    ))?;
+    Ok(match found {
+        None => row("prepared transactions", true, "none"),
+        Some(names) => {
+            let detail = format!("what they changed is computed until they end: {names}");
+            row("prepared transactions", false, &detail)
+        }
+    })
+}
+
+const EVENT_TRIGGERS: &str = "'pg_cache_ddl_start', 'pg_cache_ddl_end', 'pg_cache_sql_drop'";
+
+/// Without the event triggers, nobody notices a change of the schema, and nothing is exact.
+fn event_triggers() -> Outcome<Value> {
+    if settings::value("event_triggers").as_deref() == Some("off") {
+        return Ok(row("event triggers", false, "the setting event_triggers is off"));
+    }
+    let missing = utility::ask_read_only(&format!(
+        "SELECT pg_catalog.string_agg(wanted, ', ')
+           FROM pg_catalog.unnest(ARRAY[{EVENT_TRIGGERS}]::text[]) AS wanted
+          WHERE NOT EXISTS (SELECT FROM pg_catalog.pg_event_trigger
+                             WHERE evtname = wanted AND evtenabled = 'A')"
+    ))?;
+    Ok(match missing {
+        None => row("event triggers", true, "all are ENABLE ALWAYS"),
+        Some(names) => {
+            let detail = format!("not there or not ENABLE ALWAYS: {names}");
+            row("event triggers", false, &detail)
+        }
+    })
+}
+
+/// Tracked tables whose changes may go unnoticed.
+fn triggers(schema: &str) -> Outcome<Value> {
+    let missing = utility::ask_read_only(&format!(
+        "SELECT pg_catalog.string_agg(relation::text || ': ' || missing, '; ')
+           FROM {schema}.redis_tracked WHERE missing IS NOT NULL"
+    ))?;
+    Ok(match missing {
+        None => row("triggers", true, "nothing is missing"),
+        Some(missing) => row("triggers", false, &missing),
+    })
+}

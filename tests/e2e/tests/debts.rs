@@ -1,0 +1,121 @@
+//! What the worker does once the table is made: it pays what commits could not settle, sweeps away
+//! what former generations left, and takes ids out of the lists that nobody ever had.
+
+use std::time::Duration;
+
+use pg_cache_e2e::counters::value;
+use pg_cache_e2e::registry::{WORKERS, count, repair, table_key};
+use pg_cache_e2e::{Scene, cached};
+use pg_cache_testbed::eventually;
+
+const SOON: Duration = Duration::from_secs(20);
+
+#[test]
+fn debts_are_paid() {
+    // Danger: a debt that stays keeps its readers computing, and its key old, for ever.
+    let scene = Scene::new();
+    let mut client = scene.connect();
+    repair(&mut client);
+    let key = table_key(&mut client);
+    for name in ["k", "other"] {
+        scene.redis.cli(&["SET", name, "old"]);
+    }
+    client
+        .batch_execute("INSERT INTO redis_debt VALUES (65541, '700', 'k'), (6, '700', NULL)")
+        .unwrap();
+    repair(&mut client);
+    assert_eq!(count(&mut client, "SELECT count(*) FROM redis_debt"), 0);
+    assert_eq!(value(&scene.redis, "k"), None, "the key that was owed");
+    assert!(value(&scene.redis, "other").is_some());
+    for bucket in ["5", "6"] {
+        let list = scene.redis.cli(&["HGET", &key, bucket]);
+        assert!(list.contains(':'), "bucket {bucket} was bumped: {list:?}");
+    }
+}
+
+#[test]
+fn debts_are_paid_although_nobody_asks_when_redis_is_back() {
+    // Danger: the keys of a quiet table stay old in Redis until somebody happens to read it.
+    let mut scene = Scene::new();
+    let mut client = scene.connect();
+    repair(&mut client);
+    scene.redis.stop();
+    client
+        .batch_execute("INSERT INTO redis_debt VALUES (5, '700', 'k'); SELECT redis_wake()")
+        .unwrap();
+    // It has no database, so pg_stat_activity does not show it: its lock does.
+    let waiters = "SELECT count(*) FROM pg_locks JOIN pg_database d ON d.oid = database
+                   WHERE locktype = 'userlock' AND classid = x'70676362'::int::oid
+                     AND datname = current_database()";
+    eventually(SOON, "somebody waits", || count(&mut client, waiters) > 0);
+    eventually(SOON, "the worker is gone", || count(&mut client, WORKERS) == 0);
+    scene.redis.start_again();
+    scene.redis.cli(&["SET", "k", "old"]);
+    eventually(2 * SOON, "paid", || count(&mut client, "SELECT count(*) FROM redis_debt") == 0);
+    assert_eq!(value(&scene.redis, "k"), None);
+}
+
+#[test]
+fn a_debt_of_all_keys_deletes_every_entry_of_this_database() {
+    // Danger: keys that were too many to write down stay old for who reads Redis.
+    let scene = Scene::new();
+    let mut client = scene.connect();
+    repair(&mut client);
+    client.batch_execute("CREATE TABLE t AS SELECT 1 AS v").unwrap();
+    for number in 0..500 {
+        cached(&mut client, &format!("k:{number}"), "SELECT v FROM t").unwrap();
+    }
+    scene.redis.cli(&["SET", "foreign", "stays"]);
+    assert!(value(&scene.redis, "k:499").is_some());
+    client.batch_execute("INSERT INTO redis_debt VALUES (-1, '700', '*')").unwrap();
+    repair(&mut client);
+    assert_eq!(count(&mut client, "SELECT count(*) FROM redis_debt"), 0);
+    assert_eq!(scene.redis.cli(&["KEYS", "*k:*"]), "");
+    assert!(value(&scene.redis, "foreign").is_some());
+    let list = scene.redis.cli(&["HGET", &table_key(&mut client), "C"]);
+    assert!(list.contains(':'), "the catalogue's tag was bumped: {list:?}");
+}
+
+#[test]
+fn entries_of_former_generations_are_swept_away() {
+    // Danger: programs that read Redis live for a day with what a failover brought back.
+    let scene = Scene::new();
+    let second = format!("{}_b", scene.database());
+    scene.create_database(&second);
+    let mut client = scene.connect();
+    let mut other = scene.connect_to("postgres", &second);
+    for (client, key) in [(&mut client, "mine"), (&mut other, "theirs")] {
+        repair(client);
+        client.batch_execute("CREATE TABLE t AS SELECT 1 AS v").unwrap();
+        cached(client, key, "SELECT v FROM t").unwrap();
+        assert!(value(&scene.redis, key).is_some(), "{key}");
+    }
+    scene.redis.cli(&["SET", "foreign", "stays"]);
+    client.batch_execute("SELECT redis_register()").unwrap();
+    repair(&mut client);
+    eventually(SOON, "swept", || value(&scene.redis, "mine").is_none());
+    assert!(value(&scene.redis, "theirs").is_some(), "another database's");
+    assert!(value(&scene.redis, "foreign").is_some(), "another program's");
+}
+
+#[test]
+fn ids_from_the_future_are_taken_out_of_the_lists() {
+    // Danger: after a restored backup, buckets that compute until the ids of the lost future have
+    // been handed out again.
+    let scene = Scene::new();
+    let mut client = scene.connect();
+    repair(&mut client);
+    let key = table_key(&mut client);
+    let mut set = redis::cmd("HSET");
+    set.arg(&key).arg("V").arg("10");
+    for bucket in 0..2000 {
+        set.arg(bucket).arg("7:3,99999999999,4");
+    }
+    set.exec(&mut scene.redis.client()).unwrap();
+    client.batch_execute("SELECT redis_register()").unwrap();
+    repair(&mut client);
+    for bucket in ["0", "1000", "1999"] {
+        assert_eq!(scene.redis.cli(&["HGET", &key, bucket]), "7:3,4");
+    }
+    assert_eq!(scene.redis.cli(&["HEXISTS", &key, "claim"]), "0");
+}
