@@ -27,6 +27,7 @@ mod settings;
 mod stampede;
 mod standby;
 mod symbols;
+mod tracking;
 mod transactions;
 mod two_databases;
 mod types;
