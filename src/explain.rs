@@ -44,6 +44,7 @@ pub fn explain(request: &Request<'_>) -> Outcome<Value> {
         // A setting carries "=" before its value, or is unset; a role is only its name.
         if value.starts_with('=') { format!("{name}{value}") } else { format!("{name} {value}") }
     });
+    let kept = refusal.is_none() && plan.analysis.obstacle.is_none();
     Ok(json!({
         "cacheable": reason.is_none(),
         "reason": reason,
@@ -52,9 +53,9 @@ pub fn explain(request: &Request<'_>) -> Outcome<Value> {
         "tables": tables(&plan),
         "functions": functions(&plan),
         "settings": plan.analysis.settings,
-        "exact": if plan.dependencies.exact() { "exact" } else { "ttl" },
-        "ttl_only_because": plan.dependencies.gaps(),
-        "redis_readers": redis_readers(request, &plan, &entry),
+        "exact": kept.then(|| if plan.is_exact() { "exact" } else { "ttl" }),
+        "ttl_only_because": if kept { plan.dependencies.gaps() } else { Vec::new() },
+        "redis_readers": kept.then(|| redis_readers(request, &plan, &entry)),
         "status": status,
         "entry": found,
     }))

@@ -85,8 +85,9 @@ impl Dependencies {
     }
 
     /// Why not, in sentences.
-    pub fn gaps(&self) -> &[String] {
-        &self.gaps
+    pub fn gaps(&self) -> Vec<&str> {
+        let off = (!tracked::event_triggers_run()).then_some("The setting event_triggers is off.");
+        off.into_iter().chain(self.gaps.iter().map(String::as_str)).collect()
     }
 
     pub fn relations(&self) -> &[Reads] {

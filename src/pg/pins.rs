@@ -8,7 +8,7 @@
 //! table. If something else counted, a change of a row that the result shows would leave the entry
 //! a hit.
 
-use pg_cache_core::pins::{GROUPS_MAX, Join, Pinned, Side, carried};
+use pg_cache_core::pins::{self, GROUPS_MAX, Join, Pinned, Side, carried};
 use pgrx::pg_sys::{self, NodeTag};
 
 use super::arguments::{self, Bound};
@@ -154,7 +154,7 @@ impl Level {
 type Found = (*mut pg_sys::Node, bool, pg_sys::Oid);
 
 impl Condition {
-    fn sides(&self, hashing: &Hashing) -> Option<(Side<Taken, Found>, Side<Taken, Found>)> {
+    fn sides(&self, hashing: &Hashing) -> Option<pins::Equality<Taken, Found>> {
         let Equality { left, right } = hashing.equality(self.operator, self.collation)?;
         let side = |operand, as_type, any_of| match operand {
             Operand::Column { .. } if any_of => None,

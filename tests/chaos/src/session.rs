@@ -138,6 +138,7 @@ impl<'w> Session<'w> {
                 facts.push(format!("  {}", row.get::<_, String>(0)));
             }
         }
+        facts.push(format!("  last changes: {}", self.world.changes.recent()));
         facts.push(crate::plain::Plain::new(self.world).facts(&question.key));
         facts.join("\n")
     }

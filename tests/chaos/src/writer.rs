@@ -142,7 +142,15 @@ fn perform(
         if inside {
             client.batch_execute("SAVEPOINT optional")?;
         }
-        if let Err(error) = client.batch_execute(sql) {
+        let begun = world.tally.elapsed();
+        let result = client.batch_execute(sql);
+        if mark.is_none() {
+            let error = result.as_ref().err().map(|error| error.to_string());
+            let error = error.as_deref().unwrap_or("done");
+            let ended = world.tally.elapsed();
+            world.changes.tell(format!("{begun:.3?} to {ended:.3?}: {sql}: {error}"));
+        }
+        if let Err(error) = result {
             if error.code().is_none() {
                 world.tally.error(&error);
                 return Err(error);

@@ -4,6 +4,7 @@
 //! `cargo test -p pg_cache_e2e THEME::`.
 
 mod breaker;
+mod bump;
 mod debts;
 mod encodings;
 mod exactness;
@@ -26,6 +27,7 @@ mod settings;
 mod stampede;
 mod standby;
 mod symbols;
+mod tracking;
 mod transactions;
 mod two_databases;
 mod types;

@@ -53,7 +53,7 @@ fn get(scene: &Scene, key: &[u8]) -> Vec<u8> {
 }
 
 /// Replaces an entry's value and rewrites its sidecar to match, as only a broken cache would.
-fn falsify(scene: &Scene, key: &str, other: &str) {
+pub fn falsify(scene: &Scene, key: &str, other: &str) {
     let keys = EntryKeys::new(key.as_bytes());
     let mut sidecar = Sidecar::decode(&get(scene, keys.sidecar())).unwrap();
     sidecar.value_bytes = other.len() as u64;
@@ -128,6 +128,32 @@ fn an_entry_that_differs_is_reported() {
     ];
     assert_eq!(rows, expected);
     assert_eq!(told(&notices), ([5, 3, 0], String::new()));
+}
+
+#[test]
+fn an_entry_is_judged_by_the_snapshot_at_hand() {
+    // Danger: an alarm about an entry that nobody would be served: one that a writer has overtaken,
+    // or that is newer than an old snapshot.
+    let scene = Scene::new();
+    let (mut client, notices) = ready(&scene);
+    client.batch_execute(TABLE).unwrap();
+    let query = "SELECT v, name FROM t ORDER BY v";
+    filled(&mut client, "k", query);
+    let mut writer = scene.connect();
+    writer.batch_execute("UPDATE t SET name = 'new' WHERE v = 1").unwrap();
+    assert_eq!(verified(&mut client), []);
+    assert_eq!(told(&notices), ([0, 0, 1], "Skipped: 1 changed.".to_owned()));
+    filled(&mut client, "k", query);
+    client.batch_execute("BEGIN ISOLATION LEVEL REPEATABLE READ; SELECT FROM t").unwrap();
+    assert_eq!(verified(&mut client), []);
+    assert_eq!(told(&notices).0, [1, 0, 0]);
+    writer.batch_execute("UPDATE t SET name = 'newer' WHERE v = 1").unwrap();
+    filled(&mut writer, "k", query);
+    assert_eq!(verified(&mut client), []);
+    assert_eq!(told(&notices), ([0, 0, 1], "Skipped: 1 running_writer.".to_owned()));
+    client.batch_execute("COMMIT").unwrap();
+    assert_eq!(verified(&mut client), []);
+    assert_eq!(told(&notices).0, [1, 0, 0]);
 }
 
 #[test]
@@ -411,6 +437,34 @@ fn an_entry_is_recomputed_without_the_operators_rights() {
     let temporary = "SELECT count(*) FROM pg_class WHERE relname = 'pg_class_like'
                       AND relnamespace = pg_my_temp_schema()";
     assert_eq!(client.query_one(temporary, &[]).unwrap().get::<_, i64>(0), 0, "{detail}");
+}
+
+#[test]
+fn a_setting_is_assumed_by_the_rights_of_its_role() {
+    // Danger: a value that anybody may give to a name without meaning becomes a setting for
+    // superusers in the operator's session, or the operator becomes somebody else.
+    let scene = Scene::new();
+    let (mut client, notices) = ready(&scene);
+    let mallory = scene.create_role("mallory");
+    client.batch_execute(&format!("{TABLE}; GRANT SELECT ON t TO {mallory}")).unwrap();
+    let mut user = scene.connect_as(&mallory);
+    user.batch_execute("SET auto_explain.log_min_duration = '1234'; SET app.v = 'x'").unwrap();
+    for (key, name) in [
+        ("library", "auto_explain.log_min_duration"),
+        ("session", "session_authorization"),
+        ("role", "role"),
+        ("plain", "app.v"),
+    ] {
+        filled(&mut user, key, &format!("SELECT current_setting('{name}') AS v FROM t"));
+    }
+    client.batch_execute("LOAD 'auto_explain'").unwrap();
+    assert_eq!(verified(&mut client), []);
+    let (numbers, detail) = told(&notices);
+    // The role is "none" on both sides, but only this session knows whose it is.
+    assert_eq!(numbers, [1, 0, 3], "{detail}");
+    assert!(detail.contains("2 that depend on a setting that this session"), "{detail}");
+    let sql = "SELECT current_setting('auto_explain.log_min_duration') || session_user";
+    assert_eq!(client.query_one(sql, &[]).unwrap().get::<_, String>(0), "-1postgres");
 }
 
 #[test]
