@@ -343,6 +343,17 @@ CREATE VIEW redis_stat_cached AS
 
 COMMENT ON VIEW redis_stat_cached IS 'what this backend read through the cache, by key family';
 
+CREATE FUNCTION redis_stat_commit_json() RETURNS json
+    LANGUAGE c VOLATILE
+    AS 'MODULE_PATHNAME', 'redis_stat_commit_json';
+
+CREATE VIEW redis_stat_commit AS
+    SELECT * FROM pg_catalog.json_to_recordset(redis_stat_commit_json())
+               AS t(settled bigint, early bigint, owed bigint, tags bigint, keys bigint,
+                    redis_ms float8);
+
+COMMENT ON VIEW redis_stat_commit IS 'what the commits of this backend told Redis';
+
 -- Privileges: reading through the cache is for everybody, under the caller's own privileges; what
 -- writes Redis or tells about the server is not.
 REVOKE ALL ON redis_server, redis_alive, redis_debt FROM PUBLIC;

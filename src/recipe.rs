@@ -26,13 +26,23 @@ pub fn of(
     entry: &Entry,
     registration: &Registration,
 ) -> Vec<u8> {
+    kept(request, plan, bound, entry, registration).unwrap_or_default()
+}
+
+fn kept(
+    request: &Request<'_>,
+    plan: &Plan,
+    bound: &[Bound],
+    entry: &Entry,
+    registration: &Registration,
+) -> Option<Vec<u8>> {
     if !plan.is_exact() {
-        return Vec::new();
+        return None;
     }
     let (role, session_role) = identity::roles();
-    let argument = |bound: &Bound| Argument {
-        type_oid: bound.type_oid.to_u32(),
-        value: arguments::bytes_of(bound),
+    let argument = |bound: &Bound| {
+        let type_oid = bound.type_oid.to_u32();
+        Some(Argument { type_oid, value: arguments::bytes_of(bound)? })
     };
     let recipe = Recipe {
         generation: registration.generation,
@@ -40,10 +50,10 @@ pub fn of(
         session_role: session_role.to_u32(),
         key: request.key.to_vec(),
         query: request.query.to_vec(),
-        arguments: bound.iter().map(argument).collect(),
+        arguments: bound.iter().map(argument).collect::<Option<_>>()?,
         settings: present_settings(plan),
     };
-    recipe.encode(&registration.secret, entry.keys.value()).unwrap_or_default()
+    recipe.encode(&registration.secret, entry.keys.value())
 }
 
 /// Those that the rows, their text or the entry's scope can depend on.

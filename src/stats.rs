@@ -101,6 +101,46 @@ pub fn as_json() -> Value {
     })
 }
 
+/// What commits cost, and what became of them.
+#[derive(Default)]
+struct Commits {
+    settled: u64,
+    early: u64,
+    owed: u64,
+    tags: u64,
+    keys: u64,
+    time_us: u64,
+}
+
+thread_local! {
+    static COMMITS: RefCell<Commits> = RefCell::new(Commits::default());
+}
+
+/// One delivery to Redis.
+pub fn delivered(is_settled: bool, buckets: usize, keys: usize, time_us: u64) {
+    COMMITS.with_borrow_mut(|commits| {
+        add(if is_settled { &mut commits.settled } else { &mut commits.owed }, 1);
+        add(&mut commits.tags, buckets as u64);
+        add(&mut commits.keys, keys as u64);
+        add(&mut commits.time_us, time_us);
+    });
+}
+
+/// A delivery in the middle of a transaction.
+pub fn settled_early() {
+    COMMITS.with_borrow_mut(|commits| add(&mut commits.early, 1));
+}
+
+/// One object, which the view `redis_stat_commit` reads.
+pub fn commits_as_json() -> Value {
+    COMMITS.with_borrow(|c| {
+        json!([{
+            "settled": c.settled, "early": c.early, "owed": c.owed, "tags": c.tags,
+            "keys": c.keys, "redis_ms": c.time_us as f64 / 1000.0,
+        }])
+    })
+}
+
 fn reasons(counters: &Counters) -> Map<String, Value> {
     let counted = Reason::ALL.iter().map(|reason| (reason, counters.reasons.0[reason.index()]));
     counted

@@ -16,6 +16,7 @@ sql_function!(redis_repair_json, pg_finfo_redis_repair_json, repair_json);
 sql_function!(redis_register, pg_finfo_redis_register, register);
 sql_function!(redis_wake, pg_finfo_redis_wake, wake);
 sql_function!(redis_verify_json, pg_finfo_redis_verify_json, verify_json);
+sql_function!(redis_stat_commit_json, pg_finfo_redis_stat_commit_json, stat_commit_json);
 sql_function!(redis_stat_cached_json, pg_finfo_redis_stat_cached_json, stat_cached_json);
 
 fn ping(_call: &Call) -> Outcome<Datum> {
@@ -35,6 +36,10 @@ fn flush_keys(call: &Call) -> Outcome<Datum> {
     connection::retry_now();
     let deleted = flush::flush(call.text(0).as_deref())?;
     Ok(Datum::from(deleted as i64))
+}
+
+fn stat_commit_json(_call: &Call) -> Outcome<Datum> {
+    Ok(text::json(&stats::commits_as_json()))
 }
 
 fn stat_cached_json(_call: &Call) -> Outcome<Datum> {

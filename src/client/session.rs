@@ -10,7 +10,7 @@ use pg_cache_core::reason::Reason;
 use pg_cache_core::resp::{self, Look};
 use pg_cache_core::tag::Bucket;
 use pg_cache_core::target::Target;
-use redis::{Cmd, ConnectionLike, Parser, Pipeline, RedisError, RedisResult, Value};
+use redis::{Cmd, ConnectionLike, ErrorKind, Parser, Pipeline, RedisError, RedisResult, Value};
 
 use super::Host;
 use super::failure::Failure;
@@ -22,6 +22,12 @@ const HANDSHAKE_BYTES_MAX: usize = 256 * 1024;
 
 /// How old the proof of a server's identity may be.
 const PROOF_AGE_MAX: Duration = Duration::from_millis(20);
+
+/// What a look asks of an entry: value and sidecar.
+pub const ENTRY_PARTS: usize = 2;
+
+/// What it asks of the table besides buckets: generation and base.
+pub const TABLE_PARTS: usize = 2;
 
 /// Scripts with flags, and BUMP's `allow-oom`, need these.
 const REDIS_AT_LEAST: (u32, u32) = (7, 0);
@@ -101,6 +107,17 @@ pub struct Session {
     /// When the server was last asked who it is, and when it was last asked and answered.
     asked: Instant,
     proved: Instant,
+    posted: Posted,
+    posts: u64,
+}
+
+/// Requests that were sent and whose answers are taken later: those of one post, and whatever asks
+/// next takes them first.
+#[derive(Default)]
+struct Posted {
+    ticket: u64,
+    waiting: usize,
+    answers: Vec<Value>,
 }
 
 impl Session {
@@ -129,6 +146,8 @@ impl Session {
             },
             asked: Instant::now(),
             proved: Instant::now(),
+            posted: Posted::default(),
+            posts: 0,
         };
         session.server = session.handshake(target, name)?;
         session.set_bounds(bounds);
@@ -219,7 +238,7 @@ impl Session {
             match resp::read_look(self.inbox.pending(), fields, proof, &mut ranges) {
                 Look::Complete { used } => break used,
                 Look::Incomplete { at_least } => self.inbox.fill(&mut self.transport, at_least)?,
-                Look::Other => return self.look_at_other(proof),
+                Look::Other => return self.look_at_other(TABLE_PARTS + fields, proof),
             }
         };
         self.inbox.consume(used);
@@ -235,16 +254,15 @@ impl Session {
     }
 
     /// An error, or a push before the answer: the full parser reads it from the first byte on.
-    fn look_at_other(&mut self, proof: bool) -> RedisResult<Found<'_>> {
+    fn look_at_other(&mut self, table_parts: usize, proof: bool) -> RedisResult<Found<'_>> {
         // A new one: whatever the last one read beyond its answer was no answer of ours.
         self.parser = Parser::new();
         let (entry, table) = (self.receive()?, self.receive()?);
         let info = if proof { Some(self.receive()?) } else { None };
         self.open = true;
-        type Parts = Vec<Option<Vec<u8>>>;
-        let mut other: Parts = redis::from_redis_value(entry.extract_error()?)?;
+        let mut other = parts(entry.extract_error()?, ENTRY_PARTS)?;
         match table.extract_error() {
-            Ok(table) => other.append(&mut redis::from_redis_value::<Parts>(table)?),
+            Ok(table) => other.append(&mut parts(table, table_parts)?),
             // Somebody put something else in the table's place: then it is as good as missing.
             Err(error) if error.code() == Some("WRONGTYPE") => {}
             Err(error) => return Err(error),
@@ -256,9 +274,45 @@ impl Session {
         Ok(Found::new(&self.server, self.other.iter().map(Option::as_deref)))
     }
 
+    /// Sends requests and does not wait for their answers; the ticket is for [`Session::collect`].
+    /// One post at a time: another forgets the answers to the one before.
+    pub fn post(&mut self, packed: &[u8], replies: usize) -> RedisResult<u64> {
+        self.begin()?;
+        self.transport.send(packed)?;
+        self.posts += 1;
+        self.posted = Posted { ticket: self.posts, waiting: replies, answers: Vec::new() };
+        Ok(self.posts)
+    }
+
+    /// The answers to a post of this session, errors among them.
+    pub fn collect(&mut self, ticket: u64) -> RedisResult<Vec<Value>> {
+        if self.posted.ticket != ticket || ticket == 0 {
+            return Err(io::Error::from(io::ErrorKind::NotConnected).into());
+        }
+        self.begin()?;
+        self.open = true;
+        Ok(std::mem::take(&mut self.posted).answers)
+    }
+
+    /// Takes the answers to a post, so that none is read as the answer to what is asked next.
+    fn take_posted(&mut self) -> RedisResult<()> {
+        if self.posted.waiting == 0 {
+            return Ok(());
+        }
+        self.transport.begin(self.timeout, self.reply_bytes_max);
+        self.parser = Parser::new();
+        while self.posted.waiting > 0 {
+            let answer = self.receive()?;
+            self.posted.answers.push(answer);
+            self.posted.waiting -= 1;
+        }
+        Ok(())
+    }
+
     /// From here until the complete reply, the connection is not to be used for anything else.
     fn begin(&mut self) -> RedisResult<()> {
         self.open = false;
+        self.take_posted()?;
         self.inbox.prepare()?;
         self.transport.begin(self.timeout, self.reply_bytes_max);
         Ok(())
@@ -272,6 +326,16 @@ impl Session {
                 value => return Ok(value),
             }
         }
+    }
+}
+
+/// The parts of one reply to a look. With one too few or too many, each behind it would be taken
+/// for another.
+pub fn parts(reply: Value, count: usize) -> RedisResult<Vec<Option<Vec<u8>>>> {
+    let parts: Vec<_> = redis::from_redis_value(reply)?;
+    match parts.len() == count {
+        true => Ok(parts),
+        false => Err((ErrorKind::UnexpectedReturnType, "a reply of another length").into()),
     }
 }
 

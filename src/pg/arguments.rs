@@ -210,22 +210,23 @@ fn add_datum(builder: &mut FingerprintBuilder, type_oid: pg_sys::Oid, value: pg_
     }
 }
 
-/// The value's own bytes, from which `restored` makes it again.
-pub fn bytes_of(argument: &Bound) -> Option<Vec<u8>> {
-    let value = argument.value?;
+/// The value's own bytes, from which `restored` makes it again: of NULL none. None at all for a
+/// type that keeps its values in another way than columns do.
+pub fn bytes_of(argument: &Bound) -> Option<Option<Vec<u8>>> {
+    let Some(value) = argument.value else { return Some(None) };
     let (mut length, mut by_value) = (0i16, false);
     // SAFETY: a catalogue look-up into two locals.
     unsafe { pg_sys::get_typlenbyval(argument.type_oid, &raw mut length, &raw mut by_value) };
     if by_value {
-        return Some((value.value() as u64).to_le_bytes().to_vec());
+        return Some(Some((value.value() as u64).to_le_bytes().to_vec()));
     }
-    match usize::try_from(length) {
+    let bytes = match usize::try_from(length) {
         // SAFETY: a fixed-length type by reference has exactly that many bytes.
-        Ok(length) => {
-            Some(unsafe { std::slice::from_raw_parts(value.cast_mut_ptr::<u8>(), length).to_vec() })
-        }
-        Err(_) => Some(super::text::bytes(value).to_vec()),
-    }
+        Ok(length) => unsafe { std::slice::from_raw_parts(value.cast_mut_ptr::<u8>(), length) },
+        Err(_) if length == -1 => super::text::bytes(value),
+        Err(_) => return None,
+    };
+    Some(Some(bytes.to_vec()))
 }
 
 /// The argument whose bytes were kept by this very database. None if the type is of another size

@@ -58,6 +58,31 @@ impl<'a> Event<'a> {
         }
     }
 
+    /// Whether the command makes or alters a temporary table. REFRESH … CONCURRENTLY does, and hides
+    /// it from the list of what was done.
+    pub fn is_about_temporary_table(self) -> bool {
+        let Some((node, tag)) = self.statement() else { return false };
+        let table = match tag {
+            // SAFETY: the tag says what it is.
+            NodeTag::T_CreateStmt => unsafe { &*node.cast::<pg_sys::CreateStmt>() }.relation,
+            NodeTag::T_CreateTableAsStmt => {
+                // SAFETY: as above.
+                let into = unsafe { &*node.cast::<pg_sys::CreateTableAsStmt>() }.into;
+                // SAFETY: NULL or part of the tree.
+                unsafe { into.as_ref() }.map_or(std::ptr::null_mut(), |into| into.rel)
+            }
+            NodeTag::T_AlterTableStmt => {
+                // SAFETY: as above.
+                let table = unsafe { &*node.cast::<pg_sys::AlterTableStmt>() }.relation;
+                return classify::relation_named(table).is_some_and(classify::is_temporary);
+            }
+            _ => return false,
+        };
+        // SAFETY: NULL or part of the tree.
+        let persistence = unsafe { table.as_ref() }.map(|table| table.relpersistence as u8);
+        persistence == Some(pg_sys::RELPERSISTENCE_TEMP)
+    }
+
     /// What an ALTER TABLE does to the tree, if this is one that does.
     pub fn alterations(self) -> Vec<Alteration> {
         let Some((node, NodeTag::T_AlterTableStmt)) = self.statement() else { return Vec::new() };

@@ -124,7 +124,8 @@ fn relevant<'a>(
         let function = function.to_owned();
         Error::from(Tracking::Protocol { function, wanted })
     })?;
-    let idle = is_binary_upgrade() || event.is_our_coming_or_going();
+    let idle =
+        is_binary_upgrade() || event.is_our_coming_or_going() || event.is_about_temporary_table();
     Ok((!idle && has_effect(&event.command())).then_some(event))
 }
 
@@ -144,10 +145,13 @@ fn commands() -> Outcome<Vec<Done>> {
     serde_json::from_value(value).map_err(|error| error::defect_in(&error.to_string()))
 }
 
+/// Rules, triggers and policies are not said to be temporary with their table; where they go with
+/// it, the table speaks for them.
 fn drops_something() -> Outcome<bool> {
     let value = utility::look(
         "SELECT pg_catalog.to_json(coalesce(pg_catalog.bool_or(
-                NOT is_temporary AND object_type NOT IN ('index', 'statistics object')), false))
+                NOT is_temporary AND object_type NOT IN ('index', 'statistics object')
+                AND (original OR object_type NOT IN ('rule', 'trigger', 'policy'))), false))
            FROM pg_catalog.pg_event_trigger_dropped_objects()",
     )?;
     Ok(value.as_bool().unwrap_or(true))

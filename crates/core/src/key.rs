@@ -1,8 +1,8 @@
 //! Owns the names under which things stand in Redis.
 //!
-//! Invariant: value, sidecar, lease and recipe of one key lie in one slot of a Redis Cluster, and no
-//! user key can be a name of ours. If the slots differed, no script could touch them together; if a
-//! user's key could begin with our prefix, a value could be read as somebody else's sidecar.
+//! Invariant: value, sidecar, lease and recipe of one key lie in one slot of a Redis Cluster, and
+//! no user key can be a name of ours. If the slots differed, no script could touch them together;
+//! if a user's key could begin with our prefix, a value could be read as somebody else's sidecar.
 
 use crate::error::Error;
 

@@ -84,10 +84,7 @@ pub enum Side<C, V> {
 pub type Equality<C, V> = (Side<C, V>, Side<C, V>);
 
 /// The values to which equalities carry a column, each of which bounds it alone.
-pub fn carried<C: Copy + PartialEq, V: Copy>(
-    start: C,
-    equalities: &[Equality<C, V>],
-) -> Vec<V> {
+pub fn carried<C: Copy + PartialEq, V: Copy>(start: C, equalities: &[Equality<C, V>]) -> Vec<V> {
     let mut columns = vec![start];
     let mut values = Vec::new();
     let mut done = 0;

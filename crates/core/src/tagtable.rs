@@ -121,8 +121,8 @@ fn scan(bytes: Option<&[u8]>, mut writer: impl FnMut(u64)) -> Option<u64> {
 }
 
 /// What BUMP makes of a bucket, as the script does it: keeps the writers that are in progress in
-/// the snapshot P of transaction `x`, puts `x` before them, and takes the next version. Writers that are
-/// complete in P may go: who sees `x` as complete sees them too.
+/// the snapshot P of transaction `x`, puts `x` before them, and takes the next version. Writers
+/// that are complete in P may go: who sees `x` as complete sees them too.
 pub fn bump(field: &Field, version: u64, x: u64, in_progress: &dyn Fn(u64) -> bool) -> Field {
     let kept = field.xids.iter().copied().filter(|&xid| xid != x && in_progress(xid));
     Field { version, xids: [x].into_iter().chain(kept).collect() }

@@ -18,6 +18,7 @@ pub mod proxy;
 pub mod redis_server;
 pub mod regress;
 mod standby;
+mod tampered;
 
 use std::time::{Duration, Instant};
 

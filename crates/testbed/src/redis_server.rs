@@ -114,6 +114,16 @@ impl Redis {
         }
     }
 
+    /// The same with the password that it was started with, if there is one.
+    pub fn url_with_password(&self) -> String {
+        let url = self.url();
+        match (self.password(), self.port) {
+            (None, _) => url,
+            (Some(password), None) => format!("{url}?password={password}"),
+            (Some(password), Some(_)) => url.replace("://", &format!("://:{password}@")),
+        }
+    }
+
     /// The path of the Unix socket.
     pub fn socket(&self) -> &Path {
         &self.socket

@@ -8,6 +8,8 @@ use std::collections::BTreeMap;
 use pg_cache_testbed::Redis;
 use postgres::Client;
 
+use crate::Scene;
+
 /// The sums over `redis_stat_cached`, for one backend.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Counters {
@@ -101,9 +103,10 @@ pub fn commands(redis: &Redis) -> BTreeMap<String, u64> {
     calls
 }
 
-/// Begins the counting of `commands` anew.
-pub fn forget_commands(redis: &Redis) {
-    redis.cli(&["CONFIG", "RESETSTAT"]);
+/// Begins the counting of `commands` anew, once nobody of ours asks of his own accord.
+pub fn forget_commands(scene: &Scene) {
+    scene.quiet();
+    scene.redis.cli(&["CONFIG", "RESETSTAT"]);
 }
 
 /// The names of all keys that match, sorted; without what a registered database always has there.

@@ -10,9 +10,11 @@ use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
 use std::sync::{Arc, Condvar, Mutex, RwLock, RwLockReadGuard, RwLockWriteGuard};
 use std::time::Duration;
 
-use pg_cache_testbed::{Postgres, Redis};
+use pg_cache_testbed::{Postgres, Redis, eventually};
 use postgres::error::DbError;
 use postgres::{Client, Config, NoTls};
+
+use crate::registry::{WORKERS, count};
 
 /// A test that takes longer hangs: the whole process ends, and its servers with it.
 const TEST_TIME_MAX: Duration = Duration::from_secs(150);
@@ -169,7 +171,7 @@ impl Scene {
 
     /// Points a database at this scene's Redis and gives its statements an end.
     pub fn prepare_database(&self, name: &str) {
-        let url = self.redis.url();
+        let url = self.redis.url_with_password();
         let mut admin = self.postgres().connect();
         admin
             .batch_execute(&format!(
@@ -177,6 +179,26 @@ impl Scene {
                  ALTER DATABASE {name} SET statement_timeout = '60s'"
             ))
             .unwrap();
+    }
+
+    /// Points this scene's database elsewhere, and waits until that server is the registered one.
+    pub fn move_to(&self, url: &str) {
+        let sql = format!("ALTER DATABASE {} SET pg_cache.url = '{url}'", self.database);
+        self.postgres().connect().batch_execute(&sql).unwrap();
+        self.register();
+    }
+
+    /// Waits until this scene's database is registered with the server that its settings name.
+    pub fn register(&self) {
+        self.postgres().register(&self.database);
+    }
+
+    /// Waits until no worker is left in this scene's database: it asks Redis now and then.
+    pub fn quiet(&self) {
+        let mut client = self.connect();
+        eventually(Duration::from_secs(30), "the worker goes when it is idle", || {
+            count(&mut client, WORKERS) == 0
+        });
     }
 
     pub fn postgres(&self) -> &Postgres {

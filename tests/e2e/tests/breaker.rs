@@ -52,13 +52,10 @@ fn the_first_success_closes_it() {
     let scene = Scene::new();
     let healthy = Arc::new(AtomicBool::new(false));
     let well = healthy.clone();
-    let fake = FakeRedis::after_handshake(move |request| {
-        if !well.load(Ordering::SeqCst) {
-            return Reply::Close;
-        }
-        match request.is("MGET") {
-            true => Reply::bytes("*2\r\n$-1\r\n$-1\r\n"),
-            false => Reply::bytes("+OK\r\n"),
+    let fake = FakeRedis::before(&scene.redis, move |request, reply| {
+        match well.load(Ordering::SeqCst) || request.is_introduction() {
+            true => Reply::Bytes(reply),
+            false => Reply::Close,
         }
     });
     let mut client = scene.connect();
@@ -74,6 +71,7 @@ fn the_first_success_closes_it() {
         call(&mut client);
         fake.connections() > failed
     });
+    assert_eq!(counted(&mut client, call).1.hits, 1, "it is the registered server");
     // The failures begin from the shortest pause again: two attempts within half a second.
     healthy.store(false, Ordering::SeqCst);
     let before = fake.connections();
@@ -103,7 +101,7 @@ fn the_pause_has_an_end() {
 
 #[test]
 fn another_backend_has_a_breaker_of_its_own() {
-    // Danger: not at this stage a shared state: a new backend must find a Redis that is back.
+    // Danger: a shared state, not at this stage: a new backend must find a Redis that is back.
     let mut scene = Scene::new();
     let mut unlucky = scene.connect();
     scene.redis.stop();
@@ -111,6 +109,8 @@ fn another_backend_has_a_breaker_of_its_own() {
         call(&mut unlucky);
     }
     scene.redis.start_again();
+    // It is another server by now: what counts is who answers once it is registered.
+    scene.register();
     let mut fresh = scene.connect();
     call(&mut fresh);
     assert_eq!(counted(&mut fresh, call).1.hits, 1);

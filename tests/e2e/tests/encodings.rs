@@ -17,6 +17,7 @@ fn database(scene: &Scene, encoding: &str) -> Client {
     scene.prepare_database(&name);
     let mut client = scene.connect_to("postgres", &name);
     client.batch_execute("CREATE EXTENSION pg_cache").unwrap();
+    scene.postgres().register(&name);
     client
 }
 

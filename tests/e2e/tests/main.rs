@@ -4,6 +4,7 @@
 //! `cargo test -p pg_cache_e2e THEME::`.
 
 mod breaker;
+mod bump;
 mod debts;
 mod encodings;
 mod exactness;
@@ -11,6 +12,7 @@ mod faults;
 mod flush_health;
 mod implicit;
 mod interrupts;
+mod invalidation;
 mod misbehaving;
 mod plans;
 mod privileges;
@@ -26,10 +28,13 @@ mod settings;
 mod stampede;
 mod standby;
 mod symbols;
+mod tracking;
+mod tracking_ships;
 mod transactions;
 mod two_databases;
 mod types;
 mod unreachable;
 mod values;
 mod verify;
+mod verify_rights;
 mod worker;

@@ -81,7 +81,9 @@ fn garbage_is_a_protocol_error() {
         b">2\r\n+message\r\n+x\r\n?\r\n",
     ] {
         let what = format!("{:?}", String::from_utf8_lossy(garbage));
-        let fake = FakeRedis::after_handshake(move |_| Reply::bytes(garbage));
+        let fake = FakeRedis::before(&scene.redis, move |request, reply| {
+            Reply::bytes(if request.is_introduction() { &reply } else { garbage })
+        });
         let (mut client, notices) = scene.connect_listening();
         client.batch_execute("SET pg_cache.timeout_ms = 100").unwrap();
         use_url(&mut client, &fake.url());
@@ -183,7 +185,10 @@ fn half_a_reply_and_then_nothing_is_a_timeout() {
     // Danger: the deadline begins anew with every byte.
     let scene = Scene::new();
     prepare(&scene);
-    let fake = FakeRedis::after_handshake(|_| Reply::bytes("*2\r\n$100\r\nabc"));
+    let fake = FakeRedis::before(&scene.redis, |request, reply| match request.is_introduction() {
+        true => Reply::Bytes(reply),
+        false => Reply::bytes("*2\r\n$100\r\nabc"),
+    });
     let (mut client, notices) = scene.connect_listening();
     client.batch_execute("SET pg_cache.timeout_ms = 100").unwrap();
     use_url(&mut client, &fake.url());
@@ -237,12 +242,25 @@ fn a_reply_too_many_is_never_the_next_calls_answer() {
     // Danger: redis-rs#1252: the reply to yesterday's question.
     let scene = Scene::new();
     prepare(&scene);
-    let fake = FakeRedis::after_handshake(|_| {
-        let stale = r#"*2\r\n$11\r\n[{"v":"x"}]\r\n$1\r\nx\r\n"#.replace("\\r\\n", "\r\n");
-        Reply::bytes(stale.repeat(3))
+    // Every answer of the registered server comes three times: the second one fits the next call,
+    // of which it is not the answer.
+    let fake = FakeRedis::before(&scene.redis, |request, reply| {
+        Reply::Bytes(if request.is_introduction() { reply } else { reply.repeat(3) })
     });
     let (mut client, _) = scene.connect_listening();
+    for number in 0..3 {
+        cached(&mut client, &number.to_string(), &format!("SELECT {number} AS v")).unwrap();
+    }
     use_url(&mut client, &fake.url());
-    let counters = ten_answers(&mut client, "too many replies");
+    let ((), counters) = counted(&mut client, |c| {
+        for round in 0..4 {
+            for number in 0..3 {
+                let answer = cached(c, &number.to_string(), &format!("SELECT {number} AS v"));
+                let expected = format!(r#"[{{"v":{number}}}]"#);
+                assert_eq!(answer.as_deref(), Ok(expected.as_str()), "round {round}");
+            }
+        }
+    });
     assert_eq!((counters.hits, counters.fills), (0, 0), "{counters:?}");
+    assert!(counters.reason("protocol") >= 1, "{counters:?}");
 }

@@ -1,11 +1,12 @@
 //! Settings: where Redis is, who may say so, and that a change counts from the next call.
 
 use std::os::unix::fs::PermissionsExt;
+use std::time::Duration;
 
-use pg_cache_e2e::counters::{counted, value};
+use pg_cache_e2e::counters::{commands, counted, keys, value};
 use pg_cache_e2e::outcome::{sqlstate, words};
 use pg_cache_e2e::{Scene, cached};
-use pg_cache_testbed::Redis;
+use pg_cache_testbed::{Redis, eventually};
 use postgres::Client;
 
 const QUERY: &str = "SELECT 1 AS v";
@@ -18,24 +19,36 @@ fn load(client: &mut Client) {
     client.batch_execute("SELECT count(*) FROM redis_stat_cached").unwrap();
 }
 
+/// How often a server was asked for an entry.
+fn looks(redis: &Redis) -> u64 {
+    commands(redis).get("mget").copied().unwrap_or(0)
+}
+
 #[test]
 fn a_changed_url_counts_from_the_next_call() {
-    // Danger: the old server is written to for as long as the backend lives.
+    // Danger: the old server is written to for as long as the backend lives; or the new one, that
+    // no writer knows of, gets entries which nobody invalidates.
     let scene = Scene::new();
     let second = Redis::start();
     let mut client = scene.connect();
     cached(&mut client, "a", QUERY).unwrap();
-    set_url(&mut client, &second.url()).unwrap();
-    cached(&mut client, "b", QUERY).unwrap();
-    assert_eq!((value(&second, "b").is_some(), value(&scene.redis, "b").is_some()), (true, false));
-    client.batch_execute("RESET pg_cache.url").unwrap();
-    cached(&mut client, "c", QUERY).unwrap();
-    assert_eq!((value(&second, "c").is_some(), value(&scene.redis, "c").is_some()), (false, true));
-    client.batch_execute(&format!("BEGIN; SET LOCAL pg_cache.url = '{}'", second.url())).unwrap();
-    cached(&mut client, "d", QUERY).unwrap();
-    client.batch_execute("ROLLBACK").unwrap();
-    cached(&mut client, "e", QUERY).unwrap();
-    assert_eq!((value(&second, "d").is_some(), value(&scene.redis, "e").is_some()), (true, true));
+    let mut elsewhere = |sql: &str, key: &str| {
+        client.batch_execute(sql).unwrap();
+        let before = (looks(&scene.redis), looks(&second));
+        let (answer, counters) = counted(&mut client, |c| cached(c, key, QUERY));
+        assert_eq!(answer.as_deref(), Ok(r#"[{"v":1}]"#));
+        let asked = (looks(&scene.redis) - before.0, looks(&second) - before.1);
+        assert_eq!((asked.0 > 0, asked.1 > 0), (counters.fills == 1, counters.fills == 0));
+        assert_eq!(value(&second, key), None, "only the registered server holds entries");
+        assert_eq!(value(&scene.redis, key).is_some(), counters.fills == 1);
+        counters.reason("identity") == 1
+    };
+    assert!(elsewhere(&format!("SET pg_cache.url = '{}'", second.url()), "b"));
+    assert!(!elsewhere("RESET pg_cache.url", "c"));
+    let local = format!("BEGIN; SET LOCAL pg_cache.url = '{}'", second.url());
+    assert!(elsewhere(&local, "d"));
+    assert!(!elsewhere("ROLLBACK", "e"));
+    assert_eq!(keys(&second, "*"), [""; 0]);
 }
 
 #[test]
@@ -67,9 +80,16 @@ fn a_changed_configuration_file_counts_after_a_reload() {
         second.url()
     );
     client.batch_execute(&sql).unwrap();
+    // The worker hears of it as new sessions do: the first one that finds another server there
+    // starts it, and it registers that server.
     let mut fresh = scene.connect();
-    cached(&mut fresh, "b", QUERY).unwrap();
-    assert!(value(&second, "b").is_some());
+    eventually(Duration::from_secs(30), "the new server is used", || {
+        cached(&mut fresh, "b", QUERY).unwrap();
+        value(&second, "b").is_some()
+    });
+    let (_, counters) = counted(&mut client, |c| cached(c, "c", QUERY));
+    assert_eq!(counters.reason("identity"), 1, "the old one no longer: {counters:?}");
+    assert_eq!(value(&scene.redis, "c"), None);
 }
 
 #[test]
@@ -77,11 +97,16 @@ fn a_database_number_in_the_url_is_the_one_used() {
     // Danger: keys land in database 0, among those of another application.
     let scene = Scene::new();
     let tcp = Redis::start_tcp(&[]);
-    let mut client = scene.connect();
+    let mut session = scene.connect();
+    set_url(&mut session, &format!("{}?db=3", scene.redis.url())).unwrap();
+    let (_, counters) = counted(&mut session, |c| cached(c, "k", QUERY));
+    assert_eq!(counters.reason("generation"), 1, "no tag table is there: {counters:?}");
+    assert_eq!(scene.redis.cli(&["-n", "3", "EXISTS", "k"]), "0");
     for (redis, url) in
         [(&scene.redis, format!("{}?db=3", scene.redis.url())), (&tcp, format!("{}/3", tcp.url()))]
     {
-        set_url(&mut client, &url).unwrap();
+        scene.move_to(&url);
+        let mut client = scene.connect();
         cached(&mut client, "k", QUERY).unwrap();
         let (_, counters) = counted(&mut client, |c| cached(c, "k", QUERY));
         assert_eq!(counters.hits, 1, "{url}: {counters:?}");
@@ -101,10 +126,10 @@ fn credentials_of_every_kind_log_in() {
         assert_eq!(redis.cli(&rules), "OK");
     }
     let encoded = "p%40s%2Fs%3Aw%25rd%3F%26%23%C3%A9";
-    let mut client = scene.connect();
     let tcp_url = tcp.url().replace("redis://", &format!("redis://us%3Aer:{encoded}@"));
     for url in [format!("{}?user=us%3Aer&password={encoded}", scene.redis.url()), tcp_url] {
-        set_url(&mut client, &url).unwrap();
+        scene.move_to(&url);
+        let mut client = scene.connect();
         let key = format!("k:{}", url.len());
         let (_, counters) = counted(&mut client, |c| cached(c, &key, QUERY));
         assert_eq!(counters.fills, 1, "{counters:?}");
@@ -125,12 +150,14 @@ fn the_password_file_is_read_and_a_changed_one_is_read_again() {
     // Danger: a rotated secret needs every connection of the site to be closed.
     let scene = Scene::with_redis(|| Redis::start_with(&["--requirepass", "first"]));
     let mut client = scene.connect();
+    set_url(&mut client, &scene.redis.url()).unwrap();
     for content in ["first", "first\n", "first\r\n"] {
         let path = password_file(&scene, content);
         client
             .batch_execute(&format!("SET pg_cache.password_file = '{}'", path.display()))
             .unwrap();
         let mut fresh = scene.connect();
+        set_url(&mut fresh, &scene.redis.url()).unwrap();
         fresh.batch_execute(&format!("SET pg_cache.password_file = '{}'", path.display())).unwrap();
         let (_, counters) = counted(&mut fresh, |c| cached(c, &format!("{content:?}"), QUERY));
         assert_eq!(counters.fills, 1, "{content:?}: {counters:?}");
@@ -141,7 +168,7 @@ fn the_password_file_is_read_and_a_changed_one_is_read_again() {
     let _: i64 =
         redis::cmd("CLIENT").arg("KILL").arg("TYPE").arg("normal").query(&mut redis).unwrap();
     password_file(&scene, "second\n");
-    pg_cache_testbed::eventually(std::time::Duration::from_secs(15), "the new one is read", || {
+    eventually(Duration::from_secs(15), "the new one is read", || {
         counted(&mut client, |c| cached(c, "warm", QUERY).unwrap()).1.hits == 1
     });
 }
@@ -198,9 +225,17 @@ fn ordinary_users_cannot_aim_the_server_at_a_host_of_theirs() {
     let theirs = Redis::start();
     let mut client = scene.connect_as(&role);
     load(&mut client);
-    for setting in
-        ["url", "password_file", "scope_settings", "ttl_max", "value_bytes_max", "lease_timeout_ms"]
-    {
+    for setting in [
+        "url",
+        "password_file",
+        "scope_settings",
+        "ttl_max",
+        "value_bytes_max",
+        "lease_timeout_ms",
+        "commit_timeout_ms",
+        "pending_keys_max",
+        "on_unreachable",
+    ] {
         let error = client.batch_execute(&format!("SET pg_cache.{setting} = '60'")).unwrap_err();
         assert_eq!(sqlstate(&error), "42501", "{setting}");
     }
@@ -291,18 +326,24 @@ fn limits_of_settings_are_kept() {
         "ttl_max = 0",
         "plans_max = 0",
         "enabled = perhaps",
+        "commit_timeout_ms = 0",
+        "pending_keys_max = 0",
+        "on_unreachable = perhaps",
     ] {
         let error = client.batch_execute(&format!("SET pg_cache.{setting}")).expect_err(setting);
         assert_eq!(sqlstate(&error), "22023", "{setting}");
     }
     let names = "SELECT string_agg(name || ' ' || setting, E'\\n' ORDER BY name) FROM pg_settings
-                 WHERE name ~ '^pg_cache[.](enabled|.*_ms|.*_max|scope_settings)$'";
+                 WHERE name ~ '^pg_cache[.](enabled|.*_ms|.*_max|on_.*|scope_settings)$'";
     let shown: String = client.query_one(names, &[]).unwrap().get(0);
     let expected = [
+        "pg_cache.commit_timeout_ms 1000",
         "pg_cache.connect_timeout_ms 500",
         "pg_cache.enabled on",
         "pg_cache.fill_wait_ms 5000",
         "pg_cache.lease_timeout_ms 10000",
+        "pg_cache.on_unreachable fence",
+        "pg_cache.pending_keys_max 10000",
         "pg_cache.plans_max 200",
         "pg_cache.scope_settings ",
         "pg_cache.timeout_ms 200",
@@ -331,6 +372,7 @@ fn a_reload_of_the_configuration_reaches_sessions_that_are_open() {
     let redis = [Redis::start(), Redis::start()];
     let _turn = Scene::new();
     let server = pg_cache_testbed::Postgres::start_with(&[("pg_cache.url", &redis[0].url())]);
+    server.register("test");
     let mut client = server.connect();
     let query = "SELECT timestamptz '2024-07-01 00:00+00' AS at";
     let utc = cached(&mut client, "k", query).unwrap();
@@ -339,10 +381,11 @@ fn a_reload_of_the_configuration_reaches_sessions_that_are_open() {
     let url = redis[1].url();
     admin.batch_execute(&format!("ALTER SYSTEM SET pg_cache.url = '{url}'")).unwrap();
     admin.batch_execute("SELECT pg_reload_conf()").unwrap();
-    pg_cache_testbed::eventually(std::time::Duration::from_secs(10), "it is heard", || {
+    eventually(Duration::from_secs(10), "it is heard", || {
         let shown = client.query_one("SELECT current_setting('pg_cache.url')", &[]).unwrap();
         shown.get::<_, String>(0) == url
     });
+    server.register("test");
     let tokyo = cached(&mut client, "k", query).unwrap();
     assert_ne!(tokyo, utc);
     assert_eq!(value(&redis[1], "k").as_deref(), Some(tokyo.as_bytes()));

@@ -114,11 +114,11 @@ fn filler_ends(lease_timeout_ms: u32, end: impl FnOnce(&Scene, i32)) -> (usize, 
     let pid: i32 = filler.query_one("SELECT pg_backend_pid()", &[]).unwrap().get(0);
     let filling = std::thread::spawn(move || {
         // The crowd's query: a filler with another one would not be waited for.
-        let sql = "SELECT redis_cached('crowd', 60, 'SELECT slow(700) AS v')";
+        let sql = "SELECT redis_cached('crowd', 60, 'SELECT slow(2500) AS v')";
         filler.batch_execute(sql).unwrap_err()
     });
     eventually(Duration::from_secs(5), "the filler runs", || runs(&scene) == 1);
-    let calls = crowd(&scene, 20, &settings, "SELECT slow(700) AS v");
+    let calls = crowd(&scene, 20, &settings, "SELECT slow(2500) AS v");
     let start = Instant::now();
     end(&scene, pid);
     filling.join().unwrap();

@@ -57,13 +57,16 @@ fn a_hot_standby_fills_and_is_served() {
     // Danger: a read that needs a transaction id, or writes, fails on every standby.
     let scene = Scene::new();
     let primary = Postgres::start_with(&[("pg_cache.url", &scene.redis.url())]);
+    primary.register("test");
     let mut writer = primary.connect();
     writer
         .batch_execute(
             "CREATE TABLE t AS SELECT g AS v FROM generate_series(1, 3) g;
-             CREATE FUNCTION f() RETURNS int STABLE LANGUAGE plpgsql AS 'BEGIN RETURN 1; END'",
+             CREATE FUNCTION f() RETURNS int STABLE LANGUAGE plpgsql AS 'BEGIN RETURN 1; END';
+             SELECT redis_track('t')",
         )
         .unwrap();
+    writer.batch_execute("SELECT * FROM redis_repair()").unwrap();
     let standby = Standby::of(&primary);
     let mut reader = standby.connect(&primary);
     let recovering: bool = reader.query_one("SELECT pg_is_in_recovery()", &[]).unwrap().get(0);
@@ -85,5 +88,11 @@ fn a_hot_standby_fills_and_is_served() {
         "SELECT redis_flush('b')::text",
     ] {
         reader.query_one(sql, &[]).unwrap_or_else(|e| panic!("{sql}: {e:?}"));
-    }
+    } // What the primary's own proof would find, the standby's finds.
+    let query = "SELECT v FROM t ORDER BY v";
+    let mut verified =
+        || -> i64 { reader.query_one("SELECT count(*) FROM redis_verify()", &[]).unwrap().get(0) };
+    assert_eq!(verified(), 0);
+    crate::verify::falsify(&scene, query, "[]");
+    assert_eq!(verified(), 1);
 }

@@ -21,7 +21,7 @@ fn xid(client: &mut Client) -> Option<String> {
 /// Calls once, and asserts that it computed without a word to Redis.
 #[track_caller]
 fn computes(scene: &Scene, client: &mut Client, key: &str, reason: &str) {
-    forget_commands(&scene.redis);
+    forget_commands(scene);
     let expected = direct(client, QUERY);
     let (answer, counters) = counted(client, |c| cached(c, key, QUERY));
     assert_eq!(answer, expected);

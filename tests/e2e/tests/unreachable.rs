@@ -5,7 +5,9 @@ use std::time::Duration;
 
 use pg_cache_e2e::counters::{counted, value};
 use pg_cache_e2e::outcome::words;
-use pg_cache_e2e::trouble::{ANSWER, QUERY, expect, one_warning, prepare, ten_answers, use_url};
+use pg_cache_e2e::trouble::{
+    ANSWER, QUERY, answers, expect, one_warning, prepare, ten_answers, use_url,
+};
 use pg_cache_e2e::{Scene, cached};
 use pg_cache_testbed::{Redis, eventually};
 
@@ -117,18 +119,39 @@ fn a_full_redis_answers_and_still_serves_what_it_has() {
 
 #[test]
 fn a_read_only_replica_answers() {
-    // Danger: a failover leaves the address pointing at a replica.
+    // Danger: a failover leaves the address pointing at a replica, whose answers may be old.
     let primary = Redis::start_tcp(&["--repl-diskless-sync-delay", "0"]);
-    let port = primary.port().unwrap().to_string();
-    let scene = Scene::with_redis(|| Redis::start_with(&["--replicaof", "127.0.0.1", &port]));
-    eventually(Duration::from_secs(20), "the replica follows", || {
-        scene.redis.cli(&["INFO", "replication"]).contains("master_link_status:up")
-    });
+    let scene = Scene::new();
     let (mut client, notices) = prepare(&scene);
+    answers(&mut client, 10, "before");
+    scene.redis.follow(primary.port().unwrap());
     let counters = ten_answers(&mut client, "replica");
-    assert!(counters.reason("readonly") >= 1, "{counters:?}");
+    let named = counters.reason("identity") + counters.reason("readonly");
+    assert_eq!((named, counters.misses), (10, 10), "{counters:?}");
+    assert!(counters.reason("identity") >= 1, "{counters:?}");
     assert_eq!((counters.hits, counters.fills), (0, 0), "{counters:?}");
-    assert_eq!(notices.warnings().len(), 1);
+    assert!(notices.warnings().len() <= 1);
+    let sql = "SELECT detail FROM redis_health() WHERE \"check\" = 'server role' AND NOT ok";
+    assert_eq!(client.query_one(sql, &[]).unwrap().get::<_, String>(0), "role slave");
+}
+
+#[test]
+fn a_database_that_only_knows_a_replica_answers() {
+    // Danger: it is registered with a server that takes no writes, or its creation waits for one.
+    let primary = Redis::start_tcp(&["--repl-diskless-sync-delay", "0"]);
+    let scene = Scene::new();
+    scene.redis.follow(primary.port().unwrap());
+    let name = format!("{}_late", scene.database());
+    scene.postgres().connect().batch_execute(&format!("CREATE DATABASE {name}")).unwrap();
+    scene.prepare_database(&name);
+    scene.postgres().create_extension(&name);
+    let mut client = scene.connect_to("postgres", &name);
+    client.batch_execute("CREATE TABLE t AS SELECT 'from postgres' AS v").unwrap();
+    let counters = ten_answers(&mut client, "replica");
+    assert_eq!((counters.reason("unregistered"), counters.misses), (10, 10), "{counters:?}");
+    scene.redis.cli(&["REPLICAOF", "NO", "ONE"]);
+    scene.postgres().register(&name);
+    assert_eq!(ten_answers(&mut client, "promoted").fills, 10);
 }
 
 #[test]

@@ -193,10 +193,7 @@ pub fn explore(world: &World) -> Explored {
                 }
             }
         }
-        if trail.len() > world.states_max {
-            println!("LIMIT");
-            break;
-        }
+        assert!(trail.len() <= world.states_max, "more than {} states", world.states_max);
         std::mem::swap(&mut now, &mut soon);
     }
     Explored { states: trail.len(), marks, found: None }
