@@ -1,9 +1,9 @@
 //! What keeping the cache exact costs the writers.
 //!
 //! Owns a server of its own that writes as a real one does (fsync on), with one database for each
-//! way to keep keys. The invariant: the ways take turns in each round, and Redis counted exactly the
-//! bumps and deletions that the committed transactions owe. Break it and a trigger that did nothing
-//! looks cheap.
+//! way to keep keys. The invariant: the ways take turns in each round, and Redis counted exactly
+//! the bumps and deletions that the committed transactions owe. Break it and a trigger that did
+//! nothing looks cheap.
 
 mod bulk;
 mod pgbench;
