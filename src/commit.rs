@@ -25,26 +25,28 @@
 //! For programs that read Redis: a fill needs the lease, which DEL takes after BUMP; a lease taken
 //! later reads the bumped list, where x is not complete in any S that does not see it.
 
+mod delivery;
+mod early;
+
 use std::cell::RefCell;
-use std::collections::HashSet;
 use std::time::{Duration, Instant};
 
 use pg_cache_core::error::Error;
-use pg_cache_core::key::EntryKeys;
 use pg_cache_core::pending::{Owed, Pending};
 use pg_cache_core::reason::Reason;
-use pg_cache_core::tag::{Bucket, Tag};
-use pg_cache_core::tagtable::{self, Field};
+use pg_cache_core::tag::Tag;
 
 use crate::client::failure::Failure;
-use crate::client::scripts::{self, Bump};
 use crate::connection;
 use crate::pg::error::Outcome;
-use crate::pg::snapshot::{Fresh, Snapshot};
+use crate::pg::snapshot::Fresh;
 use crate::pg::xact::{self, Listener};
 use crate::pg::{guc, host};
-use crate::registry::{self, Registration};
-use crate::{stats, worker};
+use crate::registry;
+use crate::worker;
+
+use self::delivery::Delivery;
+use self::early::Early;
 
 /// Row groups of one relation that a transaction notes one by one.
 const GROUPS_MAX: usize = 1000;
@@ -66,15 +68,6 @@ struct Transaction {
     early: Option<Early>,
     /// Keys that early settlement could not settle: everything must be taken for changed.
     coarse: bool,
-}
-
-/// What early settlement has bumped. A bucket that lists this transaction needs no second bump: it
-/// cannot be filled before the transaction ends. Should the table be lost, the generation after it
-/// waits for us, who hold the lock.
-#[derive(Default)]
-struct Early {
-    generation: u128,
-    bumped: HashSet<Bucket>,
 }
 
 thread_local! {
@@ -139,7 +132,8 @@ pub fn note_key(key: &[u8]) -> Outcome<()> {
     if late {
         return settle(End::Commit);
     }
-    if keys >= guc::pending_keys_max() { settle_early() } else { Ok(()) }
+    let is_full = keys >= guc::pending_keys_max();
+    if is_full || early::is_due(keys) { early::settle() } else { Ok(()) }
 }
 
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -165,6 +159,7 @@ fn settle(end: End) -> Outcome<()> {
     if !registry::is_installed() {
         return Ok(());
     }
+    let coarse = early::finish(&deadline)? || coarse;
     let is_locked = lock(&deadline)?;
     let fresh = Fresh::push();
     let registration = registry::seen(&fresh.snapshot).filter(|found| found.is_made());
@@ -172,9 +167,8 @@ fn settle(end: End) -> Outcome<()> {
         // Without the lock nobody waits for us, and then we cannot even read the row.
         (_, false) => Err(Failure::new(Reason::Timeout, "redis_server is locked")),
         (Some(found), true) => {
-            let buckets = buckets_of(found, &owed);
-            let delivery = Delivery { snapshot: &fresh.snapshot, xid, early: false };
-            delivery.make(found, &buckets, &owed.keys, &deadline)
+            let delivery = Delivery::new(found, &fresh.snapshot, xid, &deadline);
+            delivery.settle(&delivery::buckets_of(found, &owed), &owed.keys)
         }
         // Nobody can use a generation that was not made, and who makes it waits for us; unless we
         // are prepared, when only a debt tells of us.
@@ -198,49 +192,6 @@ fn settle(end: End) -> Outcome<()> {
     Ok(())
 }
 
-/// Keys beyond `pending_keys_max` go at once: this transaction stands in the lists and is not
-/// complete, so nothing can be filled again before it ends.
-fn settle_early() -> Outcome<()> {
-    let Some(xid) = xact::xid() else { return Ok(()) };
-    let keys = TRANSACTION.with_borrow_mut(|transaction| {
-        transaction.pending.as_mut().map(Pending::take_keys).unwrap_or_default()
-    });
-    let owed = Owed { tags: Vec::new(), keys };
-    let deadline = Deadline::start();
-    let is_locked = xact::with_lasting_locks(|| lock(&deadline))?;
-    let fresh = Fresh::push();
-    let registration = registry::seen(&fresh.snapshot).filter(|found| found.is_made());
-    let early = TRANSACTION.with_borrow_mut(|transaction| transaction.early.take());
-    let mut early = early.unwrap_or_default();
-    let settled = match (&registration, is_locked) {
-        (_, false) => Err(Failure::new(Reason::Timeout, "redis_server is locked")),
-        (Some(found), true) => {
-            if early.generation != found.generation {
-                early = Early { generation: found.generation, bumped: HashSet::new() };
-            }
-            let mut buckets = buckets_of(found, &owed);
-            buckets.retain(|bucket| !early.bumped.contains(bucket));
-            let delivery = Delivery { snapshot: &fresh.snapshot, xid, early: true };
-            let settled = delivery.make(found, &buckets, &owed.keys, &deadline);
-            if settled.is_ok() {
-                early.bumped.extend(buckets);
-            }
-            settled
-        }
-        (None, true) => Ok(()),
-    };
-    let is_settled = settled.is_ok();
-    TRANSACTION.with_borrow_mut(|transaction| {
-        transaction.early = Some(early);
-        transaction.coarse |= !is_settled;
-    });
-    if let Err(failure) = settled {
-        refuse_if_asked(&failure)?;
-        connection::warn_unsettled(&failure);
-    }
-    Ok(())
-}
-
 /// Takes the lock that tells the worker of us, and keeps it until the transaction ends. VACUUM
 /// FULL, REINDEX or DROP EXTENSION may hold the table for longer than a commit can wait.
 fn lock(deadline: &Deadline) -> Outcome<bool> {
@@ -253,107 +204,6 @@ fn lock(deadline: &Deadline) -> Outcome<bool> {
         }
         host::pause_for(LOCK_PAUSE.min(deadline.left()));
     }
-}
-
-/// The buckets of what is owed, each once.
-fn buckets_of(registration: &Registration, owed: &Owed) -> Vec<Bucket> {
-    let bucket_of = |tag: Tag| tag.bucket(registration.buckets);
-    let key_tags = owed.keys.iter().map(|key| Tag::key(key));
-    let mut buckets: Vec<Bucket> =
-        owed.tags.iter().copied().chain(key_tags).map(bucket_of).collect();
-    buckets.sort_unstable();
-    buckets.dedup();
-    buckets
-}
-
-/// Who tells Redis, and when.
-struct Delivery<'a> {
-    snapshot: &'a Snapshot,
-    xid: u64,
-    early: bool,
-}
-
-impl Delivery<'_> {
-    /// Delivers, and counts what it came to.
-    fn make(
-        &self,
-        registration: &Registration,
-        buckets: &[Bucket],
-        keys: &[Box<[u8]>],
-        deadline: &Deadline,
-    ) -> Result<(), Failure> {
-        let started = Instant::now();
-        let settled = self.deliver(registration, buckets, keys, deadline);
-        stats::delivered(&stats::Delivery {
-            early: self.early,
-            settled: settled.is_ok(),
-            buckets: buckets.len(),
-            keys: keys.len(),
-            time_us: u64::try_from(started.elapsed().as_micros()).unwrap_or(u64::MAX),
-        });
-        settled
-    }
-
-    /// One round trip: BUMP, and DEL of each key behind it.
-    fn deliver(
-        &self,
-        registration: &Registration,
-        buckets: &[Bucket],
-        keys: &[Box<[u8]>],
-        deadline: &Deadline,
-    ) -> Result<(), Failure> {
-        if buckets.contains(&Bucket::CATALOGUE) {
-            let_messages_pass(registration, self.snapshot, deadline)?;
-        }
-        let in_progress = self.snapshot.in_progress();
-        let drops_all = host::skips("guard.droplist");
-        let bump = Bump {
-            table: &registration.table,
-            xid: self.xid,
-            xmax: if drops_all { u64::MAX } else { self.snapshot.xmax() },
-            in_progress: if drops_all { &[] } else { &in_progress },
-            buckets,
-        };
-        let prefixed = |key: &Box<[u8]>| EntryKeys::new(&[&registration.prefix, &key[..]].concat());
-        let keys: Vec<EntryKeys> = keys.iter().map(prefixed).collect();
-        let keep_leases = host::skips("guard.keeplease");
-        let generations = connection::ask_within(deadline.left(), |session| {
-            let generations = scripts::settle(session, &bump, &keys, keep_leases)?;
-            registration.check(session.server())?;
-            Ok(generations)
-        })?;
-        let ours = tagtable::generation_text(registration.generation);
-        match generations.iter().all(|found| found.as_deref() == Some(&ours[..])) {
-            true => Ok(()),
-            false => Err(Failure::new(Reason::Generation, "the tag table is not ours")),
-        }
-    }
-}
-
-/// A reader trusts its caches once those who are listed for the catalogue have let go of their
-/// locks, hence sent their messages. Our BUMP drops from that list who is complete in our snapshot,
-/// and one may be complete and about to send: so before a schema change bumps, it waits for them.
-/// Whoever is complete in our snapshot bumped before it was taken, so is found here, unless another
-/// schema change dropped it, which waited likewise.
-fn let_messages_pass(
-    registration: &Registration,
-    snapshot: &Snapshot,
-    deadline: &Deadline,
-) -> Result<(), Failure> {
-    let mut ask = redis::cmd("HGET");
-    ask.arg(&registration.table).arg(tagtable::CATALOGUE);
-    let found: Option<Vec<u8>> =
-        connection::ask_within(deadline.left(), |session| Ok(ask.query(session)?))?;
-    let listed = Field::parse(found.as_deref()).unwrap_or_default().xids;
-    for xid in listed.into_iter().filter(|xid| snapshot.is_complete(*xid)) {
-        while !xact::has_let_go(xid) {
-            if deadline.left().is_zero() {
-                return Err(Failure::new(Reason::Timeout, "another schema change is ending"));
-            }
-            host::pause_for(Duration::from_millis(1));
-        }
-    }
-    Ok(())
 }
 
 /// Writes what is owed into `redis_debt`, in this transaction.

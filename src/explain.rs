@@ -54,7 +54,7 @@ pub fn explain(request: &Request<'_>) -> Outcome<Value> {
         "functions": functions(&plan),
         "settings": plan.analysis.settings,
         "exact": kept.then(|| if plan.is_exact() { "exact" } else { "ttl" }),
-        "ttl_only_because": if kept { plan.dependencies.gaps() } else { &[] },
+        "ttl_only_because": if kept { plan.dependencies.gaps() } else { Vec::new() },
         "redis_readers": kept.then(|| redis_readers(request, &plan, &entry)),
         "status": status,
         "entry": found,

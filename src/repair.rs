@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 
 use pg_cache_core::error::Error;
 use pg_cache_core::key::RESERVED_PREFIX;
+use pg_cache_core::reason::Reason;
 use serde_json::{Value, json};
 
 use crate::client::failure::Failure;
@@ -41,7 +42,11 @@ pub fn repair() -> Outcome<Value> {
         return Err(Error::RepairOnStandby.into());
     }
     connection::retry_now();
-    identify().map_err(unreachable)?;
+    let server = identify().map_err(unreachable)?;
+    if !server.is_primary() {
+        let detail = format!("The role of {} is {}.", server.run_id, server.role);
+        return Err(Error::Unreachable { reason: Reason::ReadOnly, detail }.into());
+    }
     let began = Instant::now();
     let mut slot_seen = began;
     loop {

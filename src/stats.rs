@@ -116,27 +116,19 @@ thread_local! {
     static COMMITS: RefCell<Commits> = RefCell::new(Commits::default());
 }
 
-/// What one delivery to Redis came to.
-pub struct Delivery {
-    pub early: bool,
-    pub settled: bool,
-    pub buckets: usize,
-    pub keys: usize,
-    pub time_us: u64,
+/// One delivery to Redis.
+pub fn delivered(is_settled: bool, buckets: usize, keys: usize, time_us: u64) {
+    COMMITS.with_borrow_mut(|commits| {
+        add(if is_settled { &mut commits.settled } else { &mut commits.owed }, 1);
+        add(&mut commits.tags, buckets as u64);
+        add(&mut commits.keys, keys as u64);
+        add(&mut commits.time_us, time_us);
+    });
 }
 
-pub fn delivered(delivery: &Delivery) {
-    COMMITS.with_borrow_mut(|commits| {
-        let settled = match (delivery.settled, delivery.early) {
-            (false, _) => &mut commits.owed,
-            (true, true) => &mut commits.early,
-            (true, false) => &mut commits.settled,
-        };
-        add(settled, 1);
-        add(&mut commits.tags, delivery.buckets as u64);
-        add(&mut commits.keys, delivery.keys as u64);
-        add(&mut commits.time_us, delivery.time_us);
-    });
+/// A delivery in the middle of a transaction.
+pub fn settled_early() {
+    COMMITS.with_borrow_mut(|commits| add(&mut commits.early, 1));
 }
 
 /// One object, which the view `redis_stat_commit` reads.

@@ -98,7 +98,16 @@ pub fn all(
 fn yardsticks(entries: &Entries) -> Vec<Case> {
     let small = Size::Small.key();
     let get = |size: Size| asked_raw(pack(&["GET", &size.key()]));
-    let both = pack(&["MGET", &small, entries.sidecar_key(Size::Small)]);
+    let look = [
+        pack(&["MGET", &small, entries.sidecar_key(Size::Small)]),
+        // The generation, the base, the catalogue, the key and two tags of the table.
+        pack(&["HMGET", entries.tag_table(), "R", "B", "C", "1", "2", "3"]),
+    ]
+    .concat();
+    let look: Call = Box::new(move |connections| {
+        connections.raw.ask_all(&look, 2)?;
+        Ok(())
+    });
     let mut command = redis::cmd("GET");
     command.arg(&small);
     let by_redis_rs: Call = Box::new(move |connections| {
@@ -109,8 +118,7 @@ fn yardsticks(entries: &Entries) -> Vec<Case> {
         Case::new("get_150", "raw GET 150 B", BRISK, get(Size::Small)),
         Case::new("get_150_redis_rs", "GET 150 B by redis-rs", BRISK, by_redis_rs)
             .beside("get_150"),
-        Case::new("mget_150", "raw MGET, what a hit asks", BRISK, asked_raw(both))
-            .beside("get_150"),
+        Case::new("look_150", "raw MGET and HMGET, as a hit asks", BRISK, look).beside("get_150"),
         Case::new("get_10k", "raw GET 10 kB", BRISK, get(Size::Medium)).beside("get_150"),
         Case::new("get_1m", "raw GET 1 MB", LARGE, get(Size::Large)).beside("get_150"),
     ]

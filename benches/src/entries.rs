@@ -56,6 +56,7 @@ impl Size {
 /// What stands in Redis for the cases.
 pub struct Entries {
     sidecar_keys: HashMap<Size, String>,
+    tag_table: String,
 }
 
 impl Entries {
@@ -63,12 +64,27 @@ impl Entries {
     pub fn sidecar_key(&self, size: Size) -> &str {
         self.sidecar_keys.get(&size).map_or("", String::as_str)
     }
+
+    /// The hash that tells what has changed.
+    pub fn tag_table(&self) -> &str {
+        &self.tag_table
+    }
 }
 
-/// Creates the table and fills an entry of each size.
+/// The name of the one key that matches.
+fn the_key(redis: &mut redis::Connection, pattern: &str) -> Outcome<String> {
+    let mut found: Vec<String> = redis::cmd("KEYS").arg(pattern).query(redis)?;
+    match (found.pop(), found.len()) {
+        (Some(key), 0) => Ok(key),
+        (_, more) => Err(format!("not one key is like {pattern}, but {more} more or none").into()),
+    }
+}
+
+/// Creates the table, tracked, and fills an entry of each size.
 pub fn create(pair: &Pair) -> Outcome<Entries> {
     let mut sql = pair.postgres.connect();
     sql.batch_execute("CREATE TABLE measured (id int PRIMARY KEY, name text, note text)")?;
+    sql.batch_execute("SELECT redis_track('measured')")?;
     let mut raw = RawRedis::connect(pair.redis.socket())?;
     let mut redis = pair.redis.client();
     let mut sidecar_keys = HashMap::new();
@@ -94,13 +110,8 @@ pub fn create(pair: &Pair) -> Outcome<Entries> {
             let found = from_utf8(&reply[..reply.len().min(20)])?;
             return Err(format!("{key} has not {bytes} bytes: {found:?}").into());
         }
-        let found: Vec<String> =
-            redis::cmd("KEYS").arg(format!("pgc:e:*:{key}")).query(&mut redis)?;
-        let [sidecar] = &found[..] else {
-            return Err(format!("not one sidecar of {key}: {found:?}").into());
-        };
-        sidecar_keys.insert(size, sidecar.clone());
+        sidecar_keys.insert(size, the_key(&mut redis, &format!("pgc:e:*:{key}"))?);
     }
     sql.batch_execute("VACUUM ANALYZE measured")?;
-    Ok(Entries { sidecar_keys })
+    Ok(Entries { sidecar_keys, tag_table: the_key(&mut redis, "pgc:t:*")? })
 }

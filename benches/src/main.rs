@@ -13,26 +13,40 @@ mod raw_redis;
 mod report;
 mod rounds;
 mod samples;
+mod writes;
 
 use std::error::Error;
 use std::process::ExitCode;
 
 use pg_cache_testbed::Pair;
+use serde_json::Value;
+
+use crate::report::LayoutResult;
 
 pub type Outcome<T> = Result<T, Box<dyn Error>>;
 
 const ROUNDS: usize = 200;
-const USAGE: &str = "usage: scripts/bench [--rounds N]";
+const USAGE: &str = "usage: scripts/bench [--rounds N] [--only reads|writes]";
+
+/// Writers take seconds where readers take microseconds.
+const READ_ROUNDS_PER_WRITE_ROUND: usize = 40;
+
+/// What the command line asks for.
+struct Plan {
+    rounds: usize,
+    reads: bool,
+    writes: bool,
+}
 
 fn main() -> ExitCode {
-    let rounds = match rounds_asked_for() {
-        Ok(rounds) => rounds,
+    let plan = match plan() {
+        Ok(plan) => plan,
         Err(why) => {
             eprintln!("{why}\n{USAGE}");
             return ExitCode::from(2);
         }
     };
-    match run(rounds) {
+    match run(&plan) {
         Ok(()) => ExitCode::SUCCESS,
         Err(why) => {
             eprintln!("bench: {why}{}", cause(&*why));
@@ -46,35 +60,47 @@ fn cause(error: &dyn Error) -> String {
     error.source().map(|cause| format!(": {cause}")).unwrap_or_default()
 }
 
-fn rounds_asked_for() -> Outcome<usize> {
-    let words: Vec<String> = std::env::args().skip(1).collect();
-    match words.iter().map(String::as_str).collect::<Vec<_>>()[..] {
-        [] => Ok(ROUNDS),
-        ["--rounds", number] => match number.parse()? {
-            0 => Err("at least one round".into()),
-            rounds => Ok(rounds),
-        },
-        _ => Err("what is that?".into()),
+fn plan() -> Outcome<Plan> {
+    let mut plan = Plan { rounds: ROUNDS, reads: true, writes: true };
+    let mut words = std::env::args().skip(1);
+    while let Some(word) = words.next() {
+        let value = words.next().unwrap_or_default();
+        match (word.as_str(), value.as_str()) {
+            ("--rounds", number) => plan.rounds = number.parse()?,
+            ("--only", "reads") => plan.writes = false,
+            ("--only", "writes") => plan.reads = false,
+            _ => return Err(format!("what is {word} {value}?").into()),
+        }
     }
+    if plan.rounds == 0 { Err("at least one round".into()) } else { Ok(plan) }
 }
 
-fn run(rounds: usize) -> Outcome<()> {
+fn run(plan: &Plan) -> Outcome<()> {
     // Nothing may run beside the measurement, and a slow machine's misses are no measurement.
     let settings = [("autovacuum", "off"), ("pg_cache.timeout_ms", "10000")];
     let pair = Pair::start_with(&settings, &[]);
-    let facts = facts::collect(&pair, rounds)?;
+    let facts = facts::collect(&pair, plan.rounds)?;
     report::print_head(&facts);
+    let results = if plan.reads { read(&pair, plan.rounds)? } else { Vec::new() };
+    drop(pair);
+    let writes = match plan.writes {
+        true => writes::run(plan.rounds.div_ceil(READ_ROUNDS_PER_WRITE_ROUND))?,
+        false => Value::Null,
+    };
+    println!("\nresults: {}", report::write_json(&facts, &results, &writes)?.display());
+    Ok(())
+}
 
-    let entries = entries::create(&pair)?;
-    let flights = flights::load(&pair)?;
+fn read(pair: &Pair, rounds: usize) -> Outcome<Vec<LayoutResult>> {
+    let entries = entries::create(pair)?;
+    let flights = flights::load(pair)?;
     let mut results = Vec::new();
     for layout in affinity::layouts()? {
         layout.apply(pair.postgres.pid(), pair.redis.pid())?;
-        let cases = rounds::measure(&pair, &entries, &flights, rounds)?;
-        let result = report::LayoutResult { layout, cases };
+        let cases = rounds::measure(pair, &entries, &flights, rounds)?;
+        let result = LayoutResult { layout, cases };
         report::print_layout(&result);
         results.push(result);
     }
-    println!("\nresults: {}", report::write_json(&facts, &results)?.display());
-    Ok(())
+    Ok(results)
 }

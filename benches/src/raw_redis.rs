@@ -22,14 +22,19 @@ impl RawRedis {
 
     /// Sends a packed command and returns the whole reply.
     pub fn ask(&mut self, command: &[u8]) -> Result<&[u8]> {
-        self.stream.write_all(command)?;
+        self.ask_all(command, 1)
+    }
+
+    /// Sends so many packed commands at once and returns their replies.
+    pub fn ask_all(&mut self, commands: &[u8], replies: usize) -> Result<&[u8]> {
+        self.stream.write_all(commands)?;
         let mut filled = 0;
         loop {
             match self.stream.read(&mut self.buffer[filled..])? {
                 0 => return Err(Error::new(ErrorKind::UnexpectedEof, "the reply does not end")),
                 more => filled += more,
             }
-            match reply_bytes(&self.buffer[..filled]) {
+            match replies_bytes(&self.buffer[..filled], replies) {
                 Some(whole) if whole == filled => return Ok(&self.buffer[..filled]),
                 Some(_) => return Err(Error::new(ErrorKind::InvalidData, "more than a reply")),
                 None => {}
@@ -45,6 +50,11 @@ pub fn pack(words: &[&str]) -> Vec<u8> {
         packed += &format!("${}\r\n{word}\r\n", word.len());
     }
     packed.into_bytes()
+}
+
+/// The length of so many replies.
+fn replies_bytes(bytes: &[u8], replies: usize) -> Option<usize> {
+    (0..replies).try_fold(0, |at, _| Some(at + reply_bytes(&bytes[at..])?))
 }
 
 /// The length of the reply that `bytes` begin with, once it is whole: a bulk string, an array of
@@ -64,7 +74,7 @@ fn reply_bytes(bytes: &[u8]) -> Option<usize> {
 
 #[cfg(test)]
 mod tests {
-    use super::{pack, reply_bytes};
+    use super::{pack, replies_bytes, reply_bytes};
 
     #[test]
     fn a_reply_is_whole_only_with_its_last_byte() {
@@ -74,6 +84,9 @@ mod tests {
                 assert_eq!(reply_bytes(&reply.as_bytes()[..cut]), None, "{reply:?} at {cut}");
             }
             assert_eq!(reply_bytes(reply.as_bytes()), Some(reply.len()), "{reply:?}");
+            let twice = reply.repeat(2);
+            assert_eq!(replies_bytes(reply.as_bytes(), 2), None, "{reply:?}");
+            assert_eq!(replies_bytes(twice.as_bytes(), 2), Some(twice.len()), "{reply:?}");
         }
     }
 

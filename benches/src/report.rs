@@ -69,7 +69,7 @@ pub fn print_layout(result: &LayoutResult) {
     }
 }
 
-pub fn write_json(facts: &Facts, results: &[LayoutResult]) -> Outcome<PathBuf> {
+pub fn write_json(facts: &Facts, results: &[LayoutResult], writes: &Value) -> Outcome<PathBuf> {
     let target = std::env::var_os("CARGO_TARGET_DIR").map_or_else(
         || Path::new(env!("CARGO_MANIFEST_DIR")).with_file_name("target"),
         PathBuf::from,
@@ -78,7 +78,7 @@ pub fn write_json(facts: &Facts, results: &[LayoutResult]) -> Outcome<PathBuf> {
     fs::create_dir_all(&folder)?;
     let file = folder.join("results.json");
     let layouts: Vec<Value> = results.iter().map(layout_as_json).collect();
-    let all = json!({ "facts": facts.as_json(), "layouts": layouts });
+    let all = json!({ "facts": facts.as_json(), "layouts": layouts, "writes": writes });
     fs::write(&file, format!("{all:#}\n"))?;
     Ok(file)
 }

@@ -35,6 +35,7 @@ impl Stage {
         let postgres = Postgres::start_in(cluster, &[("pg_cache.url", &url)], keepable);
         let guard = Guard::on(postgres.pid());
         interrupt::check()?;
+        postgres.register("test");
         Ok(Stage { guard, postgres, redis, installation, warnings: Arc::default() })
     }
 
@@ -54,8 +55,10 @@ impl Stage {
         std::mem::take(&mut *self.warnings.lock().unwrap_or_else(PoisonError::into_inner))
     }
 
+    /// It is another server by then: PostgreSQL registers it before it keeps anything there.
     pub fn start_redis_again(&mut self) {
         self.redis.start_again();
+        self.postgres.register("test");
     }
 
     /// Leaves everything running and tells how to use and how to end it.

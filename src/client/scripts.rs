@@ -5,7 +5,7 @@ use std::sync::LazyLock;
 use pg_cache_core::key::EntryKeys;
 use pg_cache_core::tag::Bucket;
 use pg_cache_core::tagtable;
-use redis::{ErrorKind, RedisResult, Script, ServerErrorKind, Value, from_redis_value};
+use redis::{ErrorKind, Pipeline, RedisResult, Script, ServerErrorKind, Value, from_redis_value};
 
 use super::session::{Ask, ENTRY_PARTS, Session, TABLE_PARTS, parts};
 
@@ -63,6 +63,8 @@ pub fn fill(session: &mut Session, entry: &Fill<'_>) -> RedisResult<Filled> {
 /// What a transaction tells the tag table before it commits.
 pub struct Bump<'a> {
     pub table: &'a [u8],
+    /// When this run of PostgreSQL began: transaction IDs of another run may be given out again.
+    pub incarnation: u64,
     pub xid: u64,
     /// Of a snapshot taken a moment ago: its end, and the transactions that ran in it.
     pub xmax: u64,
@@ -78,48 +80,81 @@ const DEL_KEYS_MAX: usize = 200;
 /// How many buckets one script call may take: it holds up everybody else on that Redis.
 const BUMP_BUCKETS_MAX: usize = 2000;
 
-/// Bumps, then deletes value, sidecar and lease of each key, in one round trip. Returns the
-/// generations that the table had, one for each call of the script.
-pub fn settle(
-    session: &mut Session,
-    bump: &Bump<'_>,
-    keys: &[EntryKeys],
-    keep_leases: bool,
-) -> RedisResult<Vec<Option<Vec<u8>>>> {
-    let mut pipeline = redis::pipe();
-    let is_proved = session.ask_for_proof(&mut pipeline);
-    let running: Vec<String> = bump.in_progress.iter().map(u64::to_string).collect();
-    let running = running.join(",");
-    for buckets in bump.buckets.chunks(BUMP_BUCKETS_MAX) {
-        let call = pipeline.cmd("EVALSHA").arg(BUMP.get_hash()).arg(1).arg(bump.table);
-        call.arg(bump.xid).arg(bump.xmax).arg(&running);
-        for bucket in buckets {
-            call.arg(bucket.field());
-        }
-    }
-    for keys in keys.chunks(DEL_KEYS_MAX) {
-        let del = pipeline.cmd("DEL");
-        for key in keys {
-            del.arg(key.value()).arg(key.sidecar());
-            if !keep_leases {
-                del.arg(key.lease());
+/// BUMP, then DEL of value, sidecar and lease of each key: one round trip, now or later.
+pub struct Settlement {
+    pipeline: Pipeline,
+    is_proved: bool,
+    bumps: usize,
+}
+
+impl Settlement {
+    pub fn new(
+        session: &mut Session,
+        bump: &Bump<'_>,
+        keys: &[EntryKeys],
+        keep_leases: bool,
+    ) -> Self {
+        let mut pipeline = redis::pipe();
+        let running: Vec<String> = bump.in_progress.iter().map(u64::to_string).collect();
+        let running = running.join(",");
+        let chunks = bump.buckets.chunks(BUMP_BUCKETS_MAX);
+        let bumps = chunks.len();
+        for buckets in chunks {
+            let call = pipeline.cmd("EVALSHA").arg(BUMP.get_hash()).arg(1).arg(bump.table);
+            call.arg(bump.incarnation).arg(bump.xid).arg(bump.xmax).arg(&running);
+            for bucket in buckets {
+                call.arg(bucket.field());
             }
         }
-        del.ignore();
-    }
-    let replies: Vec<Value> = match pipeline.query(session) {
-        Err(error) if error.kind() == ErrorKind::Server(ServerErrorKind::NoScript) => {
-            BUMP.prepare_invoke().load(session)?;
-            pipeline.query(session)?
+        for keys in keys.chunks(DEL_KEYS_MAX) {
+            let del = pipeline.cmd("DEL");
+            for key in keys {
+                del.arg(key.value()).arg(key.sidecar());
+                if !keep_leases {
+                    del.arg(key.lease());
+                }
+            }
         }
-        outcome => outcome?,
-    };
-    let mut replies = replies.into_iter();
-    if is_proved {
-        session.prove(replies.next())?;
+        // Last, so that it tells of the server after all of this was done.
+        let is_proved = session.ask_for_proof(&mut pipeline);
+        Self { pipeline, is_proved, bumps }
     }
-    replies.map(|reply| Ok(from_redis_value(reply)?)).collect()
+
+    /// Sends it and waits. Returns the generations that the table had, one for each call of BUMP.
+    pub fn settle(&self, session: &mut Session) -> RedisResult<Generations> {
+        let replies: Vec<Value> = match self.pipeline.query(session) {
+            Err(error) if error.kind() == ErrorKind::Server(ServerErrorKind::NoScript) => {
+                BUMP.prepare_invoke().load(session)?;
+                self.pipeline.query(session)?
+            }
+            outcome => outcome?,
+        };
+        self.read(session, replies)
+    }
+
+    /// Sends it; the server must know BUMP by now. The ticket is for `collect`.
+    pub fn post(&self, session: &mut Session) -> RedisResult<u64> {
+        session.post(&self.pipeline.get_packed_pipeline(), self.pipeline.len())
+    }
+
+    /// Waits for the answers to a post.
+    pub fn collect(&self, session: &mut Session, ticket: u64) -> RedisResult<Generations> {
+        let replies = session.collect(ticket)?;
+        let replies: Result<Vec<Value>, _> =
+            replies.into_iter().map(Value::extract_error).collect();
+        self.read(session, replies?)
+    }
+
+    fn read(&self, session: &mut Session, mut replies: Vec<Value>) -> RedisResult<Generations> {
+        if self.is_proved {
+            session.prove(replies.pop())?;
+        }
+        replies.into_iter().take(self.bumps).map(|reply| Ok(from_redis_value(reply)?)).collect()
+    }
 }
+
+/// The generation of a tag table, once for each call of BUMP.
+pub type Generations = Vec<Option<Vec<u8>>>;
 
 /// What taking a lease asks for.
 pub struct LeaseAsk<'a> {
@@ -137,7 +172,6 @@ pub fn lease(
 ) -> RedisResult<(bool, Vec<Option<Vec<u8>>>)> {
     let LeaseAsk { look, lease, token, lease_ms } = ask;
     let mut pipeline = redis::pipe();
-    let is_proved = session.ask_for_proof(&mut pipeline);
     pipeline.cmd("SET").arg(lease).arg(token).arg("NX").arg("GET").arg("PX").arg(lease_ms);
     // A lease that something else left without an end would keep everybody out for ever.
     pipeline.cmd("PEXPIRE").arg(lease).arg(lease_ms).arg("NX").ignore();
@@ -147,9 +181,11 @@ pub fn lease(
     for bucket in look.buckets {
         table.arg(bucket.field());
     }
+    // Last, so that it tells of the server after it was looked at.
+    let is_proved = session.ask_for_proof(&mut pipeline);
     let mut replies: Vec<Value> = pipeline.query(session)?;
     if is_proved {
-        session.prove(Some(replies.remove(0)))?;
+        session.prove(replies.pop())?;
     }
     let (holder, entry, table): (Option<Vec<u8>>, Value, Value) =
         from_redis_value(Value::Array(replies))?;

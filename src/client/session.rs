@@ -107,6 +107,17 @@ pub struct Session {
     /// When the server was last asked who it is, and when it was last asked and answered.
     asked: Instant,
     proved: Instant,
+    posted: Posted,
+    posts: u64,
+}
+
+/// Requests that were sent and whose answers are taken later: those of one post, and whatever asks
+/// next takes them first.
+#[derive(Default)]
+struct Posted {
+    ticket: u64,
+    waiting: usize,
+    answers: Vec<Value>,
 }
 
 impl Session {
@@ -135,6 +146,8 @@ impl Session {
             },
             asked: Instant::now(),
             proved: Instant::now(),
+            posted: Posted::default(),
+            posts: 0,
         };
         session.server = session.handshake(target, name)?;
         session.set_bounds(bounds);
@@ -261,9 +274,45 @@ impl Session {
         Ok(Found::new(&self.server, self.other.iter().map(Option::as_deref)))
     }
 
+    /// Sends requests and does not wait for their answers; the ticket is for [`Session::collect`].
+    /// One post at a time: another forgets the answers to the one before.
+    pub fn post(&mut self, packed: &[u8], replies: usize) -> RedisResult<u64> {
+        self.begin()?;
+        self.transport.send(packed)?;
+        self.posts += 1;
+        self.posted = Posted { ticket: self.posts, waiting: replies, answers: Vec::new() };
+        Ok(self.posts)
+    }
+
+    /// The answers to a post of this session, errors among them.
+    pub fn collect(&mut self, ticket: u64) -> RedisResult<Vec<Value>> {
+        if self.posted.ticket != ticket || ticket == 0 {
+            return Err(io::Error::from(io::ErrorKind::NotConnected).into());
+        }
+        self.begin()?;
+        self.open = true;
+        Ok(std::mem::take(&mut self.posted).answers)
+    }
+
+    /// Takes the answers to a post, so that none is read as the answer to what is asked next.
+    fn take_posted(&mut self) -> RedisResult<()> {
+        if self.posted.waiting == 0 {
+            return Ok(());
+        }
+        self.transport.begin(self.timeout, self.reply_bytes_max);
+        self.parser = Parser::new();
+        while self.posted.waiting > 0 {
+            let answer = self.receive()?;
+            self.posted.answers.push(answer);
+            self.posted.waiting -= 1;
+        }
+        Ok(())
+    }
+
     /// From here until the complete reply, the connection is not to be used for anything else.
     fn begin(&mut self) -> RedisResult<()> {
         self.open = false;
+        self.take_posted()?;
         self.inbox.prepare()?;
         self.transport.begin(self.timeout, self.reply_bytes_max);
         Ok(())

@@ -433,7 +433,8 @@ fn constant_text(node: *mut pg_sys::Node) -> Option<String> {
         NodeTag::T_Const => {
             // SAFETY: as above.
             let constant = unsafe { &*node.cast::<pg_sys::Const>() };
-            let is_text = constant.consttype == pg_sys::TEXTOID && !constant.constisnull;
+            let texts = [pg_sys::TEXTOID, pg_sys::VARCHAROID];
+            let is_text = texts.contains(&constant.consttype) && !constant.constisnull;
             is_text.then(|| super::text::owned(constant.constvalue))
         }
         _ => None,

@@ -45,12 +45,13 @@ impl Assumed {
         // SAFETY: opens a level of settings, closed by Drop or by the abort.
         let level = unsafe { pg_sys::NewGUCNestLevel() };
         let assumed = Self { level, user, context };
-        for (name, value) in wanted {
-            set(name, value.as_deref())?;
-        }
-        set(c"transaction_read_only", Some(c"on"))?;
         // SAFETY: an existing role; put back by Drop or by the abort.
         unsafe { pg_sys::SetUserIdAndSecContext(role, context | RESTRICTED as c_int) };
+        let by = rights(role);
+        for (name, value) in wanted {
+            set(name, value.as_deref(), by)?;
+        }
+        set(c"transaction_read_only", Some(c"on"), by)?;
         identity::assume_session_role(Some(session_role));
         Ok(assumed)
     }
@@ -74,19 +75,29 @@ fn exists(role: pg_sys::Oid) -> bool {
     !unsafe { pg_sys::GetUserNameFromId(role, true) }.is_null()
 }
 
+/// A setting is set by the rights of the role that had it. Anybody may give a value to a name that
+/// stands for nothing in their session; in this one it may be a library's own, for superusers only.
+fn rights(role: pg_sys::Oid) -> pg_sys::GucContext::Type {
+    // SAFETY: a catalogue look-up.
+    match unsafe { pg_sys::superuser_arg(role) } {
+        true => pg_sys::GucContext::PGC_SUSET,
+        false => pg_sys::GucContext::PGC_USERSET,
+    }
+}
+
 /// Sets what differs. A setting that has been set once cannot be unset in this session.
-fn set(name: &CStr, value: Option<&CStr>) -> Result<(), Refused> {
+fn set(name: &CStr, value: Option<&CStr>, by: pg_sys::GucContext::Type) -> Result<(), Refused> {
     if settings::bytes(name).as_deref() == value {
         return Ok(());
     }
     let value = value.ok_or(Refused::Setting)?;
-    // SAFETY: sets one setting on the level just opened, as a function's SET clause does. It was
-    // set by somebody who might set it; a value that is refused is told to the log at most.
+    // SAFETY: sets one setting on the level just opened, as a function's SET clause does; what is
+    // refused is told to the log at most.
     let outcome = unsafe {
         pg_sys::set_config_option(
             name.as_ptr(),
             value.as_ptr(),
-            pg_sys::GucContext::PGC_SUSET,
+            by,
             pg_sys::GucSource::PGC_S_SESSION,
             pg_sys::GucAction::GUC_ACTION_SAVE,
             true,

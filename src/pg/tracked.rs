@@ -239,16 +239,14 @@ pub fn root_of(relation: pg_sys::Oid) -> pg_sys::Oid {
     super::tree::oids(ancestors).last().copied().unwrap_or(relation)
 }
 
-/// Whether schema changes are noted, or the sentence that says why not. In other sessions
-/// `event_triggers` may be off all the same: who may set it, a superuser, is trusted.
+/// Whether schema changes are noted, or the sentence that says why not.
 pub fn schema_gap() -> Option<&'static str> {
-    if !event_triggers_run() {
-        return Some("The setting event_triggers is off.");
-    }
     let missing = EVENT_TRIGGERS.iter().any(|(name, event)| !is_watched(name, event));
     missing.then_some("An event trigger of pg_cache is missing or not ENABLE ALWAYS.")
 }
 
+/// Whether the setting `event_triggers` is on, here and now. In other sessions it may be off all the
+/// same: who may set it, a superuser, is trusted.
 #[cfg(any(feature = "pg14", feature = "pg15", feature = "pg16"))]
 pub fn event_triggers_run() -> bool {
     true

@@ -12,12 +12,12 @@ use pg_cache_core::tagtable;
 use serde_json::Value;
 
 use crate::client::failure::Failure;
-use crate::client::scripts::{self, Bump};
+use crate::client::scripts::{Bump, Settlement};
 use crate::connection;
 use crate::pg::error::Outcome;
 use crate::pg::snapshot::Fresh;
 use crate::pg::transaction::{self, End};
-use crate::pg::{activity, table, utility};
+use crate::pg::{activity, host, table, utility};
 use crate::registry::{self, Registration};
 
 use super::{Pass, Step, outwait_writers, sweep};
@@ -131,13 +131,14 @@ fn settle(registration: &Registration, debts: &[Debt]) -> Result<(), Failure> {
     let in_progress = fresh.snapshot.in_progress();
     let bump = Bump {
         table: &registration.table,
+        incarnation: host::incarnation(),
         xid,
         xmax: fresh.snapshot.xmax(),
         in_progress: &in_progress,
         buckets: &buckets,
     };
     let found = connection::ask(|session| {
-        let found = scripts::settle(session, &bump, &keys, false)?;
+        let found = Settlement::new(session, &bump, &keys, false).settle(session)?;
         registration.check(session.server())?;
         Ok(found)
     })?;

@@ -5,24 +5,32 @@
 -- Works on a table of any generation and makes a stub of one where there is none: what is bumped
 -- must never be found unbumped. A version is made here, so a command that arrives twice or late
 -- makes a new one, never an old one. allow-oom: a full Redis must not keep a writer from this.
--- KEYS: tag table     ARGV: xid, snapshot's xmax, its running xids by commas, bucket fields …
--- returns the table's generation, or nil
-local mine, xmax = ARGV[1], tonumber(ARGV[2])
+-- After a crash PostgreSQL may give out transaction IDs again. A call that was sent before and
+-- arrives after it would take a new owner of an ID for the one that its snapshot saw complete: so
+-- it says of which run of the server it is, and where the table knows another, it drops nobody.
+-- KEYS: tag table     ARGV: start of the run in us, xid, snapshot's xmax, its running xids by
+-- commas, bucket fields …     returns the table's generation, or nil
+local run, mine, xmax = ARGV[1], ARGV[2], tonumber(ARGV[3])
+local known = redis.call('HGET', KEYS[1], 'I')
+local may_drop = known == run
+if not known or tonumber(known) < tonumber(run) then
+  redis.call('HSET', KEYS[1], 'I', run)
+end
 local running = {}
-for xid in string.gmatch(ARGV[3], '%d+') do
+for xid in string.gmatch(ARGV[4], '%d+') do
   running[xid] = true
 end
 local function kept(list)
   local writers = mine
   for xid in string.gmatch(list, '[:,](%d+)') do
-    if xid ~= mine and (running[xid] or tonumber(xid) >= xmax) then
+    if xid ~= mine and (not may_drop or running[xid] or tonumber(xid) >= xmax) then
       writers = writers .. ',' .. xid
     end
   end
   return writers
 end
 local STEP = 1000
-for first = 4, #ARGV, STEP do
+for first = 5, #ARGV, STEP do
   local last = math.min(first + STEP - 1, #ARGV)
   local lists = redis.call('HMGET', KEYS[1], unpack(ARGV, first, last))
   local count = last - first + 1

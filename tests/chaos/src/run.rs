@@ -69,7 +69,7 @@ pub fn run(setup: Setup) -> Outcome {
     world.tally.end();
     for thread in threads {
         if let Err(panic) = thread.join() {
-            world.tally.violation(format!("a thread of the harness failed: {}", words(&panic)));
+            world.tally.violation(format!("a thread of the harness failed: {}", words(&*panic)));
         }
     }
     drop(alive);

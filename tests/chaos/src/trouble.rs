@@ -54,6 +54,7 @@ pub const TROUBLES: &[Trouble] = &[
     storm("cutting", 4, redis_troubles::cutting),
     storm("fail_over", 2, failover::fail_over),
     storm("promoted_by_hand", 2, failover::promoted_by_hand),
+    storm("rolled_back", 2, failover::rolled_back),
     storm("lagging_master", 2, failover::lagging_master),
 ];
 

@@ -5,7 +5,12 @@
 //! that is the promise's own limit. The invariant: a check counts only if no part of it fell into a
 //! storm. Break it and the poller accuses the product of what it never promised.
 
+use std::collections::VecDeque;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Mutex, PoisonError};
+
+/// How many statements of the last changes are kept.
+const RECENT_MAX: usize = 10;
 
 #[derive(Debug, Default)]
 pub struct Weather {
@@ -55,11 +60,26 @@ impl Weather {
 pub struct Changes {
     begun: AtomicU64,
     ended: AtomicU64,
+    recent: Mutex<VecDeque<String>>,
 }
 
 impl Changes {
     pub fn begin(&self) {
         self.begun.fetch_add(1, Ordering::SeqCst);
+    }
+
+    /// For the details of a violation: what was done last.
+    pub fn tell(&self, what: String) {
+        let mut recent = self.recent.lock().unwrap_or_else(PoisonError::into_inner);
+        recent.push_back(what);
+        while recent.len() > RECENT_MAX {
+            recent.pop_front();
+        }
+    }
+
+    pub fn recent(&self) -> String {
+        let recent = self.recent.lock().unwrap_or_else(PoisonError::into_inner);
+        recent.iter().map(|what| format!("\n    {what}")).collect()
     }
 
     pub fn end(&self) {

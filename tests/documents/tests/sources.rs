@@ -6,6 +6,16 @@ use std::fs;
 use pg_cache_documents::stage::Stage;
 use pg_cache_documents::{Document, documents, root, settings};
 
+/// What only the extension's own views, triggers and event triggers call.
+const INTERNAL: [&str; 6] = [
+    "redis_ddl_end",
+    "redis_ddl_start",
+    "redis_sql_drop",
+    "redis_track_columns",
+    "redis_track_row",
+    "redis_track_truncate",
+];
+
 const TEST_BUILDS_ONLY: &str = "pg_cache.fault_point";
 
 fn document(path: &str) -> Document {
@@ -49,7 +59,8 @@ fn the_table_of_settings_is_that_of_the_server() {
     let mut client = stage.connect();
     client.batch_execute("LOAD 'pg_cache'").unwrap();
     let sql = "SELECT name, coalesce(nullif(boot_val, ''), ''), coalesce(unit, ''), vartype,
-                      coalesce(min_val, ''), coalesce(max_val, ''), context
+                      coalesce(min_val, ''), coalesce(max_val, ''), context,
+                      coalesce(array_to_string(enumvals, ', '), '')
                  FROM pg_settings WHERE name LIKE 'pg\\_cache.%' AND name <> $1 ORDER BY name";
     let rows = client.query(sql, &[&TEST_BUILDS_ONLY]).unwrap();
     let expected: BTreeSet<String> = rows.iter().map(|row| table_row(|i| row.get(i))).collect();
@@ -69,6 +80,7 @@ fn table_row(column: impl Fn(usize) -> String) -> String {
     let range = match column(3).as_str() {
         "integer" => format!("{} to {}", column(4), column(5)),
         "bool" => "on, off".to_owned(),
+        "enum" => column(7),
         _ => "text".to_owned(),
     };
     let who = if column(6) == "user" { "everybody" } else { "superusers" };

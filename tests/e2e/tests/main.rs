@@ -36,4 +36,5 @@ mod types;
 mod unreachable;
 mod values;
 mod verify;
+mod verify_rights;
 mod worker;

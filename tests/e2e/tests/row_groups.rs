@@ -1,12 +1,11 @@
 //! Row groups: which tags a query depends on, as `redis_explain` tells them.
 
 use pg_cache_e2e::Scene;
-use pg_cache_e2e::tracking::track;
+use pg_cache_e2e::tracking::{create_collation, track};
 use postgres::Client;
 
 /// Tables tracked by a column each, of every kind of type that compares by more than its bytes.
 const SCHEMA: &str = "
-CREATE COLLATION ci (provider = icu, locale = 'und-u-ks-level2', deterministic = false);
 CREATE DOMAIN code AS text CHECK (value <> '');
 CREATE TYPE mood AS ENUM ('sad', 'happy');
 CREATE TABLE orders (id int, customer_id int, region text, total numeric, note text);
@@ -18,7 +17,9 @@ CREATE TABLE plain (id int, customer_id int);
 CREATE TABLE pairs (a int, b int, c int);
 ";
 
-fn prepare(client: &mut Client) {
+/// Returns whether the collation `ci` is not deterministic.
+fn prepare(client: &mut Client) -> bool {
+    let has_icu = create_collation(client);
     client.batch_execute(SCHEMA).unwrap();
     let tracked = [
         ("orders", "{customer_id}"),
@@ -30,6 +31,7 @@ fn prepare(client: &mut Client) {
         track(client, table, by);
     }
     client.batch_execute("SELECT redis_track('plain')").unwrap();
+    has_icu
 }
 
 /// What `redis_explain` says of a query, and of one of its tables.
@@ -281,7 +283,7 @@ fn groups_follow_the_types_own_equality() {
     // collation says so. A group by another equality than the query's misses rows.
     let scene = Scene::new();
     let mut client = scene.connect();
-    prepare(&mut client);
+    let has_icu = prepare(&mut client);
     let cases = [
         ("n", "n = 1.00", true),
         ("n", "n = 1", true),
@@ -320,6 +322,9 @@ fn groups_follow_the_types_own_equality() {
         ("day", "day = '2024-01-01'::timestamp", false),
     ];
     for (column, condition, pinned) in cases {
+        if !has_icu && condition.contains("ci") {
+            continue;
+        }
         track(&mut client, "odd", &format!("{{{column}}}"));
         let query = format!("SELECT 1 AS one FROM odd WHERE {condition}");
         let found = groups(&mut client, "odd", &query);

@@ -1,7 +1,7 @@
 //! Row groups at work: a change of another group leaves the entry a hit, one of its own does not.
 
 use pg_cache_e2e::counters::counted;
-use pg_cache_e2e::tracking::track;
+use pg_cache_e2e::tracking::{create_collation, track};
 use pg_cache_e2e::{Scene, cached, direct, same_as_direct};
 use postgres::Client;
 
@@ -153,10 +153,8 @@ fn values_that_are_equal_are_one_group_however_they_are_written() {
     // Danger: 1.0 = 1.00 and 'A' = 'a' where the collation says so: a change of the one must reach
     // the query for the other.
     let (_scene, mut reader, mut writer) = scene_with(
-        "CREATE COLLATION ci (provider = icu, locale = 'und-u-ks-level2', deterministic = false);
-         CREATE DOMAIN code AS text CHECK (value <> '');
-         CREATE TYPE mood AS ENUM ('sad', 'happy');
-         CREATE TYPE pair AS (a int, b numeric)",
+        "CREATE DOMAIN code AS text CHECK (value <> '');
+         CREATE TYPE mood AS ENUM ('sad', 'happy')",
     );
     // The column's type, what the query has, what the writer writes, and another group.
     let cases = [
@@ -200,7 +198,11 @@ fn values_that_are_equal_are_one_group_however_they_are_written() {
         ("\"char\"", "= 'a'", "'a'", "'b'"),
         ("date", "= 'epoch'", "'1970-01-01'", "'1970-01-02'"),
     ];
+    let has_icu = create_collation(&mut writer);
     for (index, (kind, condition, same, other)) in cases.into_iter().enumerate() {
+        if !has_icu && kind.contains("ci") {
+            continue;
+        }
         let (table, key) = (format!("t{index}"), format!("k{index}"));
         run(&mut writer, &format!("CREATE TABLE {table} (n int, c {kind})"));
         track(&mut writer, &table, "{c}");

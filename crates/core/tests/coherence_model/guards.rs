@@ -1,5 +1,6 @@
 //! Owns the proof that every guard is needed: each is taken away in turn, and a counterexample must
-//! be found. `cargo test -p pg_cache_core --test coherence_model guards -- --nocapture` prints them.
+//! be found. They are printed by
+//! `cargo test -p pg_cache_core --test coherence_model guards -- --nocapture`.
 //!
 //! Invariant: a guard that cannot be missed is not tested by this model. Each test is named by what
 //! the guard says.
@@ -187,6 +188,8 @@ fn bump_drops_nobody_of_another_run_of_postgres() {
         ..CALM
     };
     assert_needed(&[Incarnation], OldValue, world);
+    let readers = &[Reading { calls: 2, ..STANDBY }];
+    assert_needed(&[Incarnation], Stale, World { named: 0, readers, ..world });
 }
 
 #[test]

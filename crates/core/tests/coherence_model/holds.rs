@@ -90,6 +90,16 @@ fn redis_may_lose_anything() {
 }
 
 #[test]
+fn the_worker_may_die_and_be_started_again() {
+    // Danger: it leaves half a table, half a payment, or a MAKE that arrives after its successor's.
+    let world = World { makes: 2, deaths: 1, ..ONE };
+    assert_holds(World { readers: &[TWICE], ..world }, HIT_ANEW | OWED | LATE);
+    assert_holds(World { makes: 1, losses: 1, pays: 1, ..world }, FILL | OWED | LATE);
+    let world = World { makes: 0, pays: 2, silences: 1, filled: true, ..world };
+    assert_holds(World { readers: &[TWICE, K0], ..world }, HIT | OWED | PAID);
+}
+
+#[test]
 fn a_writer_may_find_redis_unreachable() {
     // Danger: its commands were executed nevertheless, or are executed late.
     let world = World { silences: 1, pays: 1, filled: true, ..ONE };

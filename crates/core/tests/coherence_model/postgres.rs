@@ -4,11 +4,9 @@
 //! Redis before is still on its way.
 
 use crate::explore::{Steps, Who};
-use crate::state::{
-    Debt, Flight, NEVER, ReaderAt, State, Worker, WorkerAt, Writer, WriterAt, Xid, Xids,
-};
+use crate::state::{Debt, Flight, NEVER, ReaderAt, State, Writer, WriterAt, Xid, Xids};
 use crate::world::{READERS, WRITERS, World};
-use crate::{reader, writer};
+use crate::{reader, worker, writer};
 
 pub fn steps(steps: &mut Steps<'_>) {
     let world = steps.world;
@@ -54,7 +52,6 @@ fn crash(world: &World, state: &mut State, next: Xid) {
     state.used.crashes += 1;
     let lost = state.committed.0 & !state.durable.0;
     state.committed.0 &= state.durable.0;
-    state.finished = state.durable;
     for place in 0..WRITERS {
         let was = state.writers[place];
         let is_over = matches!(was.at, WriterAt::Committed | WriterAt::Visible);
@@ -85,12 +82,8 @@ fn crash(world: &World, state: &mut State, next: Xid) {
             reader::done(world, state, place);
         }
     }
-    if matches!(state.worker.at, WorkerAt::Make | WorkerAt::Next) {
-        state.late_make = Some(state.worker);
-    }
-    state.running.remove(state.worker.xid);
-    state.running.remove(state.worker.base);
-    state.worker = Worker::default();
+    worker::die(state);
+    state.finished = state.durable;
     state.next = next;
     state.alive_from = state.generations;
 }

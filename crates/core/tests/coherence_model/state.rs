@@ -303,6 +303,7 @@ pub struct Used {
     pub expiries: u8,
     pub makes: u8,
     pub pays: u8,
+    pub deaths: u8,
     pub silences: u8,
     pub failovers: u8,
     pub copies: u8,

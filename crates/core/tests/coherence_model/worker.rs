@@ -11,10 +11,29 @@ use crate::state::{
 use crate::world::{FIELDS, Guard, KEYS, Op, World};
 
 pub fn steps(steps: &mut Steps<'_>) {
-    let world = steps.world;
-    let worker = steps.from.worker;
+    let (world, worker) = (steps.world, steps.from.worker);
     match worker.at {
         WorkerAt::Idle => idle(steps),
+        WorkerAt::PayBump
+        | WorkerAt::PayAll
+        | WorkerAt::PayDelete
+        | WorkerAt::PayAllDelete
+        | WorkerAt::PayCommit => pay(steps),
+        _ => make_steps(steps),
+    }
+    if worker.at != WorkerAt::Idle && steps.from.used.deaths < world.deaths {
+        steps.add(Who::Worker, "dies", |state, _| {
+            state.used.deaths += 1;
+            die(state);
+        });
+    }
+    late_make(steps);
+}
+
+/// The way from a registration to a table.
+fn make_steps(steps: &mut Steps<'_>) {
+    let (world, worker) = (steps.world, steps.from.worker);
+    match worker.at {
         WorkerAt::Register => {
             steps.add(Who::Worker, "commits the registration", |state, _| {
                 state.commit(worker.xid, true);
@@ -63,6 +82,14 @@ pub fn steps(steps: &mut Steps<'_>) {
                 };
             });
         }
+        _ => {}
+    }
+}
+
+/// The way from debts to none.
+fn pay(steps: &mut Steps<'_>) {
+    let (world, worker) = (steps.world, steps.from.worker);
+    match worker.at {
         WorkerAt::PayBump => pay_bump(steps),
         WorkerAt::PayAll => {
             steps.add(Who::Worker, "commits the bump for all keys", |state, _| {
@@ -95,9 +122,8 @@ pub fn steps(steps: &mut Steps<'_>) {
                 state.worker = Worker::default();
             });
         }
-        WorkerAt::Wait => {}
+        _ => {}
     }
-    late_make(steps);
 }
 
 fn idle(steps: &mut Steps<'_>) {
@@ -225,7 +251,21 @@ fn make(world: &World, state: &mut State, order: &Worker) -> bool {
     true
 }
 
-/// The MAKE of a worker that died with PostgreSQL arrives.
+/// The worker is gone, with the transaction that it had open; a MAKE that it sent is on its way.
+pub fn die(state: &mut State) {
+    let worker = state.worker;
+    if matches!(worker.at, WorkerAt::Make | WorkerAt::Next) {
+        state.late_make = Some(worker);
+    }
+    for xid in [worker.xid, worker.base] {
+        if state.running.has(xid) {
+            state.abort(xid);
+        }
+    }
+    state.worker = Worker::default();
+}
+
+/// The MAKE of a worker that died arrives.
 fn late_make(steps: &mut Steps<'_>) {
     let world = steps.world;
     if let Some(order) = steps.from.late_make {

@@ -184,6 +184,8 @@ pub struct World {
     pub makes: u8,
     /// How often it may begin to pay.
     pub pays: u8,
+    /// How often it may die, and be started again.
+    pub deaths: u8,
     /// How often a writer may find Redis unreachable; its commands may arrive later.
     pub silences: u8,
     /// How often a replica may be promoted, or Redis restarted from its RDB.
@@ -234,6 +236,7 @@ pub const CALM: World = World {
     expiries: 0,
     makes: 0,
     pays: 0,
+    deaths: 0,
     silences: 0,
     failovers: 0,
     copies: 0,

@@ -30,8 +30,12 @@ fn replica_of(master: &Redis) -> Redis {
 /// Gives the part of the master from one to the other, in order.
 fn hand_over(from: &Redis, to: &Redis) {
     let port = port(to).to_string();
-    from.cli(&["FAILOVER", "TO", "127.0.0.1", &port, "FORCE", "TIMEOUT", "3000"]);
-    eventually(TIMEOUT, "the replica takes over", || to.is_master());
+    eventually(TIMEOUT, "the replica takes over", || {
+        // Refused until the replica has acknowledged its copy, and while it is under way.
+        from.cli(&["FAILOVER", "TO", "127.0.0.1", &port, "FORCE", "TIMEOUT", "3000"]);
+        std::thread::sleep(Duration::from_millis(30));
+        to.is_master()
+    });
 }
 
 /// FAILOVER, and back again. Clients of the demoted one keep their connections.
@@ -58,6 +62,20 @@ pub fn promoted_by_hand(world: &World, random: &mut Rng) {
     rest(world, random, 100..1500);
     hand_over(&second, &first);
     world.follow(&first);
+    rest(world, random, 100..500);
+}
+
+/// Nobody hears of the second server before the first one is told to follow it: it keeps its
+/// clients, its run_id and its generation, and goes back by a moment.
+pub fn rolled_back(world: &World, random: &mut Rng) {
+    let first = world.redis();
+    let second = replica_of(&first);
+    second.cli(&["CONFIG", "SET", "repl-diskless-sync-delay", "0"]);
+    second.cli(&["REPLICAOF", "NO", "ONE"]);
+    rest(world, random, 100..600);
+    first.follow(port(&second));
+    rest(world, random, 10..300);
+    hand_over(&second, &first);
     rest(world, random, 100..500);
 }
 

@@ -1,0 +1,80 @@
+//! One statement that changes 300,000 rows: time, and the backend's memory.
+//!
+//! Owns the table. The invariant: each call runs in a backend of its own, on a table without dead
+//! rows. Break it and the memory of one is another's, and the last way pays for the ones before.
+
+use std::time::Instant;
+
+use pg_cache_testbed::Pair;
+use postgres::Client;
+
+use super::{Asked, GROUPED, Goal, INVALIDATED, PLAIN, Result, Row, TRACKED, Way, memory_peak_kb};
+use crate::Outcome;
+
+const ROWS: u64 = 300_000;
+
+/// A multiple of the time without.
+const TRACKED_GOAL: Goal = Goal::AtMost(1.10);
+const INVALIDATED_GOAL: Goal = Goal::AtMost(1.35);
+
+pub fn create(sql: &mut Client) -> Outcome<()> {
+    sql.batch_execute(&format!(
+        "CREATE TABLE bulk (aid int PRIMARY KEY, abalance int, filler char(84));
+         INSERT INTO bulk SELECT g, 0, '' FROM generate_series(1, {ROWS}) g"
+    ))?;
+    Ok(())
+}
+
+pub fn measure(pair: &Pair, rounds: usize) -> Outcome<Row> {
+    let ways = [
+        (PLAIN, None),
+        (TRACKED, Some(TRACKED_GOAL)),
+        (GROUPED, None),
+        (INVALIDATED, Some(INVALIDATED_GOAL)),
+    ];
+    let mut results: Vec<Result> = ways.iter().map(|(way, goal)| Result::new(way, *goal)).collect();
+    // The first round finds the tables dense, the ones after it with room for new versions.
+    for (way, _) in &ways {
+        once(pair, way)?;
+    }
+    for _ in 0..rounds {
+        let mut plain = f64::NAN;
+        for ((way, _), result) in ways.iter().zip(&mut results) {
+            let (seconds, grown_kb) = once(pair, way)?;
+            if way.id == PLAIN.id {
+                plain = seconds;
+            }
+            result.rounds.push(seconds);
+            result.ratios.push(seconds / plain);
+            result.grown_kb = result.grown_kb.max(Some(grown_kb));
+        }
+    }
+    Ok(Row { what: format!("UPDATE of {ROWS} rows, seconds"), results })
+}
+
+/// Seconds, and what the backend's memory grew by in kB.
+fn once(pair: &Pair, way: &Way) -> Outcome<(f64, u64)> {
+    let mut sql = pair.postgres.connect_as("postgres", way.id);
+    let process: i32 = sql.query_one("SELECT pg_backend_pid()", &[])?.get(0);
+    // Loads the library and the catalogue.
+    sql.batch_execute("BEGIN; UPDATE bulk SET abalance = 0 WHERE aid = 0; ROLLBACK")?;
+    let memory_before_kb = memory_peak_kb(process)?;
+    let before = Asked::so_far(pair)?;
+    let start = Instant::now();
+    sql.batch_execute("UPDATE bulk SET abalance = abalance + 1")?;
+    let seconds = start.elapsed().as_secs_f64();
+    let grown_kb = memory_peak_kb(process)? - memory_before_kb;
+    prove(before, pair, way)?;
+    sql.batch_execute("VACUUM bulk; CHECKPOINT")?;
+    Ok((seconds, grown_kb))
+}
+
+/// Each key is deleted once, and the table bumped at least once.
+fn prove(before: Asked, pair: &Pair, way: &Way) -> Outcome<()> {
+    let now = Asked::so_far(pair)?;
+    let (bumps, deletes) = (now.bumps - before.bumps, now.deletes - before.deletes);
+    if (bumps > 0) != (way.bumps > 0) || deletes != way.deletes * ROWS {
+        return Err(format!("{}: {bumps} bumps and {deletes} deletions", way.title).into());
+    }
+    Ok(())
+}

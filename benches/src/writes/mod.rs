@@ -1,0 +1,195 @@
+//! What keeping the cache exact costs the writers.
+//!
+//! Owns a server of its own that writes as a real one does (fsync on), with one database for each
+//! way to keep keys. The invariant: the ways take turns in each round, and Redis counted exactly the
+//! bumps and deletions that the committed transactions owe. Break it and a trigger that did nothing
+//! looks cheap.
+
+mod bulk;
+mod pgbench;
+mod report;
+
+use std::fs;
+
+use pg_cache_testbed::{Pair, Postgres};
+use serde_json::Value;
+
+use crate::Outcome;
+use crate::samples::quantile;
+
+/// Branches of pgbench; 100,000 accounts each.
+const SCALE: u32 = 10;
+
+/// One way to keep what is cached right, in a database of its own.
+pub struct Way {
+    pub id: &'static str,
+    pub title: &'static str,
+    /// For a table whose key is `aid`.
+    setup: fn(table: &str) -> String,
+    /// What each committed transaction asks of Redis.
+    bumps: u64,
+    deletes: u64,
+}
+
+pub const PLAIN: Way =
+    Way { id: "plain", title: "without", setup: |_| String::new(), bumps: 0, deletes: 0 };
+
+pub const TRACKED: Way = Way {
+    id: "tracked",
+    title: "redis_track(t)",
+    setup: |table| format!("SELECT redis_track('{table}')"),
+    bumps: 1,
+    deletes: 0,
+};
+
+pub const GROUPED: Way = Way {
+    id: "grouped",
+    title: "redis_track(t, '{aid}')",
+    setup: |table| format!("SELECT redis_track('{table}', '{{aid}}')"),
+    bumps: 1,
+    deletes: 0,
+};
+
+pub const INVALIDATED: Way = Way {
+    id: "invalidated",
+    title: "redis_invalidate('account:{aid}')",
+    setup: |table| {
+        format!(
+            "CREATE TRIGGER keys AFTER INSERT OR UPDATE OR DELETE ON {table}
+             FOR EACH ROW EXECUTE FUNCTION redis_invalidate('account:{{aid}}')"
+        )
+    },
+    bumps: 1,
+    deletes: 1,
+};
+
+pub const WAYS: [Way; 4] = [PLAIN, TRACKED, GROUPED, INVALIDATED];
+
+/// One thing done in all the ways that it is measured in, the plain one first.
+pub struct Row {
+    pub what: String,
+    pub results: Vec<Result>,
+}
+
+pub struct Result {
+    pub way: &'static str,
+    pub id: &'static str,
+    /// Transactions in a second, or seconds, by round.
+    pub rounds: Vec<f64>,
+    /// Against the plain way, in the same round.
+    pub ratios: Vec<f64>,
+    pub goal: Option<Goal>,
+    /// What the backend's memory grew by, in kB, at most.
+    pub grown_kb: Option<u64>,
+}
+
+#[derive(Clone, Copy)]
+pub enum Goal {
+    AtLeast(f64),
+    AtMost(f64),
+}
+
+impl Result {
+    pub fn new(way: &Way, goal: Option<Goal>) -> Result {
+        let (rounds, ratios) = (Vec::new(), Vec::new());
+        Result { way: way.title, id: way.id, rounds, ratios, goal, grown_kb: None }
+    }
+
+    pub fn median(&self) -> f64 {
+        quantile(self.rounds.iter().copied(), 0.5)
+    }
+
+    pub fn ratio(&self, part: f64) -> f64 {
+        quantile(self.ratios.iter().copied(), part)
+    }
+}
+
+pub fn run(rounds: usize) -> Outcome<Value> {
+    let settings = [
+        ("autovacuum", "off"),
+        ("fsync", "on"),
+        ("full_page_writes", "on"),
+        ("checkpoint_timeout", "1h"),
+        ("max_wal_size", "20GB"),
+        ("pg_cache.commit_timeout_ms", "10000"),
+        ("pg_cache.on_unreachable", "error"),
+    ];
+    let pair = Pair::start_with(&settings, &[]);
+    for way in &WAYS {
+        prepare(&pair.postgres, way)?;
+    }
+    report::print_head(rounds);
+    let mut rows = pgbench::measure(&pair, rounds)?;
+    rows.push(bulk::measure(&pair, rounds)?);
+    report::print(&rows);
+    nothing_is_owed(&pair.postgres)?;
+    Ok(report::as_json(&rows))
+}
+
+fn prepare(postgres: &Postgres, way: &Way) -> Outcome<()> {
+    let mut admin = postgres.connect_as("postgres", "postgres");
+    admin.batch_execute(&format!("CREATE DATABASE {}", way.id))?;
+    postgres.create_extension(way.id);
+    pgbench::initialise(postgres, way.id, SCALE)?;
+    let mut sql = postgres.connect_as("postgres", way.id);
+    bulk::create(&mut sql)?;
+    for table in ["pgbench_accounts", "bulk"] {
+        sql.batch_execute(&(way.setup)(table))?;
+    }
+    sql.batch_execute("VACUUM ANALYZE; CHECKPOINT")?;
+    postgres.register(way.id);
+    Ok(())
+}
+
+/// What Redis was asked by committing transactions.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Asked {
+    bumps: u64,
+    deletes: u64,
+}
+
+impl Asked {
+    pub fn so_far(pair: &Pair) -> Outcome<Asked> {
+        let text: String =
+            redis::cmd("INFO").arg("commandstats").query(&mut pair.redis.client())?;
+        let calls = |name: &str| {
+            let head = format!("cmdstat_{name}:calls=");
+            let rest = text.lines().find_map(|line| line.strip_prefix(&head));
+            rest.and_then(|rest| rest.split(',').next()?.parse().ok()).unwrap_or(0)
+        };
+        Ok(Asked { bumps: calls("evalsha"), deletes: calls("del") })
+    }
+
+    /// Fails unless it is what so many transactions of this way ask.
+    pub fn prove(before: Asked, pair: &Pair, way: &Way, transactions: u64) -> Outcome<()> {
+        let now = Asked::so_far(pair)?;
+        let (bumps, deletes) = (now.bumps - before.bumps, now.deletes - before.deletes);
+        // The script is loaded by the first who misses it, and then asked for again.
+        let slack = if way.bumps > 0 { 64 } else { 0 };
+        let expected = (way.bumps * transactions, way.deletes * transactions);
+        if bumps.abs_diff(expected.0) > slack || deletes != expected.1 {
+            let asked = format!("{bumps} bumps and {deletes} deletions");
+            return Err(format!("{}: {asked} of {transactions} transactions", way.title).into());
+        }
+        Ok(())
+    }
+}
+
+fn nothing_is_owed(postgres: &Postgres) -> Outcome<()> {
+    for way in &WAYS {
+        let mut sql = postgres.connect_as("postgres", way.id);
+        let owed: i64 = sql.query_one("SELECT count(*) FROM redis_debt", &[])?.get(0);
+        if owed > 0 {
+            return Err(format!("{}: {owed} debts: Redis was not told in time", way.id).into());
+        }
+    }
+    Ok(())
+}
+
+/// What a process's address space grew to, in kB. Shared memory stands in it from the start.
+pub fn memory_peak_kb(process: i32) -> Outcome<u64> {
+    let status = fs::read_to_string(format!("/proc/{process}/status"))?;
+    let line = status.lines().find_map(|line| line.strip_prefix("VmPeak:"));
+    let number = line.and_then(|line| line.split_whitespace().next()).ok_or("no VmPeak")?;
+    Ok(number.parse()?)
+}

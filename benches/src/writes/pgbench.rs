@@ -1,0 +1,117 @@
+//! Transactions of pgbench: its own TPC-B, and a bare update of one row.
+//!
+//! Owns the running of the program. The invariant: every way runs the same script for the same time
+//! with the same number of clients, and no transaction failed. Break it and errors count as speed.
+
+use std::fs;
+use std::process::Command;
+
+use pg_cache_testbed::process::{Directory, run_well};
+use pg_cache_testbed::{Pair, Postgres};
+
+use super::{Asked, GROUPED, Goal, INVALIDATED, PLAIN, Result, Row, SCALE, TRACKED, Way};
+use crate::Outcome;
+
+const SECONDS: u32 = 4;
+const CLIENTS: [u32; 2] = [1, 4];
+
+/// At least this much of the throughput without.
+const TPC_B_GOAL: Goal = Goal::AtLeast(0.9);
+const UPDATE_GOAL: Goal = Goal::AtLeast(0.75);
+
+const UPDATE: &str = "\\set aid random(1, 100000 * :scale)
+UPDATE pgbench_accounts SET abalance = abalance + 1 WHERE aid = :aid;
+";
+
+/// A script and the ways it is run in.
+struct Kind {
+    title: &'static str,
+    /// pgbench's own if there is none.
+    script: Option<&'static str>,
+    ways: Vec<(Way, Option<Goal>)>,
+}
+
+pub fn initialise(postgres: &Postgres, database: &str, scale: u32) -> Outcome<()> {
+    let mut command = program(postgres, database);
+    command.args(["--initialize", "--quiet", "--scale"]).arg(scale.to_string());
+    run_well(command, postgres.socket_dir());
+    Ok(())
+}
+
+pub fn measure(pair: &Pair, rounds: usize) -> Outcome<Vec<Row>> {
+    let kinds = [
+        Kind {
+            title: "TPC-B of pgbench",
+            script: None,
+            ways: vec![(PLAIN, None), (TRACKED, Some(TPC_B_GOAL)), (GROUPED, Some(TPC_B_GOAL))],
+        },
+        Kind {
+            title: "UPDATE of one row",
+            script: Some(UPDATE),
+            ways: vec![
+                (PLAIN, None),
+                (TRACKED, None),
+                (GROUPED, None),
+                (INVALIDATED, Some(UPDATE_GOAL)),
+            ],
+        },
+    ];
+    let mut rows = Vec::new();
+    for kind in &kinds {
+        for clients in CLIENTS {
+            rows.push(measure_kind(pair, kind, clients, rounds)?);
+        }
+    }
+    Ok(rows)
+}
+
+fn measure_kind(pair: &Pair, kind: &Kind, clients: u32, rounds: usize) -> Outcome<Row> {
+    let mut results: Vec<Result> =
+        kind.ways.iter().map(|(way, goal)| Result::new(way, *goal)).collect();
+    for _ in 0..rounds {
+        let mut plain = f64::NAN;
+        for ((way, _), result) in kind.ways.iter().zip(&mut results) {
+            let per_second = once(pair, way, kind.script, clients)?;
+            if way.id == PLAIN.id {
+                plain = per_second;
+            }
+            result.rounds.push(per_second);
+            result.ratios.push(per_second / plain);
+        }
+    }
+    let plural = if clients == 1 { "" } else { "s" };
+    Ok(Row { what: format!("{}, {clients} client{plural}, in a second", kind.title), results })
+}
+
+/// Transactions in a second.
+fn once(pair: &Pair, way: &Way, script: Option<&str>, clients: u32) -> Outcome<f64> {
+    let directory = Directory::new();
+    let mut command = program(&pair.postgres, way.id);
+    command.args(["--no-vacuum", "--protocol=prepared", "--time"]).arg(SECONDS.to_string());
+    command.arg("--client").arg(clients.to_string()).arg("--jobs").arg(clients.to_string());
+    if let Some(script) = script {
+        let file = directory.path().join("script.sql");
+        fs::write(&file, script)?;
+        command.arg("--define").arg(format!("scale={SCALE}")).arg("--file").arg(file);
+    }
+    let before = Asked::so_far(pair)?;
+    let printed = run_well(command, directory.path());
+    let after = |head: &str| {
+        let line = printed.lines().find_map(|line| line.strip_prefix(head));
+        line.and_then(|line| line.split_whitespace().next())
+            .ok_or_else(|| format!("pgbench does not tell {head:?}:\n{printed}"))
+    };
+    if after("number of failed transactions: ")? != "0" {
+        return Err(format!("{}: transactions failed:\n{printed}", way.title).into());
+    }
+    let transactions = after("number of transactions actually processed: ")?.parse()?;
+    Asked::prove(before, pair, way, transactions)?;
+    Ok(after("tps = ")?.parse()?)
+}
+
+fn program(postgres: &Postgres, database: &str) -> Command {
+    let mut command = Command::new(postgres.bin("pgbench"));
+    command.env("PGHOST", postgres.socket_dir()).env("PGPORT", "5432");
+    command.env("PGUSER", "postgres").env("PGDATABASE", database);
+    command
+}

@@ -1,0 +1,146 @@
+//! One delivery to Redis: BUMP, and DEL behind it.
+//!
+//! Invariant: it counts as settled only if the table that was bumped is of the generation that the
+//! writer read, on the server that is registered. Otherwise the transaction owes.
+
+use std::time::Instant;
+
+use pg_cache_core::key::EntryKeys;
+use pg_cache_core::pending::Owed;
+use pg_cache_core::reason::Reason;
+use pg_cache_core::tag::{Bucket, Tag};
+use pg_cache_core::tagtable::{self, Field};
+
+use crate::client::failure::Failure;
+use crate::client::scripts::{Bump, Generations, Settlement};
+use crate::client::session::Session;
+use crate::pg::snapshot::Snapshot;
+use crate::pg::{host, xact};
+use crate::registry::Registration;
+use crate::{connection, stats};
+
+use super::Deadline;
+
+/// Who tells Redis, and by when.
+pub struct Delivery<'a> {
+    registration: &'a Registration,
+    snapshot: &'a Snapshot,
+    xid: u64,
+    deadline: &'a Deadline,
+}
+
+/// The buckets of what is owed, each once.
+pub fn buckets_of(registration: &Registration, owed: &Owed) -> Vec<Bucket> {
+    let bucket_of = |tag: Tag| tag.bucket(registration.buckets);
+    let key_tags = owed.keys.iter().map(|key| Tag::key(key));
+    let mut buckets: Vec<Bucket> =
+        owed.tags.iter().copied().chain(key_tags).map(bucket_of).collect();
+    buckets.sort_unstable();
+    buckets.dedup();
+    buckets
+}
+
+/// Refuses an answer of another server, or of a table of another generation.
+pub fn check(
+    registration: &Registration,
+    session: &Session,
+    found: &Generations,
+) -> Result<(), Failure> {
+    registration.check(session.server())?;
+    let ours = tagtable::generation_text(registration.generation);
+    match found.iter().all(|found| found.as_deref() == Some(&ours[..])) {
+        true => Ok(()),
+        false => Err(Failure::new(Reason::Generation, "the tag table is not ours")),
+    }
+}
+
+impl<'a> Delivery<'a> {
+    pub fn new(
+        registration: &'a Registration,
+        snapshot: &'a Snapshot,
+        xid: u64,
+        deadline: &'a Deadline,
+    ) -> Self {
+        Self { registration, snapshot, xid, deadline }
+    }
+
+    /// One round trip.
+    pub fn settle(&self, buckets: &[Bucket], keys: &[Box<[u8]>]) -> Result<(), Failure> {
+        let started = Instant::now();
+        let settled = self.send(buckets, keys);
+        let time_us = u64::try_from(started.elapsed().as_micros()).unwrap_or(u64::MAX);
+        stats::delivered(settled.is_ok(), buckets.len(), keys.len(), time_us);
+        settled
+    }
+
+    fn send(&self, buckets: &[Bucket], keys: &[Box<[u8]>]) -> Result<(), Failure> {
+        if buckets.contains(&Bucket::CATALOGUE) {
+            self.let_messages_pass()?;
+        }
+        let keys = self.entry_keys(keys);
+        connection::ask_within(self.deadline.left(), |session| {
+            let found = self.settlement(session, buckets, &keys).settle(session)?;
+            check(self.registration, session, &found)
+        })
+    }
+
+    /// Sends it and leaves the answer for later.
+    pub fn post(
+        &self,
+        buckets: &[Bucket],
+        keys: &[Box<[u8]>],
+    ) -> Result<(Settlement, u64), Failure> {
+        let keys = self.entry_keys(keys);
+        connection::ask_within(self.deadline.left(), |session| {
+            let settlement = self.settlement(session, buckets, &keys);
+            let ticket = settlement.post(session)?;
+            Ok((settlement, ticket))
+        })
+    }
+
+    fn entry_keys(&self, keys: &[Box<[u8]>]) -> Vec<EntryKeys> {
+        let prefix = &self.registration.prefix;
+        keys.iter().map(|key| EntryKeys::new(&[prefix, &key[..]].concat())).collect()
+    }
+
+    fn settlement(
+        &self,
+        session: &mut Session,
+        buckets: &[Bucket],
+        keys: &[EntryKeys],
+    ) -> Settlement {
+        let in_progress = self.snapshot.in_progress();
+        let drops_all = host::skips("guard.droplist");
+        let bump = Bump {
+            table: &self.registration.table,
+            incarnation: host::incarnation(),
+            xid: self.xid,
+            xmax: if drops_all { u64::MAX } else { self.snapshot.xmax() },
+            in_progress: if drops_all { &[] } else { &in_progress },
+            buckets,
+        };
+        Settlement::new(session, &bump, keys, host::skips("guard.keeplease"))
+    }
+
+    /// A reader trusts its caches once those who are listed for the catalogue have let go of their
+    /// locks, hence sent their messages. Our BUMP drops from that list who is complete in our
+    /// snapshot, and one may be complete and about to send: so before a schema change bumps, it
+    /// waits for them. Whoever is complete in our snapshot bumped before it was taken, so is found
+    /// here, unless another schema change dropped it, which waited likewise.
+    fn let_messages_pass(&self) -> Result<(), Failure> {
+        let mut ask = redis::cmd("HGET");
+        ask.arg(&self.registration.table).arg(tagtable::CATALOGUE);
+        let found: Option<Vec<u8>> =
+            connection::ask_within(self.deadline.left(), |session| Ok(ask.query(session)?))?;
+        let listed = Field::parse(found.as_deref()).unwrap_or_default().xids;
+        for xid in listed.into_iter().filter(|xid| self.snapshot.is_complete(*xid)) {
+            while !xact::has_let_go(xid) {
+                if self.deadline.left().is_zero() {
+                    return Err(Failure::new(Reason::Timeout, "another schema change is ending"));
+                }
+                host::pause_for(std::time::Duration::from_millis(1));
+            }
+        }
+        Ok(())
+    }
+}
