@@ -124,16 +124,6 @@ fn is_sqlstate(cell: &str) -> bool {
     })
 }
 
-/// What triggers, event triggers and views call, and people do not.
-const INTERNAL: [&str; 6] = [
-    "redis_ddl_end",
-    "redis_ddl_start",
-    "redis_sql_drop",
-    "redis_track_columns",
-    "redis_track_row",
-    "redis_track_truncate",
-];
-
 /// Danger: a function is added and nobody can read about it.
 #[test]
 fn every_public_function_and_view_has_a_page() {

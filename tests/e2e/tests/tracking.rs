@@ -269,7 +269,8 @@ fn ddl_that_changes_no_result_is_quiet() {
         "CREATE TEMP VIEW seen AS SELECT * FROM mine",
         "DROP VIEW seen",
         "DROP TABLE mine",
-        "BEGIN; CREATE TEMP TABLE brief (a int) ON COMMIT DROP; INSERT INTO brief VALUES (1); COMMIT",
+        "BEGIN; CREATE TEMP TABLE brief (a int) ON COMMIT DROP; INSERT INTO brief VALUES (1);
+         COMMIT",
         "BEGIN; CREATE TABLE undone (a int); ROLLBACK",
     ] {
         expect(&scene, &mut client, sql, &[]);
