@@ -134,7 +134,7 @@ fn filler_ends(lease_timeout_ms: u32, end: impl FnOnce(&Scene, i32)) -> (usize, 
 #[test]
 fn when_the_filler_is_terminated_one_waiter_takes_over() {
     // Danger: the lease of a dead backend stalls everybody, or all rush in at its end.
-    let (after, took) = filler_ends(1500, |scene, pid| {
+    let (after, took) = filler_ends(6000, |scene, pid| {
         let sql = "SELECT pg_terminate_backend($1)";
         scene.connect().query_one(sql, &[&pid]).unwrap();
     });
@@ -145,7 +145,7 @@ fn when_the_filler_is_terminated_one_waiter_takes_over() {
 #[test]
 fn when_the_filler_is_cancelled_one_waiter_takes_over() {
     // Danger: a cancelled filler keeps its lease although its backend lives.
-    let (after, took) = filler_ends(1500, |scene, pid| {
+    let (after, took) = filler_ends(6000, |scene, pid| {
         let sql = "SELECT pg_cancel_backend($1)";
         scene.connect().query_one(sql, &[&pid]).unwrap();
     });
