@@ -13,7 +13,7 @@ use super::analysis::{Analysis, Name};
 use super::arguments::Bound;
 use super::error::Outcome;
 use super::pins::{self, Level, Pin};
-use super::stable::Stable;
+use super::stable::{self, Stable};
 use super::tracked::{self, Tracked};
 use super::tree::{self, Met};
 use super::{classify, text};
@@ -68,6 +68,19 @@ impl Dependencies {
                 NodeTag::T_Query => found.level(unsafe { &*node.cast() }),
                 // SAFETY: as above.
                 NodeTag::T_Var => found.column(unsafe { &*node.cast() }),
+                NodeTag::T_TableFunc => {
+                    // SAFETY: as above.
+                    let columns = unsafe { &*node.cast::<pg_sys::TableFunc>() };
+                    tree::oids(columns.coltypes).into_iter().for_each(|kind| found.read(kind));
+                }
+                #[cfg(any(feature = "pg17", feature = "pg18"))]
+                NodeTag::T_JsonExpr => {
+                    // SAFETY: as above.
+                    let returning = unsafe { (*node.cast::<pg_sys::JsonExpr>()).returning };
+                    // SAFETY: NULL or a valid node.
+                    let returning = unsafe { returning.as_ref() };
+                    returning.iter().for_each(|returning| found.read(returning.typid));
+                }
                 NodeTag::T_TableSampleClause => {
                     found.gap("A sample hangs on where rows stand.".to_owned());
                 }
@@ -126,13 +139,33 @@ impl Dependencies {
                     self.gap(format!("{} is STABLE and may read anything.", name()));
                 }
                 Stable::Time => self.gap(format!("{} tells the time.", name())),
-                _ => {}
+                _ => {
+                    let why = stable::inexact(&classify::function_name(*function));
+                    if let Some(why) = why {
+                        self.gap(format!("{} {why}.", name()));
+                    }
+                }
             }
         }
         for (kind, name) in &analysis.value_functions {
             if *kind == Stable::Time {
                 self.gap(format!("{name} tells the time."));
             }
+        }
+    }
+
+    /// XMLTABLE and the like make values of text when they run, and text may say 'now'.
+    fn read(&mut self, type_oid: pg_sys::Oid) {
+        let is_time = matches!(
+            type_oid,
+            pg_sys::DATEOID
+                | pg_sys::TIMEOID
+                | pg_sys::TIMETZOID
+                | pg_sys::TIMESTAMPOID
+                | pg_sys::TIMESTAMPTZOID
+        );
+        if is_time || !classify::parts_of_type(type_oid).is_empty() {
+            self.gap("A function reads times from text, which may say 'now'.".to_owned());
         }
     }
 

@@ -136,6 +136,40 @@ const SETTING_PREFIXES: &[&str] = &[
     "time",
 ];
 
+/// They make values of text when they run, and text may say 'now' or 'today'.
+const READS_TEXT: &[&str] = &[
+    "array_in",
+    "date_in",
+    "domain_in",
+    "json_populate_record",
+    "json_populate_recordset",
+    "json_to_record",
+    "json_to_recordset",
+    "jsonb_populate_record",
+    "jsonb_populate_recordset",
+    "jsonb_to_record",
+    "jsonb_to_recordset",
+    "multirange_in",
+    "range_in",
+    "record_in",
+    "time_in",
+    "timestamp_in",
+    "timestamptz_in",
+    "timetz_in",
+];
+
+/// They tell how a value is stored, which changes without a change of the value.
+const PHYSICAL: &[&str] = &["pg_column_compression", "pg_column_size", "pg_column_toast_chunk_id"];
+
+/// Why a result may change although neither rows nor settings do, other than by its kind.
+pub fn inexact(name: &str) -> Option<&'static str> {
+    if READS_TEXT.contains(&name) {
+        Some("reads text, which may say 'now'")
+    } else {
+        PHYSICAL.contains(&name).then_some("tells how values are stored")
+    }
+}
+
 /// The kind of a built-in STABLE function of this name.
 pub fn built_in(name: &str) -> Stable {
     let begins = |prefixes: &[&str]| prefixes.iter().any(|prefix| name.starts_with(prefix));

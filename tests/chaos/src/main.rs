@@ -11,10 +11,13 @@ use pg_cache_chaos::{Setup, run, troubles};
 
 const USAGE: &str = "\
 chaos [--minutes N | --seconds N] [--seed N] [--without GUARD] [--only TROUBLE[,TROUBLE…]]
-      [--readers N] [--writers N] [--no-standby] [--calm] [--untracked] [--first]
+      [--changes PART] [--questions PART] [--readers N] [--writers N]
+      [--no-standby] [--calm] [--untracked] [--first]
     Needs PG_CACHE_PREFIX: run it by `make chaos MINUTES=…` or `scripts/with-prefix`.
     --without GUARD  removes a guard from the real code: a violation must be found
     --only           only these troubles
+    --changes        only changes of the catalogue with this in their name, more often
+    --questions      only queries with this in their key
     --calm           no troubles
     --untracked      tracks no table: a violation must be found
     --first          ends at the first violation";
@@ -72,6 +75,8 @@ fn setup(words: &[String]) -> Result<Setup, String> {
                 }
                 setup.only = Some(names);
             }
+            "--changes" => setup.changes = words.next().cloned(),
+            "--questions" => setup.questions = words.next().cloned(),
             "--without" => {
                 let name = words.next().cloned().unwrap_or_default();
                 let guard = Guard::named(&name).ok_or(format!("no such guard: {name}"))?;

@@ -35,6 +35,10 @@ pub struct Setup {
     pub standby: bool,
     /// Only these troubles; None: all of them, by weight.
     pub only: Option<Vec<String>>,
+    /// Only changes of the catalogue whose name contains this, and those more often.
+    pub changes: Option<String>,
+    /// Only questions whose key contains this.
+    pub questions: Option<String>,
     pub readers: usize,
     pub writers: usize,
     pub stop_at_first: bool,
@@ -49,6 +53,8 @@ impl Default for Setup {
             tracked: true,
             standby: true,
             only: None,
+            changes: None,
+            questions: None,
             readers: 6,
             writers: 3,
             stop_at_first: false,
@@ -90,6 +96,8 @@ pub struct World {
     pub ledger: Ledger,
     pub weather: Weather,
     pub changes: Changes,
+    /// Those that leave a partition detached for some snapshots and not for others.
+    pub detaching: Changes,
     pub questions: Vec<Question>,
     /// Held to read `blinking` while it is tracked; held alone to change it while it is not.
     pub blinking: RwLock<()>,
@@ -110,6 +118,12 @@ struct Addresses {
     primary: String,
     standby: Option<String>,
     redis: PathBuf,
+}
+
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Mark {
+    changes: u64,
+    detaching: u64,
 }
 
 /// Which server a session talks to.
@@ -137,6 +151,11 @@ impl World {
             standby: standby.as_ref().map(|standby| standby.conninfo("test")),
             redis: redis.socket().to_owned(),
         };
+        let wanted = setup.questions.clone().unwrap_or_default();
+        let mut questions = questions::all();
+        for question in questions.iter_mut().filter(|question| !question.key.contains(&wanted)) {
+            question.weight = 0;
+        }
         let tally = Tally::new(setup.stop_at_first);
         World {
             setup,
@@ -144,7 +163,8 @@ impl World {
             ledger: Ledger::default(),
             weather: Weather::default(),
             changes: Changes::default(),
-            questions: questions::all(),
+            detaching: Changes::default(),
+            questions,
             blinking: RwLock::new(()),
             prepared: Mutex::default(),
             earlier: Mutex::new(None),
@@ -198,6 +218,23 @@ impl World {
         self.open_door_to(redis.socket());
         let mut addresses = self.addresses.write().unwrap_or_else(PoisonError::into_inner);
         addresses.redis = redis.socket().to_owned();
+    }
+
+    /// Where a transaction begins among the changes of the catalogue.
+    pub fn mark(&self) -> Mark {
+        Mark { changes: self.changes.mark(), detaching: self.detaching.mark() }
+    }
+
+    pub fn changed_since(&self, mark: Mark) -> bool {
+        self.changes.any_since(mark.changes)
+    }
+
+    /// Whether PostgreSQL itself may answer a question about partitions in two ways: between its
+    /// two transactions, DETACH PARTITION CONCURRENTLY leaves plans that still read the partition
+    /// beside new ones that do not.
+    pub fn is_ambiguous(&self, question: &Question, side: Side, mark: Mark) -> bool {
+        question.key.starts_with("parts")
+            && (side == Side::Standby || self.detaching.any_since(mark.detaching))
     }
 
     /// For the thread of troubles.

@@ -14,7 +14,7 @@ use crate::changes::CHANGES;
 use crate::guards::Guard;
 use crate::questions::{Needs, draw};
 use crate::ways::{Script, WAYS, Way};
-use crate::world::{Side, World, lock};
+use crate::world::{Mark, Side, World, lock};
 
 const SESSION: &str = "SET statement_timeout = '10s'; SET lock_timeout = '300ms'; \
                        SET idle_in_transaction_session_timeout = '20s'";
@@ -30,7 +30,7 @@ pub fn write(world: &World, mut random: Rng) {
                 settings(world, &mut client, &mut random)?;
                 let way = pick(WAYS, &mut random);
                 let script = (way.script)(&mut random);
-                let mark = Some(world.changes.mark());
+                let mark = Some(world.mark());
                 perform(world, &mut client, &mut random, &script, mark)?;
                 world.tally.transactions.fetch_add(1, Ordering::Relaxed);
                 end_a_prepared_one(world, &mut client, &mut random)?;
@@ -51,8 +51,13 @@ pub fn change(world: &World, mut random: Rng) {
         let mut step = || -> Result<(), Error> {
             client.batch_execute(SESSION)?;
             while !world.tally.is_over() {
-                world.tally.rest(Duration::from_millis(random.u64(100..1200)));
+                let often = world.setup.changes.is_some();
+                let most_ms = if often { 150 } else { 1200 };
+                world.tally.rest(Duration::from_millis(random.u64(50..most_ms)));
                 let way = pick(CHANGES, &mut random);
+                if !way.name.contains(world.setup.changes.as_deref().unwrap_or_default()) {
+                    continue;
+                }
                 let script = (way.script)(&mut random);
                 if world.setup.without.is_some_and(Guard::wants_late_messages) {
                     let pause_ms = random.u32(20..300);
@@ -82,7 +87,11 @@ fn change_once(
     tracking: bool,
 ) -> Result<(), Error> {
     let alone = tracking.then(|| world.blinking.write().unwrap_or_else(PoisonError::into_inner));
+    let detaches = script.iter().any(|statement| statement.contains("CONCURRENTLY"));
     world.changes.begin();
+    if detaches {
+        world.detaching.begin();
+    }
     // Nobody else changes the catalogue: a difference in here has no excuse.
     let mut result = perform(world, client, random, script, None);
     if alone.is_some() {
@@ -95,6 +104,9 @@ fn change_once(
             world.tally.rest(Duration::from_millis(50));
             result = client.batch_execute(SESSION);
         }
+    }
+    if detaches {
+        world.detaching.end();
     }
     world.changes.end();
     world.tally.transactions.fetch_add(1, Ordering::Relaxed);
@@ -130,7 +142,7 @@ fn perform(
     client: &mut Client,
     random: &mut Rng,
     script: &Script,
-    mark: Option<u64>,
+    mark: Option<Mark>,
 ) -> Result<(), Error> {
     for statement in script {
         let (optional, sql) = match statement.strip_prefix('?') {
@@ -181,7 +193,7 @@ fn look_inside(
     world: &World,
     client: &mut Client,
     random: &mut Rng,
-    mark: Option<u64>,
+    mark: Option<Mark>,
 ) -> Result<bool, Error> {
     let question = &world.questions[draw(&world.questions, random)];
     // Row security does not bind the superuser that writes, and who is tracked is not known here.
@@ -197,7 +209,7 @@ fn look_inside(
     };
     world.tally.reads.fetch_add(1, Ordering::Relaxed);
     let same: bool = row.get(0);
-    if !same && mark.is_some_and(|mark| world.changes.any_since(mark)) {
+    if !same && mark.is_some_and(|mark| world.changed_since(mark)) {
         world.tally.excused.fetch_add(1, Ordering::Relaxed);
     } else if !same {
         let text = |column| row.get::<_, Option<String>>(column).unwrap_or_else(|| "null".into());

@@ -64,6 +64,8 @@ fn what_is_read_must_be_tracked() {
         "SELECT * FROM mat",
         "SELECT steady(id), current_user, current_setting('TimeZone') FROM t",
         "SELECT tableoid FROM t",
+        "SELECT v::text, '2024-01-01'::date, date_trunc('day', '2024-01-01'::timestamptz) FROM t",
+        "SELECT * FROM xmltable('/r' PASSING '<r>1</r>' COLUMNS n int PATH '.')",
         "VALUES (1), (2)",
         "WITH unused AS (SELECT * FROM other) SELECT * FROM t",
     ] {
@@ -80,11 +82,35 @@ fn what_is_read_must_be_tracked() {
         ("SELECT opaque(id) FROM t", "STABLE"),
         ("SELECT now() FROM t", "tells the time"),
         ("SELECT * FROM t WHERE CURRENT_DATE > '2020-01-01'", "tells the time"),
+        ("SELECT v::text::date FROM t", "may say 'now'"),
+        ("SELECT * FROM json_to_record('{\"d\":\"now\"}') AS r(d timestamptz)", "may say 'now'"),
+        ("SELECT * FROM xmltable('/r' PASSING '<r>now</r>' COLUMNS d date PATH '.')", "'now'"),
+        ("SELECT pg_column_size(v) FROM t", "stored"),
         ("SELECT ctid FROM t", "system column"),
         ("SELECT id FROM t ORDER BY xmin::text", "system column"),
         ("SELECT * FROM t TABLESAMPLE SYSTEM (50) REPEATABLE (1)", "sample"),
     ] {
         ttl_only(&mut client, query, why);
+    }
+}
+
+#[test]
+fn json_that_is_read_as_a_time_is_ttl_only() {
+    // Danger: JSON_VALUE makes a date of the text 'today', and tomorrow it is served as exact.
+    let scene = Scene::new();
+    let mut client = prepared(&scene);
+    let sql = "SELECT current_setting('server_version_num')::int";
+    let version: i32 = client.query_one(sql, &[]).unwrap().get(0);
+    if version >= 170_000 {
+        let value =
+            |kind| format!("SELECT JSON_VALUE('[\"1\"]', '$[0]' RETURNING {kind}) AS v FROM t");
+        ttl_only(&mut client, &value("date"), "may say 'now'");
+        exact(&mut client, &value("int"));
+        let table = |kind| {
+            format!("SELECT * FROM JSON_TABLE('[1]', '$[*]' COLUMNS (d {kind} PATH '$')) AS j, t")
+        };
+        ttl_only(&mut client, &table("timestamptz"), "may say 'now'");
+        exact(&mut client, &table("text"));
     }
 }
 
