@@ -57,7 +57,7 @@ pub fn run_suite(suite: Suite, root: &Path, only: &[String], results: Option<&Pa
     let tests = if only.is_empty() { &all } else { only };
     assert!(!tests.is_empty(), "{files}/{tests_in} holds no test");
 
-    let pair = Pair::start();
+    let pair = Pair::start_with(&[("max_prepared_transactions", "10")], &[]);
     prepare_database(&pair);
     // A copy, since the service account may be unable to enter the repository.
     let work = Directory::new();

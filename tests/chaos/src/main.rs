@@ -10,7 +10,8 @@ use pg_cache_chaos::guards::Guard;
 use pg_cache_chaos::{Setup, run, troubles};
 
 const USAGE: &str = "\
-chaos [--minutes N | --seconds N] [--seed N] [--without GUARD [--keep-guard]] [--only TROUBLE[,TROUBLE…]]
+chaos [--minutes N | --seconds N] [--seed N] [--without GUARD [--keep-guard]]
+      [--only TROUBLE[,TROUBLE…]]
       [--changes PART] [--questions PART] [--readers N] [--writers N]
       [--no-standby] [--calm] [--untracked] [--first]
     Needs PG_CACHE_PREFIX: run it by `make chaos MINUTES=…` or `scripts/with-prefix`.

@@ -1,6 +1,8 @@
 //! A server that talks nonsense, half of it, or nothing: the query still answers, the counters say
 //! why, and one warning is heard. Each byte is a fake's, for no real Redis does any of this.
 
+use std::collections::HashSet;
+use std::sync::Mutex;
 use std::time::Duration;
 
 use pg_cache_e2e::counters::counted;
@@ -185,9 +187,17 @@ fn half_a_reply_and_then_nothing_is_a_timeout() {
     // Danger: the deadline begins anew with every byte.
     let scene = Scene::new();
     prepare(&scene);
-    let fake = FakeRedis::before(&scene.redis, |request, reply| match request.is_introduction() {
-        true => Reply::Bytes(reply),
-        false => Reply::bytes("*2\r\n$100\r\nabc"),
+    let begun = Mutex::new(HashSet::new());
+    let fake = FakeRedis::before(&scene.redis, move |request, reply| {
+        let mut begun = begun.lock().unwrap();
+        if begun.contains(&request.connection) {
+            return Reply::Silence;
+        }
+        if request.is_introduction() {
+            return Reply::Bytes(reply);
+        }
+        begun.insert(request.connection);
+        Reply::bytes("*2\r\n$100\r\nabc")
     });
     let (mut client, notices) = scene.connect_listening();
     client.batch_execute("SET pg_cache.timeout_ms = 100").unwrap();

@@ -45,7 +45,8 @@ fn crowd(scene: &Scene, count: usize, settings: &str, query: &'static str) -> Ve
         .map(|_| {
             let mut client = scene.connect();
             // Far above what anybody should take: a slow machine must not make waiters give up.
-            client.batch_execute("SET pg_cache.fill_wait_ms = 60000").unwrap();
+            let patience = "SET pg_cache.fill_wait_ms = 60000; SET pg_cache.timeout_ms = 10000";
+            client.batch_execute(patience).unwrap();
             client.batch_execute(settings).unwrap();
             let barrier = barrier.clone();
             std::thread::spawn(move || {
@@ -134,7 +135,7 @@ fn filler_ends(lease_timeout_ms: u32, end: impl FnOnce(&Scene, i32)) -> (usize, 
 #[test]
 fn when_the_filler_is_terminated_one_waiter_takes_over() {
     // Danger: the lease of a dead backend stalls everybody, or all rush in at its end.
-    let (after, took) = filler_ends(1500, |scene, pid| {
+    let (after, took) = filler_ends(4000, |scene, pid| {
         let sql = "SELECT pg_terminate_backend($1)";
         scene.connect().query_one(sql, &[&pid]).unwrap();
     });
@@ -145,7 +146,7 @@ fn when_the_filler_is_terminated_one_waiter_takes_over() {
 #[test]
 fn when_the_filler_is_cancelled_one_waiter_takes_over() {
     // Danger: a cancelled filler keeps its lease although its backend lives.
-    let (after, took) = filler_ends(1500, |scene, pid| {
+    let (after, took) = filler_ends(4000, |scene, pid| {
         let sql = "SELECT pg_cancel_backend($1)";
         scene.connect().query_one(sql, &[&pid]).unwrap();
     });
