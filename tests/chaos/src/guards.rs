@@ -86,7 +86,7 @@ impl Guard {
             Guard::Debt => &["freeze", "cutting"],
             Guard::Base => &["flushall", "delete_table", "restart_empty"],
             Guard::Generation => &["restart_old", "flushall"],
-            Guard::Proof => &["lagging_master", "fail_over"],
+            Guard::Proof => &["rolled_back", "lagging_master"],
             Guard::Flush => &["crash"],
             Guard::Hit
             | Guard::Fill

@@ -21,6 +21,8 @@ pub enum Fate {
     Committing,
     /// COMMIT has returned, but with synchronous_commit off: a crash may undo it.
     Soft,
+    /// COMMIT has returned, but it could not reach Redis and owes: old values may be seen.
+    Owed,
     /// Nothing takes it back.
     Hard,
 }
@@ -86,7 +88,11 @@ impl Ledger {
         row.retain(|state| state.version <= last);
         for state in row.iter_mut() {
             if state.version == last {
-                state.fate = Fate::Hard;
+                // Nobody knows what a commit without an answer told Redis.
+                state.fate = match state.fate {
+                    Fate::Committing | Fate::Owed => Fate::Owed,
+                    Fate::Soft | Fate::Hard => Fate::Hard,
+                };
             }
         }
         row.retain(|state| state.fate != Fate::Committing);

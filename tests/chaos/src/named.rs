@@ -56,6 +56,7 @@ struct Writer<'w> {
     plain: Plain<'w>,
     ids: Vec<usize>,
     version: u64,
+    owed: i64,
 }
 
 /// Writes the rows `which`, `which + WRITERS`, … until the run is over.
@@ -68,7 +69,7 @@ pub fn write(world: &World, which: usize, mut random: Rng) {
     }
     while let Some(client) = world.insist(Side::Primary) {
         let plain = Plain::new(world);
-        let mut writer = Writer { world, client, plain, ids: ids.clone(), version };
+        let mut writer = Writer { world, client, plain, ids: ids.clone(), version, owed: 0 };
         let result = writer.go_on(&mut random);
         version = writer.version;
         match result {
@@ -122,7 +123,8 @@ impl Writer<'_> {
                 self.version += 1;
                 self.world.ledger.committing(id, self.version, true);
                 self.client.batch_execute(&upsert(id, self.version))?;
-                self.world.ledger.committed(id, self.version, Fate::Hard);
+                let fate = if self.owes()? { Fate::Owed } else { Fate::Hard };
+                self.world.ledger.committed(id, self.version, fate);
             }
         }
         Ok(())
@@ -149,6 +151,17 @@ impl Writer<'_> {
             self.world.tally.rest(Duration::from_millis(random.u64(..30)));
         }
         self.end(kind, &ids, version, present, random)
+    }
+
+    /// Whether this backend could not tell Redis of a commit since it was last asked: for plain
+    /// readers that is the promise's own limit.
+    fn owes(&mut self) -> Result<bool, Error> {
+        if !self.world.setup.tracked {
+            return Ok(false);
+        }
+        let row = self.client.query_one("SELECT owed FROM redis_stat_commit", &[])?;
+        let owed: i64 = row.get(0);
+        Ok(std::mem::replace(&mut self.owed, owed) != owed)
     }
 
     fn end(
@@ -183,7 +196,8 @@ impl Writer<'_> {
             }
             _ => self.client.batch_execute("COMMIT")?,
         }
-        let fate = if kind == Kind::Soft { Fate::Soft } else { Fate::Hard };
+        let soft = if kind == Kind::Soft { Fate::Soft } else { Fate::Hard };
+        let fate = if self.owes()? { Fate::Owed } else { soft };
         ids.iter().for_each(|id| ledger.committed(*id, version, fate));
         for &id in ids {
             self.plain.look_after_commit(id, calm);
@@ -193,7 +207,8 @@ impl Writer<'_> {
             ids.iter().for_each(|id| ledger.committing(*id, self.version, true));
             let back: Vec<String> = ids.iter().map(|id| upsert(*id, self.version)).collect();
             self.client.batch_execute(&format!("BEGIN; {}; COMMIT", back.join("; ")))?;
-            ids.iter().for_each(|id| ledger.committed(*id, self.version, Fate::Hard));
+            let fate = if self.owes()? { Fate::Owed } else { Fate::Hard };
+            ids.iter().for_each(|id| ledger.committed(*id, self.version, fate));
         }
         Ok(())
     }
