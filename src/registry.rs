@@ -58,10 +58,15 @@ impl Registration {
     }
 }
 
+/// A row's bytes and what they say.
+struct Decoded {
+    bytes: Vec<u8>,
+    registration: Option<Rc<Registration>>,
+}
+
 thread_local! {
-    /// The last row, by its bytes: it changes about never, and is read at every call.
-    static LAST: RefCell<Option<(Vec<u8>, Option<Rc<Registration>>)>> =
-        const { RefCell::new(None) };
+    /// The last row: it changes about never, and is read at every call.
+    static LAST: RefCell<Option<Decoded>> = const { RefCell::new(None) };
     /// The generation that was found alive, and whether this server was a standby then.
     static ALIVE: Cell<Option<(u128, bool)>> = const { Cell::new(None) };
 }
@@ -198,16 +203,17 @@ fn open_for(lock: u32, which: impl Fn(&Tables) -> Oid) -> Option<Table> {
 }
 
 fn decoded(row: &Row) -> Option<Rc<Registration>> {
-    LAST.with_borrow_mut(|last| {
-        if let Some((bytes, registration)) = last
-            && bytes == row.bytes()
-        {
-            return registration.clone();
-        }
-        let registration = decode(row).map(Rc::new);
-        *last = Some((row.bytes().to_vec(), registration.clone()));
-        registration
-    })
+    let known = LAST.with_borrow(|last| match last {
+        Some(last) if last.bytes == row.bytes() => Some(last.registration.clone()),
+        _ => None,
+    });
+    if let Some(registration) = known {
+        return registration;
+    }
+    let registration = decode(row).map(Rc::new);
+    let decoded = Decoded { bytes: row.bytes().to_vec(), registration: registration.clone() };
+    LAST.set(Some(decoded));
+    registration
 }
 
 fn decode(row: &Row) -> Option<Registration> {

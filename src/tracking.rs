@@ -144,7 +144,7 @@ fn tracked_above(touched: &[u32], our_schema: &str) -> Outcome<Vec<Parent>> {
         return Ok(Vec::new());
     }
     let oids: Vec<_> = touched.iter().map(u32::to_string).collect();
-    let schema = quote::identifier(our_schema);
+    // Arguments stand in the catalogue as bytes, each with a zero byte behind it.
     let value = utility::look(&format!(
         "WITH RECURSIVE up AS (
              SELECT pg_catalog.unnest('{{{oids}}}'::pg_catalog.oid[]) AS oid
@@ -152,11 +152,17 @@ fn tracked_above(touched: &[u32], our_schema: &str) -> Outcome<Vec<Parent>> {
              SELECT i.inhparent FROM up JOIN pg_catalog.pg_inherits i ON i.inhrelid = up.oid)
          SELECT pg_catalog.json_agg(pg_catalog.json_build_object(
                 'oid', t.tgrelid::pg_catalog.int8,
-                'by', coalesce({schema}.redis_track_columns(t.tgargs), '{{}}')))
+                'by', (SELECT coalesce(pg_catalog.json_agg(pg_catalog.convert_from(
+                              pg_catalog.decode(m[1], 'hex'),
+                              pg_catalog.getdatabaseencoding()) ORDER BY n), '[]')
+                         FROM pg_catalog.regexp_matches(pg_catalog.encode(t.tgargs, 'hex'),
+                                  '((?:0[1-9a-f]|[1-9a-f][0-9a-f])*)00', 'g')
+                              WITH ORDINALITY AS a(m, n))))
            FROM up JOIN pg_catalog.pg_trigger t ON t.tgrelid = up.oid
-          WHERE t.tgparentid = 0 AND t.tgfoid = {row}::pg_catalog.regprocedure",
+           JOIN ({ours}) p ON p.oid = t.tgfoid AND p.proname = '{ROW}'
+          WHERE t.tgparentid = 0",
         oids = oids.join(","),
-        row = quote::literal(&format!("{schema}.{ROW}()")),
+        ours = our_functions(our_schema),
     ))?;
     Ok(read(value)?.unwrap_or_default())
 }
@@ -254,8 +260,6 @@ fn tree(relation: Oid, our_schema: &str) -> Outcome<Vec<Member>> {
 
 /// The expression for one `Member` of pg_class `c` in pg_namespace `n`.
 fn member(our_schema: &str) -> String {
-    let schema = quote::identifier(our_schema);
-    let function = |name| quote::literal(&format!("{schema}.{name}()"));
     format!(
         "pg_catalog.json_build_object(
              'oid', c.oid::pg_catalog.int8, 'partition', c.relispartition,
@@ -263,15 +267,22 @@ fn member(our_schema: &str) -> String {
              'owned', pg_catalog.pg_has_role(c.relowner, 'USAGE'),
              'triggers', (
                  SELECT coalesce(pg_catalog.json_agg(pg_catalog.json_build_object(
-                        'name', pg_catalog.quote_ident(t.tgname),
-                        'row', t.tgfoid = {row}::pg_catalog.regprocedure,
+                        'name', pg_catalog.quote_ident(t.tgname), 'row', p.proname = '{ROW}',
                         'clone', t.tgparentid <> 0, 'always', t.tgenabled = 'A')), '[]')
-                   FROM pg_catalog.pg_trigger t
-                  WHERE t.tgrelid = c.oid
-                    AND t.tgfoid IN ({row}::pg_catalog.regprocedure,
-                                     {truncate}::pg_catalog.regprocedure)))",
-        row = function(ROW),
-        truncate = function(TRUNCATE),
+                   FROM pg_catalog.pg_trigger t JOIN ({ours}) p ON p.oid = t.tgfoid
+                  WHERE t.tgrelid = c.oid))",
+        ours = our_functions(our_schema),
+    )
+}
+
+/// The two trigger functions. Found by pg_proc and not by their names: every DDL of everybody asks,
+/// and not everybody may look names up in our schema.
+fn our_functions(our_schema: &str) -> String {
+    format!(
+        "SELECT p.oid, p.proname FROM pg_catalog.pg_proc p
+           JOIN pg_catalog.pg_namespace s ON s.oid = p.pronamespace AND s.nspname = {schema}
+          WHERE p.proname IN ('{ROW}', '{TRUNCATE}') AND p.pronargs = 0",
+        schema = quote::literal(our_schema),
     )
 }
 

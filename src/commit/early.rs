@@ -1,7 +1,7 @@
 //! Keys beyond `pg_cache.pending_keys_max`, settled in the middle of their transaction.
 //!
-//! The transaction stands in the lists and is not complete, so nothing can be filled again before it
-//! ends: what is deleted stays deleted, and a bucket needs to be bumped but once. The lock on
+//! The transaction stands in the lists and is not complete, so nothing can be filled again before
+//! it ends: what is deleted stays deleted, and a bucket needs to be bumped but once. The lock on
 //! `redis_server` is kept from the first delivery on, so a generation that is made meanwhile waits
 //! for us. From the second delivery on the answer is taken at the next: Redis works while the
 //! statement goes on. Whatever did not arrive makes the transaction owe everything at its end.

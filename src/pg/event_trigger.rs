@@ -58,8 +58,8 @@ impl<'a> Event<'a> {
         }
     }
 
-    /// Whether the command makes or alters a temporary table. REFRESH … CONCURRENTLY does, and hides
-    /// it from the list of what was done.
+    /// Whether the command makes or alters a temporary table. REFRESH … CONCURRENTLY does both, and
+    /// hides them from the list of what was done.
     pub fn is_about_temporary_table(self) -> bool {
         let Some((node, tag)) = self.statement() else { return false };
         let table = match tag {

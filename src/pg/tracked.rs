@@ -245,8 +245,8 @@ pub fn schema_gap() -> Option<&'static str> {
     missing.then_some("An event trigger of pg_cache is missing or not ENABLE ALWAYS.")
 }
 
-/// Whether the setting `event_triggers` is on, here and now. In other sessions it may be off all the
-/// same: who may set it, a superuser, is trusted.
+/// Whether the setting `event_triggers` is on, here and now. In other sessions it may be off all
+/// the same: who may set it, a superuser, is trusted.
 #[cfg(any(feature = "pg14", feature = "pg15", feature = "pg16"))]
 pub fn event_triggers_run() -> bool {
     true

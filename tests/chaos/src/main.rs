@@ -10,11 +10,13 @@ use pg_cache_chaos::guards::Guard;
 use pg_cache_chaos::{Setup, run, troubles};
 
 const USAGE: &str = "\
-chaos [--minutes N | --seconds N] [--seed N] [--without GUARD] [--only TROUBLE[,TROUBLE…]]
+chaos [--minutes N | --seconds N] [--seed N] [--without GUARD [--keep-guard]]
+      [--only TROUBLE[,TROUBLE…]]
       [--changes PART] [--questions PART] [--readers N] [--writers N]
       [--no-standby] [--calm] [--untracked] [--first]
     Needs PG_CACHE_PREFIX: run it by `make chaos MINUTES=…` or `scripts/with-prefix`.
     --without GUARD  removes a guard from the real code: a violation must be found
+    --keep-guard     all else as without that guard, but it stays: none may be found
     --only           only these troubles
     --changes        only changes of the catalogue with this in their name, more often
     --questions      only queries with this in their key
@@ -63,6 +65,7 @@ fn setup(words: &[String]) -> Result<Setup, String> {
             "--no-standby" => setup.standby = false,
             "--calm" => setup.only = Some(Vec::new()),
             "--untracked" => setup.tracked = false,
+            "--keep-guard" => setup.keep_guard = true,
             "--first" => setup.stop_at_first = true,
             "--only" => {
                 let names: Vec<String> = words

@@ -29,6 +29,8 @@ pub struct Setup {
     pub time: Duration,
     /// The guard that is removed from the real code.
     pub without: Option<Guard>,
+    /// All else is as without the guard, but it stays: nothing may be found then.
+    pub keep_guard: bool,
     /// False: no table is tracked, so that the oracle must find violations.
     pub tracked: bool,
     /// Whether a hot standby is read too, and promoted in the end.
@@ -50,6 +52,7 @@ impl Default for Setup {
             seed: 0,
             time: Duration::from_secs(60),
             without: None,
+            keep_guard: false,
             tracked: true,
             standby: true,
             only: None,
@@ -143,7 +146,7 @@ impl World {
         let directory = Directory::new();
         let door = directory.path().join("door.sock");
         symlink(redis.socket(), &door).expect("a directory of ours");
-        let primary = start_primary(&door, setup.without);
+        let primary = start_primary(&door, &setup);
         schema::create(&primary, setup.tracked);
         let standby = setup.standby.then(|| primary.standby(&[]));
         let addresses = Addresses {
@@ -261,7 +264,8 @@ impl World {
     }
 }
 
-fn start_primary(door: &Path, without: Option<Guard>) -> Postgres {
+fn start_primary(door: &Path, setup: &Setup) -> Postgres {
+    let without = setup.without;
     let url = format!("unix://{}", door.display());
     let fault = without.map_or(String::new(), |guard| format!("{}:skip", guard.name()));
     let mut conf = vec![
@@ -277,7 +281,7 @@ fn start_primary(door: &Path, without: Option<Guard>) -> Postgres {
         ("pg_cache.fill_wait_ms", "300"),
         ("log_min_messages", "log"),
     ];
-    if without.is_some() {
+    if without.is_some() && !setup.keep_guard {
         conf.push(("pg_cache.fault_point", fault.as_str()));
     }
     if without.is_some_and(Guard::wants_lost_commits) {

@@ -6,9 +6,9 @@ use pg_cache_e2e::{Scene, direct};
 use postgres::Client;
 
 const QUERIES: usize = 60;
-const WRITES: usize = 100;
+const WRITES: usize = 60;
 /// Queries that are looked at after each write.
-const LOOKS: usize = 8;
+const LOOKS: usize = 6;
 
 /// Three tables of the same columns, tracked in three ways; one is a partition tree.
 const SCHEMA: &str = "
@@ -17,6 +17,9 @@ CREATE TABLE t1 (id serial, g int, h bigint, n numeric) PARTITION BY HASH (id);
 CREATE TABLE t1a PARTITION OF t1 FOR VALUES WITH (MODULUS 2, REMAINDER 0);
 CREATE TABLE t1b PARTITION OF t1 FOR VALUES WITH (MODULUS 2, REMAINDER 1);
 CREATE TABLE t2 (id serial, g int, h bigint, n numeric);
+CREATE VIEW v0 AS SELECT * FROM t0 WHERE g = 1;
+CREATE VIEW v1 AS SELECT a.* FROM t1 a LEFT JOIN t2 b ON b.h = a.h AND a.g = 2 WHERE a.h = 1;
+CREATE VIEW v2 AS SELECT b.g, b.h, a.n FROM t0 a RIGHT JOIN t2 b ON a.g = b.h WHERE b.n = 2;
 SELECT redis_track('t0', '{g}');
 SELECT redis_track('t1', '{g,h}');
 SELECT redis_track('t2', '{h,n}');
@@ -39,18 +42,20 @@ fn column(rng: &mut Rng, tables: &[usize]) -> String {
 fn condition(rng: &mut Rng, tables: &[usize]) -> String {
     let (a, b) = (column(rng, tables), column(rng, tables));
     let value = rng.i32(0..4);
-    match rng.usize(..16) {
-        0..5 => format!("{a} = {value}"),
-        5..9 => format!("{a} = {b}"),
-        9 => format!("{a} = $1"),
-        10 => format!("{a} IN ({value}, {})", rng.i32(0..4)),
-        11 => format!("{a} IS NULL"),
-        12 => format!("{a} <= {b}"),
-        13 => format!("({a} = {value} OR {b} = {value})"),
-        14 => format!("NOT ({a} = {b})"),
-        _ => {
-            format!("EXISTS (SELECT FROM t{} s WHERE s.g = {value} AND s.h = {a})", rng.usize(..3))
-        }
+    let inner = rng.usize(..3);
+    match rng.usize(..20) {
+        0..6 => format!("{a} = {value}"),
+        6..10 => format!("{a} = {b}"),
+        10 => format!("{a} = $1"),
+        11 => format!("{a} IN ({value}, {})", rng.i32(0..4)),
+        12 => format!("{a} IS NULL"),
+        13 => format!("{a} <= {b}"),
+        14 => format!("({a} = {value} OR {b} = {value})"),
+        15 => format!("NOT ({a} = {b})"),
+        16 => format!("EXISTS (SELECT FROM t{inner} s WHERE s.g = {value} AND s.h = {a})"),
+        17 => format!("NOT EXISTS (SELECT FROM t{inner} s WHERE s.g = {a} AND s.h = {value})"),
+        18 => format!("{a} IN (SELECT s.h FROM t{inner} s WHERE s.n = {value} AND s.h = s.g)"),
+        _ => format!("{a} >= (SELECT max(s.n) FROM t{inner} s WHERE s.g = {value} AND s.h = $1)"),
     }
 }
 
@@ -71,13 +76,21 @@ fn join(rng: &mut Rng, tables: &[usize]) -> String {
         let (left, right) = (join(rng, left), join(rng, right));
         return format!("({left} {kind} {right} ON {on})");
     };
-    match rng.usize(..6) {
-        0 => {
-            let inner = ["g", "h", "n"][rng.usize(..3)];
-            let value = rng.i32(0..4);
-            format!("(SELECT * FROM t{} WHERE {inner} = {value}) x{table}", rng.usize(..3))
-        }
-        _ => format!("t{} x{table}", rng.usize(..3)),
+    let (inner, by) = (rng.usize(..3), ["g", "h", "n"][rng.usize(..3)]);
+    let value = rng.i32(0..4);
+    match rng.usize(..10) {
+        0 => format!("(SELECT * FROM t{inner} WHERE {by} = {value}) x{table}"),
+        1 => format!("v{inner} x{table}"),
+        2 => format!(
+            "(SELECT g, max(h) AS h, sum(n) AS n FROM t{inner} WHERE {by} = {value} GROUP BY g)
+               x{table}"
+        ),
+        3 => format!(
+            "(SELECT g, h, n FROM t{inner} WHERE {by} = {value}
+               UNION ALL SELECT h, g, n FROM t0 WHERE g = {value}) x{table}"
+        ),
+        4 => format!("(t{inner} JOIN t2 AS j USING (h, n)) AS x{table} (h, n, i, g)"),
+        _ => format!("t{inner} x{table}"),
     }
 }
 

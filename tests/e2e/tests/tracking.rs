@@ -184,6 +184,66 @@ fn groups_are_told_by_the_types_own_equality() {
 }
 
 #[test]
+fn groups_of_partitions_are_those_of_the_root() {
+    // Danger: a partition whose columns stand in another order hashes another column.
+    let (scene, mut client) = registered();
+    run(
+        &mut client,
+        "CREATE TABLE p (id int, k int, v text) PARTITION BY LIST (k);
+         SELECT redis_track('p', '{v}');
+         CREATE TABLE p1 (gone int, v text, k int, id int);
+         ALTER TABLE p1 DROP gone;
+         ALTER TABLE p ATTACH PARTITION p1 FOR VALUES IN (1);
+         ALTER TABLE p ADD later text DEFAULT 'x';
+         INSERT INTO p VALUES (1, 1, 'a');
+         SELECT redis_track('p', '{v,later}')",
+    );
+    let tag = any(&mut client, "p");
+    let a = group(&mut client, "p", &[("v", "'a'::text")]);
+    let x = group(&mut client, "p", &[("later", "'x'::text")]);
+    let both = group(&mut client, "p", &[("v", "'a'::text"), ("later", "'x'::text")]);
+    for sql in ["UPDATE p SET id = 2", "UPDATE p1 SET id = 3", "DELETE FROM p"] {
+        expect(&scene, &mut client, sql, &[&tag, &a, &x, &both]);
+    }
+}
+
+#[test]
+fn who_may_not_use_our_schema_still_may_change_ones_own() {
+    // Danger: the event triggers look up a name that the user may not, and no table is created.
+    let (scene, mut client) = registered();
+    let role = scene.create_role("outsider");
+    run(
+        &mut client,
+        &format!(
+            "DROP EXTENSION pg_cache; CREATE SCHEMA hidden; CREATE EXTENSION pg_cache SCHEMA hidden;
+             CREATE SCHEMA own AUTHORIZATION {role}"
+        ),
+    );
+    let mut outsider = scene.connect_as(&role);
+    run(
+        &mut outsider,
+        "SET search_path = own;
+         CREATE TABLE p (id int) PARTITION BY LIST (id);
+         CREATE TABLE p1 PARTITION OF p FOR VALUES IN (1);
+         CREATE TABLE p2 (id int);
+         ALTER TABLE p ATTACH PARTITION p2 FOR VALUES IN (2);
+         ALTER TABLE p DETACH PARTITION p2;
+         CREATE INDEX ON p (id);
+         DROP TABLE p1",
+    );
+    run(&mut client, "SELECT hidden.redis_track('own.p')");
+    run(&mut outsider, "INSERT INTO p2 VALUES (1); ALTER TABLE p RENAME TO q");
+    // A partition of a tracked table needs a trigger of ours.
+    let error = outsider.batch_execute("CREATE TABLE q3 PARTITION OF q FOR VALUES IN (3)");
+    let error = error.unwrap_err();
+    assert_eq!(error.as_db_error().unwrap().message(), "permission denied for schema hidden");
+    run(&mut client, &format!("GRANT USAGE ON SCHEMA hidden TO {role}"));
+    run(&mut outsider, "CREATE TABLE q3 PARTITION OF q FOR VALUES IN (3)");
+    let sql = "SELECT count(*) FROM hidden.redis_tracked WHERE missing IS NULL";
+    assert_eq!(client.query_one(sql, &[]).unwrap().get::<_, i64>(0), 1);
+}
+
+#[test]
 fn a_tag_of_ones_own_is_told() {
     // Danger: redis_touch without a transaction ID would tell nobody.
     let (scene, mut client) = registered();
@@ -269,7 +329,8 @@ fn ddl_that_changes_no_result_is_quiet() {
         "CREATE TEMP VIEW seen AS SELECT * FROM mine",
         "DROP VIEW seen",
         "DROP TABLE mine",
-        "BEGIN; CREATE TEMP TABLE brief (a int) ON COMMIT DROP; INSERT INTO brief VALUES (1); COMMIT",
+        "BEGIN; CREATE TEMP TABLE brief (a int) ON COMMIT DROP; INSERT INTO brief VALUES (1);
+         COMMIT",
         "BEGIN; CREATE TABLE undone (a int); ROLLBACK",
     ] {
         expect(&scene, &mut client, sql, &[]);
