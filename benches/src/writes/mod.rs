@@ -119,9 +119,13 @@ pub fn run(rounds: usize) -> Outcome<Value> {
         prepare(&pair.postgres, way)?;
     }
     report::print_head(rounds);
-    let mut rows = pgbench::measure(&pair, rounds)?;
-    rows.push(bulk::measure(&pair, rounds)?);
-    report::print(&rows);
+    let mut rows = vec![bulk::measure(&pair, rounds)?];
+    report::print(&rows[0]);
+    for (kind, clients) in pgbench::all() {
+        let row = pgbench::measure(&pair, &kind, clients, rounds)?;
+        report::print(&row);
+        rows.push(row);
+    }
     nothing_is_owed(&pair.postgres)?;
     Ok(report::as_json(&rows))
 }

@@ -24,7 +24,7 @@ UPDATE pgbench_accounts SET abalance = abalance + 1 WHERE aid = :aid;
 ";
 
 /// A script and the ways it is run in.
-struct Kind {
+pub struct Kind {
     title: &'static str,
     /// pgbench's own if there is none.
     script: Option<&'static str>,
@@ -38,34 +38,28 @@ pub fn initialise(postgres: &Postgres, database: &str, scale: u32) -> Outcome<()
     Ok(())
 }
 
-pub fn measure(pair: &Pair, rounds: usize) -> Outcome<Vec<Row>> {
-    let kinds = [
-        Kind {
-            title: "TPC-B of pgbench",
-            script: None,
-            ways: vec![(PLAIN, None), (TRACKED, Some(TPC_B_GOAL)), (GROUPED, Some(TPC_B_GOAL))],
-        },
-        Kind {
-            title: "UPDATE of one row",
-            script: Some(UPDATE),
-            ways: vec![
-                (PLAIN, None),
-                (TRACKED, None),
-                (GROUPED, None),
-                (INVALIDATED, Some(UPDATE_GOAL)),
-            ],
-        },
-    ];
-    let mut rows = Vec::new();
-    for kind in &kinds {
-        for clients in CLIENTS {
-            rows.push(measure_kind(pair, kind, clients, rounds)?);
-        }
-    }
-    Ok(rows)
+/// Every script with every number of clients.
+pub fn all() -> Vec<(Kind, u32)> {
+    let tpc_b = || Kind {
+        title: "TPC-B of pgbench",
+        script: None,
+        ways: vec![(PLAIN, None), (TRACKED, Some(TPC_B_GOAL)), (GROUPED, Some(TPC_B_GOAL))],
+    };
+    let update = || Kind {
+        title: "UPDATE of one row",
+        script: Some(UPDATE),
+        ways: vec![
+            (PLAIN, None),
+            (TRACKED, None),
+            (GROUPED, None),
+            (INVALIDATED, Some(UPDATE_GOAL)),
+        ],
+    };
+    let clients = |kind: fn() -> Kind| CLIENTS.map(|clients| (kind(), clients));
+    [clients(tpc_b), clients(update)].into_iter().flatten().collect()
 }
 
-fn measure_kind(pair: &Pair, kind: &Kind, clients: u32, rounds: usize) -> Outcome<Row> {
+pub fn measure(pair: &Pair, kind: &Kind, clients: u32, rounds: usize) -> Outcome<Row> {
     let mut results: Vec<Result> =
         kind.ways.iter().map(|(way, goal)| Result::new(way, *goal)).collect();
     for _ in 0..rounds {

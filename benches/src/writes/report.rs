@@ -14,22 +14,20 @@ pub fn print_head(rounds: usize) {
     println!("            shown is their median, and their quartiles.");
 }
 
-pub fn print(rows: &[Row]) {
-    for row in rows {
-        println!("\n| {:<36} | {:>8} | {:>5} | {:<13} | goal |", row.what, "median", "ratio", "");
-        println!("|{:-<38}|{:->10}|{:->7}|{:-<15}|------|", "", ":", ":", "");
-        for result in &row.results {
-            let (low, high) = (result.ratio(0.25), result.ratio(0.75));
-            let memory = result.grown_kb.map(|kb| format!(", memory + {} MB", kb / 1024));
-            println!(
-                "| {:<36} | {:>8.2} | {:>5.2} | {low:>5.2} to {high:<4.2} | {}{} |",
-                result.way,
-                result.median(),
-                result.ratio(0.5),
-                goal_in_words(result.goal, result.ratio(0.5)),
-                memory.unwrap_or_default(),
-            );
-        }
+pub fn print(row: &Row) {
+    println!("\n| {:<36} | {:>8} | {:>5} | {:<13} | goal |", row.what, "median", "ratio", "");
+    println!("|{:-<38}|{:->10}|{:->7}|{:-<15}|------|", "", ":", ":", "");
+    for result in &row.results {
+        let (low, high) = (result.ratio(0.25), result.ratio(0.75));
+        let memory = result.grown_kb.map(|kb| format!(" memory + {} MB", kb / 1024));
+        println!(
+            "| {:<36} | {:>8.2} | {:>5.2} | {low:>5.2} to {high:<4.2} | {}{} |",
+            result.way,
+            result.median(),
+            result.ratio(0.5),
+            goal_in_words(result.goal, result.ratio(0.5)),
+            memory.unwrap_or_default(),
+        );
     }
 }
 
