@@ -28,7 +28,7 @@
 mod delivery;
 mod early;
 
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::time::{Duration, Instant};
 
 use pg_cache_core::error::Error;
@@ -72,6 +72,9 @@ struct Transaction {
 
 thread_local! {
     static TRANSACTION: RefCell<Transaction> = RefCell::new(Transaction::default());
+    /// The level and the tag of the last note, if it is still pending there: a statement notes the
+    /// same one at every row.
+    static LAST: Cell<Option<(u32, Tag)>> = const { Cell::new(None) };
 }
 
 /// Listens to the ends of transactions. Once per backend.
@@ -79,15 +82,20 @@ pub fn listen() {
     xact::listen(Listener {
         before_commit: || settle(End::Commit),
         before_prepare: || settle(End::Prepare),
-        released: |level| with_pending(|pending| pending.release(level)),
+        released: |level| {
+            LAST.set(None);
+            with_pending(|pending| pending.release(level));
+        },
         rolled_back: |level| {
             // The guard's name is for tests that show what the stack is good for.
             let lost = if host::skips("guard.savepoint") { 1 } else { level };
+            LAST.set(None);
             with_pending(|pending| pending.roll_back(lost));
         },
         ended: || {
             // Its rows are visible by now, its messages about the schema are not sent yet.
             host::fault_point("commit.ended");
+            LAST.set(None);
             TRANSACTION.with(|transaction| {
                 if let Ok(mut transaction) = transaction.try_borrow_mut() {
                     *transaction = Transaction::default();
@@ -116,8 +124,16 @@ fn noted(work: impl FnOnce(&mut Pending, u32)) -> (usize, bool) {
 
 /// Notes that what hangs on a tag changes with this transaction.
 pub fn note(tag: Tag) -> Outcome<()> {
+    let last = Some((xact::level(), tag));
+    if LAST.get() == last {
+        return Ok(());
+    }
     let (_, late) = noted(|pending, level| pending.note(level, tag));
-    if late { settle(End::Commit) } else { Ok(()) }
+    if late {
+        return settle(End::Commit);
+    }
+    LAST.set(last);
+    Ok(())
 }
 
 /// Notes a row group; beyond a limit the relation's groups become its `whole` tag.
@@ -147,6 +163,7 @@ fn settle(end: End) -> Outcome<()> {
     let Some(xid) = xact::xid() else { return Ok(()) };
     let taken = TRANSACTION.with_borrow_mut(|transaction| {
         transaction.settled = true;
+        LAST.set(None);
         // Once prepared, nobody waits for us, and what was bumped may be lost with its table.
         transaction.coarse |= end == End::Prepare && transaction.early.is_some();
         let owed = transaction.pending.as_mut().map(Pending::take)?;

@@ -43,10 +43,15 @@ pub fn assign_xid(what: &std::ffi::CStr) {
     unsafe { pg_sys::GetTopTransactionId() };
 }
 
+unsafe extern "C" {
+    /// Without pgrx's guard: it reads one number, cannot raise, and is asked at every row.
+    fn GetCurrentTransactionNestLevel() -> std::ffi::c_int;
+}
+
 /// The nest level of the transaction at hand: 1 at the top, one more for each savepoint.
 pub fn level() -> u32 {
     // SAFETY: reads the state of the current transaction.
-    u32::try_from(unsafe { pg_sys::GetCurrentTransactionNestLevel() }).unwrap_or(1)
+    u32::try_from(unsafe { GetCurrentTransactionNestLevel() }).unwrap_or(1)
 }
 
 /// The transaction's id at the top level, if it has one.

@@ -43,10 +43,11 @@ pub const TROUBLES: &[Trouble] = &[
     calm("delete_keys", 5, redis_troubles::delete_keys),
     calm("foreign_values", 5, redis_troubles::foreign_values),
     calm("delete_table", 2, redis_troubles::delete_table),
-    calm("break_table", 1, redis_troubles::break_table),
     calm("full", 2, redis_troubles::full),
     calm("evicting", 2, redis_troubles::evicting),
     calm("remember", 3, redis_troubles::remember),
+    // No BUMP can be done: as if it could not be reached.
+    storm("break_table", 1, redis_troubles::break_table),
     // Whoever remembers the dead server owes for a while, also when the new one is up.
     storm("restart_empty", 3, redis_troubles::restart_empty),
     storm("restart_old", 3, redis_troubles::restart_old),
