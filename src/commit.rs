@@ -166,9 +166,11 @@ fn settle(end: End) -> Outcome<()> {
         return Ok(());
     }
     let fresh = Fresh::push();
+    let mut is_former = false;
     let settled = match registration(&fresh, is_locked) {
         Ok(Some(found)) => {
             let delivery = Delivery::new(&found, &fresh.snapshot, xid, &deadline);
+            is_former = delivery.is_former;
             delivery.settle(&delivery::buckets_of(&found, &owed), &owed.keys)
         }
         // Nobody can use a generation that was not made, and who makes it waits for us; unless we
@@ -178,8 +180,9 @@ fn settle(end: End) -> Outcome<()> {
         Err(failure) => Err(failure),
     };
     let must_owe = match settled {
-        // The worker does not wait for a prepared transaction: it learns of it by its debt.
-        Ok(()) => end == End::Prepare,
+        // The worker does not wait for a prepared transaction: it learns of it by its debt. And in
+        // a generation of a former run, late calls of that run may drop us from the lists.
+        Ok(()) => end == End::Prepare || is_former,
         Err(failure) => {
             refuse_if_asked(&failure)?;
             connection::warn_unsettled(&failure);

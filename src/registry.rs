@@ -87,10 +87,15 @@ pub fn usable(snapshot: &Snapshot) -> Result<Rc<Registration>, Reason> {
     let registration = seen(snapshot).filter(|found| found.is_made());
     let registration = registration.ok_or(Reason::Unregistered)?;
     // Both are read after the snapshot was taken.
-    if registration.timeline != wal::timeline() || !is_alive(snapshot, registration.generation) {
+    if is_former(snapshot, &registration) {
         return Err(Reason::Unregistered);
     }
     Ok(registration)
+}
+
+/// Whether a registration that the snapshot sees is one of a former run or timeline of this server.
+pub fn is_former(snapshot: &Snapshot, registration: &Registration) -> bool {
+    registration.timeline != wal::timeline() || !is_alive(snapshot, registration.generation)
 }
 
 /// Why a reader may not use the registration that the snapshot sees, in words.

@@ -63,9 +63,11 @@ pub fn settle() -> Outcome<()> {
     let fresh = Fresh::push();
     let is_first = early.is_none();
     let mut early = early.unwrap_or_default();
+    let mut is_former = false;
     let settled = match super::registration(&fresh, is_locked) {
         Ok(Some(found)) => early.collect(&deadline).and_then(|()| {
             let delivery = Delivery::new(&found, &fresh.snapshot, xid, &deadline);
+            is_former = delivery.is_former;
             early.deliver(&found, &delivery, keys, is_first)
         }),
         Ok(None) => Ok(()),
@@ -73,7 +75,7 @@ pub fn settle() -> Outcome<()> {
     };
     TRANSACTION.with_borrow_mut(|transaction| {
         transaction.early = Some(early);
-        transaction.coarse = was_coarse || settled.is_err();
+        transaction.coarse = was_coarse || is_former || settled.is_err();
     });
     told(settled)
 }

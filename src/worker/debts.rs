@@ -17,7 +17,7 @@ use crate::connection;
 use crate::pg::error::Outcome;
 use crate::pg::snapshot::{Fresh, Snapshot};
 use crate::pg::transaction::{self, End};
-use crate::pg::{activity, host, table, utility, xact};
+use crate::pg::{activity, table, utility, xact};
 use crate::registry::{self, Registration};
 
 use super::{Pass, Step, outwait_writers, sweep};
@@ -159,7 +159,7 @@ fn settle(registration: &Registration, debts: &[Debt]) -> Result<(), Failure> {
     let in_progress = fresh.snapshot.in_progress();
     let bump = Bump {
         table: &registration.table,
-        incarnation: host::incarnation(),
+        generation: Some(registration.generation),
         xid,
         xmax: fresh.snapshot.xmax(),
         in_progress: &in_progress,
