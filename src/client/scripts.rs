@@ -12,7 +12,7 @@ use super::session::{Ask, ENTRY_PARTS, Session, TABLE_PARTS, parts};
 static FILL: LazyLock<Script> = LazyLock::new(|| Script::new(include_str!("lua/fill_4.lua")));
 static RELEASE: LazyLock<Script> = LazyLock::new(|| Script::new(include_str!("lua/release_1.lua")));
 
-static BUMP: LazyLock<Script> = LazyLock::new(|| Script::new(include_str!("lua/bump_2.lua")));
+static BUMP: LazyLock<Script> = LazyLock::new(|| Script::new(include_str!("lua/bump_1.lua")));
 
 static PEEK: LazyLock<Script> = LazyLock::new(|| Script::new(include_str!("lua/peek_1.lua")));
 

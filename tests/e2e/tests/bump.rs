@@ -20,7 +20,7 @@ struct Table {
 
 impl Table {
     fn new(redis: &Redis) -> Self {
-        let script = Script::new(include_str!("../../../src/client/lua/bump_2.lua"));
+        let script = Script::new(include_str!("../../../src/client/lua/bump_1.lua"));
         Table { script, key: tagtable::key(7, 5, 0), connection: redis.client(), generation: "abc" }
     }
 
