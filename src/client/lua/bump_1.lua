@@ -6,11 +6,11 @@
 -- must never be found unbumped. A version is made here, so a command that arrives twice or late
 -- makes a new one, never an old one. allow-oom: a full Redis must not keep a writer from this.
 -- After a crash PostgreSQL may give out transaction IDs again. A call that was sent before and
--- arrives after it would take a new owner of an ID for the one that its snapshot saw complete. So it
--- says of which generation it is, for each run of the server, and each timeline, makes one of its
--- own; and in a table of another it drops nobody. In a stub it may: whoever finds one owes. One that
--- read a generation of a former run makes a stub of the table, before late calls of that run may
--- drop it.
+-- arrives after it would take a new owner of an ID for the one that its snapshot saw complete. So
+-- it says of which generation it is, for each run of the server, and each timeline, makes one of
+-- its own; and in a table of another it drops nobody. In a stub it may: whoever finds one owes. One
+-- that read a generation of a former run makes a stub of the table, before late calls of that run
+-- may drop it.
 -- KEYS: tag table     ARGV: generation or '', xid, snapshot's xmax, its running xids by commas, bucket
 -- fields …     returns the table's generation, or nil
 local mine, xmax = ARGV[2], tonumber(ARGV[3])
