@@ -231,8 +231,8 @@ fn owe(xid: u64, owed: &Owed, coarse: bool) -> Outcome<()> {
         debts.retain(|(tag, _)| !transaction.owed.contains(tag));
         transaction.owed.extend(debts.iter().map(|(tag, _)| *tag));
     });
-    // A time of its own: the other may have run out over Redis, and an autovacuum that truncates the
-    // table is gone in a moment.
+    // A time of its own: the other may have run out over Redis, and an autovacuum that truncates
+    // the table is gone in a moment.
     lock(&Deadline::start(), registry::lock_debts)?;
     registry::owe(xid, &debts)
 }

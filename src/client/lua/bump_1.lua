@@ -11,8 +11,8 @@
 -- its own; and in a table of another it drops nobody. In a stub it may: whoever finds one owes. One
 -- that read a generation of a former run makes a stub of the table, before late calls of that run
 -- may drop it.
--- KEYS: tag table     ARGV: generation or '', xid, snapshot's xmax, its running xids by commas, bucket
--- fields …     returns the table's generation, or nil
+-- KEYS: tag table     ARGV: generation or '', xid, snapshot's xmax, its running xids by commas,
+-- bucket fields …     returns the table's generation, or nil
 local mine, xmax = ARGV[2], tonumber(ARGV[3])
 if ARGV[1] == '' then
   redis.call('HDEL', KEYS[1], 'R')
