@@ -361,6 +361,8 @@ REVOKE ALL ON FUNCTION redis_ping() FROM PUBLIC;
 REVOKE ALL ON FUNCTION redis_flush(text) FROM PUBLIC;
 REVOKE ALL ON FUNCTION redis_health_json() FROM PUBLIC;
 REVOKE ALL ON FUNCTION redis_health() FROM PUBLIC;
+-- Whoever may attach it to a table of their own names keys to be deleted, of whatever program.
+REVOKE ALL ON FUNCTION redis_invalidate() FROM PUBLIC;
 REVOKE ALL ON FUNCTION redis_touch(text) FROM PUBLIC;
 REVOKE ALL ON FUNCTION redis_repair_json() FROM PUBLIC;
 REVOKE ALL ON FUNCTION redis_repair() FROM PUBLIC;

@@ -29,6 +29,7 @@ mod delivery;
 mod early;
 
 use std::cell::{Cell, RefCell};
+use std::rc::Rc;
 use std::time::{Duration, Instant};
 
 use pg_cache_core::error::Error;
@@ -42,7 +43,7 @@ use crate::pg::error::Outcome;
 use crate::pg::snapshot::Fresh;
 use crate::pg::xact::{self, Listener};
 use crate::pg::{guc, host};
-use crate::registry;
+use crate::registry::{self, Registration};
 use crate::worker;
 
 use self::delivery::Delivery;
@@ -60,8 +61,8 @@ const LOCK_PAUSE: Duration = Duration::from_millis(5);
 #[derive(Default)]
 struct Transaction {
     pending: Option<Pending>,
-    /// Set once our part before the commit is done: what is noted later is settled at once.
-    settled: bool,
+    /// Set once our part before the end is done: what is noted later is settled at once.
+    settled: Option<End>,
     /// What stands in `redis_debt` already.
     owed: Vec<Tag>,
     /// Keys were settled early, and nobody remembers which.
@@ -113,8 +114,8 @@ fn with_pending(work: impl FnOnce(&mut Pending)) {
     });
 }
 
-/// Notes something, and says how many keys are pending then and whether it came late.
-fn noted(work: impl FnOnce(&mut Pending, u32)) -> (usize, bool) {
+/// Notes something, and says how many keys are pending then and after which end it came, if late.
+fn noted(work: impl FnOnce(&mut Pending, u32)) -> (usize, Option<End>) {
     TRANSACTION.with_borrow_mut(|transaction| {
         let pending = transaction.pending.get_or_insert_with(|| Pending::with_limits(GROUPS_MAX));
         work(pending, xact::level());
@@ -129,8 +130,8 @@ pub fn note(tag: Tag) -> Outcome<()> {
         return Ok(());
     }
     let (_, late) = noted(|pending, level| pending.note(level, tag));
-    if late {
-        return settle(End::Commit);
+    if let Some(end) = late {
+        return settle(end);
     }
     LAST.set(last);
     Ok(())
@@ -139,14 +140,14 @@ pub fn note(tag: Tag) -> Outcome<()> {
 /// Notes a row group; beyond a limit the relation's groups become its `whole` tag.
 pub fn note_group(relation: u32, tag: Tag) -> Outcome<()> {
     let (_, late) = noted(|pending, level| pending.note_group(level, relation, tag));
-    if late { settle(End::Commit) } else { Ok(()) }
+    late.map_or(Ok(()), settle)
 }
 
 /// Notes a key, without the database's prefix, that is to be gone before the commit returns.
 pub fn note_key(key: &[u8]) -> Outcome<()> {
     let (keys, late) = noted(|pending, level| pending.note_key(level, key));
-    if late {
-        return settle(End::Commit);
+    if let Some(end) = late {
+        return settle(end);
     }
     let is_full = keys >= guc::pending_keys_max();
     if is_full || early::is_due(keys) { early::settle() } else { Ok(()) }
@@ -162,7 +163,7 @@ enum End {
 fn settle(end: End) -> Outcome<()> {
     let Some(xid) = xact::xid() else { return Ok(()) };
     let taken = TRANSACTION.with_borrow_mut(|transaction| {
-        transaction.settled = true;
+        transaction.settled = Some(end);
         LAST.set(None);
         // Once prepared, nobody waits for us, and what was bumped may be lost with its table.
         transaction.coarse |= end == End::Prepare && transaction.early.is_some();
@@ -177,24 +178,28 @@ fn settle(end: End) -> Outcome<()> {
         return Ok(());
     }
     let coarse = early::finish(&deadline)? || coarse;
-    let is_locked = lock(&deadline)?;
+    let is_locked = lock(&deadline, registry::lock_for_writing)?;
+    if !is_locked && registry::is_gone() {
+        return Ok(());
+    }
     let fresh = Fresh::push();
-    let registration = registry::seen(&fresh.snapshot).filter(|found| found.is_made());
-    let settled = match (&registration, is_locked) {
-        // Without the lock nobody waits for us, and then we cannot even read the row.
-        (_, false) => Err(Failure::new(Reason::Timeout, "redis_server is locked")),
-        (Some(found), true) => {
-            let delivery = Delivery::new(found, &fresh.snapshot, xid, &deadline);
-            delivery.settle(&delivery::buckets_of(found, &owed), &owed.keys)
+    let mut is_former = false;
+    let settled = match registration(&fresh, is_locked) {
+        Ok(Some(found)) => {
+            let delivery = Delivery::new(&found, &fresh.snapshot, xid, &deadline);
+            is_former = delivery.is_former;
+            delivery.settle(&delivery::buckets_of(&found, &owed), &owed.keys)
         }
         // Nobody can use a generation that was not made, and who makes it waits for us; unless we
         // are prepared, when only a debt tells of us.
-        (None, true) if end == End::Commit => return Ok(()),
-        (None, true) => Ok(()),
+        Ok(None) if end == End::Commit => return Ok(()),
+        Ok(None) => Ok(()),
+        Err(failure) => Err(failure),
     };
     let must_owe = match settled {
-        // The worker does not wait for a prepared transaction: it learns of it by its debt.
-        Ok(()) => end == End::Prepare,
+        // The worker does not wait for a prepared transaction: it learns of it by its debt. And in
+        // a generation of a former run, late calls of that run may drop us from the lists.
+        Ok(()) => end == End::Prepare || is_former,
         Err(failure) => {
             refuse_if_asked(&failure)?;
             connection::warn_unsettled(&failure);
@@ -209,14 +214,23 @@ fn settle(end: End) -> Outcome<()> {
     Ok(())
 }
 
+/// The registration that counts for a writer. Without the lock nobody waits for us, and then we
+/// cannot even read the row.
+fn registration(fresh: &Fresh, is_locked: bool) -> Result<Option<Rc<Registration>>, Failure> {
+    if !is_locked {
+        return Err(Failure::new(Reason::Timeout, "redis_server is locked"));
+    }
+    registry::seen_by_writer(&fresh.snapshot)
+}
+
 /// Takes the lock that tells the worker of us, and keeps it until the transaction ends. VACUUM
 /// FULL, REINDEX or DROP EXTENSION may hold the table for longer than a commit can wait.
-fn lock(deadline: &Deadline) -> Outcome<bool> {
+fn lock(deadline: &Deadline, take: fn() -> bool) -> Outcome<bool> {
     loop {
-        if registry::lock_for_writing() {
+        if take() {
             return Ok(true);
         }
-        if deadline.left().is_zero() {
+        if deadline.left().is_zero() || registry::is_gone() {
             return Ok(false);
         }
         host::pause_for(LOCK_PAUSE.min(deadline.left()));
@@ -234,6 +248,9 @@ fn owe(xid: u64, owed: &Owed, coarse: bool) -> Outcome<()> {
         debts.retain(|(tag, _)| !transaction.owed.contains(tag));
         transaction.owed.extend(debts.iter().map(|(tag, _)| *tag));
     });
+    // A time of its own: the other may have run out over Redis, and an autovacuum that truncates
+    // the table is gone in a moment.
+    lock(&Deadline::start(), registry::lock_debts)?;
     registry::owe(xid, &debts)
 }
 

@@ -71,7 +71,17 @@ thread_local! {
     static ALIVE: Cell<Option<(u128, bool)>> = const { Cell::new(None) };
 }
 
-/// The registration that the snapshot sees, as a writer needs it.
+/// The registration that the snapshot sees, for a writer that holds the lock already: opened in the
+/// same mode, for which nobody who waits behind us is in the way. A table that cannot be opened is
+/// not one without a row: taken for that, the writer would tell nobody of its changes.
+pub fn seen_by_writer(snapshot: &Snapshot) -> Result<Option<Rc<Registration>>, Failure> {
+    let table = open_for(WRITE_LOCK, |tables| tables.server)
+        .ok_or_else(|| Failure::new(Reason::Timeout, "redis_server is locked"))?;
+    let found = snapshot.first(&table, decoded).flatten();
+    Ok(found.filter(|found| found.is_made()))
+}
+
+/// The registration that the snapshot sees.
 pub fn seen(snapshot: &Snapshot) -> Option<Rc<Registration>> {
     let table = open(|tables| tables.server)?;
     snapshot.first(&table, decoded)?
@@ -82,10 +92,15 @@ pub fn usable(snapshot: &Snapshot) -> Result<Rc<Registration>, Reason> {
     let registration = seen(snapshot).filter(|found| found.is_made());
     let registration = registration.ok_or(Reason::Unregistered)?;
     // Both are read after the snapshot was taken.
-    if registration.timeline != wal::timeline() || !is_alive(snapshot, registration.generation) {
+    if is_former(snapshot, &registration) {
         return Err(Reason::Unregistered);
     }
     Ok(registration)
+}
+
+/// Whether a registration that the snapshot sees is one of a former run or timeline of this server.
+pub fn is_former(snapshot: &Snapshot, registration: &Registration) -> bool {
+    registration.timeline != wal::timeline() || !is_alive(snapshot, registration.generation)
 }
 
 /// Why a reader may not use the registration that the snapshot sees, in words.
@@ -128,12 +143,16 @@ fn is_alive(snapshot: &Snapshot, generation: u128) -> bool {
 
 /// Whether the snapshot sees a debt for one of these tags.
 pub fn owes(snapshot: &Snapshot, tags: &[Tag]) -> bool {
-    let Some(tables) = Tables::find() else { return false };
+    if !is_installed() {
+        return false;
+    }
     let Some(table) = open(|tables| tables.debt) else { return true };
     if table.is_bare() || host::skips("guard.debt") {
         return false;
     }
-    tags.iter().any(|tag| snapshot.has(&table, tables.debt_index, tag.0 as i64))
+    // REINDEX may hold the index, or have put another in its place.
+    let Some(index) = open(|tables| tables.debt_index) else { return true };
+    tags.iter().any(|tag| snapshot.has(&table, index.oid(), tag.0 as i64))
 }
 
 /// Whether the snapshot sees any debt.
@@ -162,14 +181,29 @@ pub fn lock_for_writing() -> bool {
     kept.is_some()
 }
 
+/// The same for what is owed: who looks for writers of debts finds this one.
+pub fn lock_debts() -> bool {
+    open_for(WRITE_LOCK, |tables| tables.debt).map(Table::keep_lock).is_some()
+}
+
+/// The oid of `redis_debt`.
+pub fn debt_table() -> Option<Oid> {
+    Tables::find().map(|tables| tables.debt)
+}
+
 /// The oid of `redis_server`.
 pub fn server_table() -> Option<Oid> {
     Tables::find().map(|tables| tables.server)
 }
 
-/// Whether the extension stands in this database.
+/// Whether the extension stands in this database, as far as this backend remembers.
 pub fn is_installed() -> bool {
     Tables::find().is_some()
+}
+
+/// Whether it is gone, dropped by this very transaction at the latest.
+pub fn is_gone() -> bool {
+    Tables::find_again().is_none()
 }
 
 /// The key of a debt that means every key of this database.

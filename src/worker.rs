@@ -120,9 +120,11 @@ fn run(errand: Errand) -> Outcome<()> {
     loop {
         let pass = worker.pass()?;
         activity::idle();
-        if matches!(pass, Pass::Worked) {
+        // Whoever owes woke us before its commit record, which may wait for a replica.
+        let is_owing = matches!(pass, Pass::Done) && somebody_owes();
+        if matches!(pass, Pass::Worked) || is_owing {
             idle_since_ms = host::monotonic_ms();
-            bgworker::wait(0);
+            bgworker::wait(if is_owing { LOOK_EVERY_MS } else { 0 });
             continue;
         }
         let limit_ms = if matches!(pass, Pass::Absent) { ABSENT_MS_MAX } else { IDLE_MS_MAX };
@@ -254,6 +256,11 @@ fn look() -> Outcome<Option<Look>> {
         };
         Ok(End::Commit(Some(look)))
     })
+}
+
+/// Whether a transaction that is not over has written debts.
+fn somebody_owes() -> bool {
+    registry::debt_table().is_some_and(|table| !lockers::holders(table).is_empty())
 }
 
 /// Waits until everybody who holds a lock on `redis_server` for writing has ended.

@@ -63,8 +63,9 @@ pub fn fill(session: &mut Session, entry: &Fill<'_>) -> RedisResult<Filled> {
 /// What a transaction tells the tag table before it commits.
 pub struct Bump<'a> {
     pub table: &'a [u8],
-    /// When this run of PostgreSQL began: transaction IDs of another run may be given out again.
-    pub incarnation: u64,
+    /// In a table of another generation nobody is dropped: after a crash, transaction IDs may be
+    /// given out again. `None`: that of a former run, which ends with this.
+    pub generation: Option<u128>,
     pub xid: u64,
     /// Of a snapshot taken a moment ago: its end, and the transactions that ran in it.
     pub xmax: u64,
@@ -97,11 +98,13 @@ impl Settlement {
         let mut pipeline = redis::pipe();
         let running: Vec<String> = bump.in_progress.iter().map(u64::to_string).collect();
         let running = running.join(",");
+        let generation = bump.generation.map(tagtable::generation_text);
+        let generation = generation.as_ref().map_or(&[][..], |text| &text[..]);
         let chunks = bump.buckets.chunks(BUMP_BUCKETS_MAX);
         let bumps = chunks.len();
         for buckets in chunks {
             let call = pipeline.cmd("EVALSHA").arg(BUMP.get_hash()).arg(1).arg(bump.table);
-            call.arg(bump.incarnation).arg(bump.xid).arg(bump.xmax).arg(&running);
+            call.arg(generation).arg(bump.xid).arg(bump.xmax).arg(&running);
             for bucket in buckets {
                 call.arg(bucket.field());
             }

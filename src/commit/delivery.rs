@@ -16,7 +16,7 @@ use crate::client::scripts::{Bump, Generations, Settlement};
 use crate::client::session::Session;
 use crate::pg::snapshot::Snapshot;
 use crate::pg::{host, xact};
-use crate::registry::Registration;
+use crate::registry::{self, Registration};
 use crate::{connection, stats};
 
 use super::Deadline;
@@ -27,6 +27,8 @@ pub struct Delivery<'a> {
     snapshot: &'a Snapshot,
     xid: u64,
     deadline: &'a Deadline,
+    /// The generation is one of a former run or timeline: the transaction ends it, and owes.
+    pub is_former: bool,
 }
 
 /// The buckets of what is owed, each once.
@@ -61,7 +63,8 @@ impl<'a> Delivery<'a> {
         xid: u64,
         deadline: &'a Deadline,
     ) -> Self {
-        Self { registration, snapshot, xid, deadline }
+        let is_former = registry::is_former(snapshot, registration);
+        Self { registration, snapshot, xid, deadline, is_former }
     }
 
     /// One round trip.
@@ -80,7 +83,10 @@ impl<'a> Delivery<'a> {
         let keys = self.entry_keys(keys);
         connection::ask_within(self.deadline.left(), |session| {
             let found = self.settlement(session, buckets, &keys).settle(session)?;
-            check(self.registration, session, &found)
+            match self.is_former {
+                true => self.registration.check(session.server()),
+                false => check(self.registration, session, &found),
+            }
         })
     }
 
@@ -113,7 +119,7 @@ impl<'a> Delivery<'a> {
         let drops_all = host::skips("guard.droplist");
         let bump = Bump {
             table: &self.registration.table,
-            incarnation: host::incarnation(),
+            generation: (!self.is_former).then_some(self.registration.generation),
             xid: self.xid,
             xmax: if drops_all { u64::MAX } else { self.snapshot.xmax() },
             in_progress: if drops_all { &[] } else { &in_progress },

@@ -10,7 +10,6 @@ use std::collections::HashSet;
 use std::rc::Rc;
 
 use pg_cache_core::pending::{Owed, Pending};
-use pg_cache_core::reason::Reason;
 use pg_cache_core::tag::Bucket;
 
 use crate::client::failure::Failure;
@@ -51,27 +50,32 @@ pub fn is_due(keys: usize) -> bool {
 /// Settles the keys that are pending now.
 pub fn settle() -> Outcome<()> {
     let Some(xid) = xact::xid() else { return Ok(()) };
-    let (keys, early) = TRANSACTION.with_borrow_mut(|transaction| {
+    // Until it is done nobody else knows of these keys: an error or a cancel that is caught in a
+    // savepoint leaves the transaction owing everything.
+    let (keys, early, was_coarse) = TRANSACTION.with_borrow_mut(|transaction| {
         let keys = transaction.pending.as_mut().map(Pending::take_keys).unwrap_or_default();
-        (keys, transaction.early.take())
+        let was_coarse = std::mem::replace(&mut transaction.coarse, true);
+        (keys, transaction.early.take(), was_coarse)
     });
     let deadline = Deadline::start();
-    let is_locked = xact::with_lasting_locks(|| super::lock(&deadline))?;
+    let is_locked =
+        xact::with_lasting_locks(|| super::lock(&deadline, registry::lock_for_writing))?;
     let fresh = Fresh::push();
-    let registration = registry::seen(&fresh.snapshot).filter(|found| found.is_made());
     let is_first = early.is_none();
     let mut early = early.unwrap_or_default();
-    let settled = match (&registration, is_locked) {
-        (_, false) => Err(Failure::new(Reason::Timeout, "redis_server is locked")),
-        (Some(found), true) => early.collect(&deadline).and_then(|()| {
-            let delivery = Delivery::new(found, &fresh.snapshot, xid, &deadline);
-            early.deliver(found, &delivery, keys, is_first)
+    let mut is_former = false;
+    let settled = match super::registration(&fresh, is_locked) {
+        Ok(Some(found)) => early.collect(&deadline).and_then(|()| {
+            let delivery = Delivery::new(&found, &fresh.snapshot, xid, &deadline);
+            is_former = delivery.is_former;
+            early.deliver(&found, &delivery, keys, is_first)
         }),
-        (None, true) => Ok(()),
+        Ok(None) => Ok(()),
+        Err(failure) => Err(failure),
     };
     TRANSACTION.with_borrow_mut(|transaction| {
         transaction.early = Some(early);
-        transaction.coarse |= settled.is_err();
+        transaction.coarse = was_coarse || is_former || settled.is_err();
     });
     told(settled)
 }

@@ -118,12 +118,6 @@ pub fn started_at() -> pg_sys::Datum {
     pg_sys::Datum::from(unsafe { pg_sys::PgStartTime })
 }
 
-/// The same as a number that grows with every start, as far as the clock does.
-pub fn incarnation() -> u64 {
-    // SAFETY: as above.
-    unsafe { pg_sys::PgStartTime }.cast_unsigned()
-}
-
 /// The process id of this backend.
 pub fn pid() -> i32 {
     // SAFETY: a global of the backend.

@@ -150,6 +150,11 @@ impl Table {
         found
     }
 
+    pub fn oid(&self) -> pg_sys::Oid {
+        // SAFETY: the relation is open.
+        unsafe { (*self.relation).rd_id }
+    }
+
     /// Whether the table has no block at all, hence no row.
     pub fn is_bare(&self) -> bool {
         let fork = pg_sys::ForkNumber::MAIN_FORKNUM;

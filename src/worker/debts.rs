@@ -8,16 +8,16 @@
 use pg_cache_core::key::EntryKeys;
 use pg_cache_core::reason::Reason;
 use pg_cache_core::tag::{Bucket, Tag};
-use pg_cache_core::tagtable;
+use pg_cache_core::tagtable::{self, Field};
 use serde_json::Value;
 
 use crate::client::failure::Failure;
 use crate::client::scripts::{Bump, Settlement};
 use crate::connection;
 use crate::pg::error::Outcome;
-use crate::pg::snapshot::Fresh;
+use crate::pg::snapshot::{Fresh, Snapshot};
 use crate::pg::transaction::{self, End};
-use crate::pg::{activity, host, table, utility};
+use crate::pg::{activity, table, utility, xact};
 use crate::registry::{self, Registration};
 
 use super::{Pass, Step, outwait_writers, sweep};
@@ -28,10 +28,11 @@ const STEP_DEBTS: u32 = 1000;
 /// A debt that means every key of the database: the catalogue's tag, and no key of that name.
 const IS_FOR_ALL_KEYS: &str = "(tag = -1 AND key IS NOT DISTINCT FROM '*')";
 
-/// One debt: what to bump, and what to delete.
+/// One debt: what to bump, what to delete, and who owed it.
 struct Debt {
     tag: Tag,
     key: Option<String>,
+    xid: u64,
 }
 
 /// Pays one step of the debts.
@@ -68,7 +69,9 @@ fn pay_for_all_keys(registration: &Registration) -> Step<Pass> {
                FROM {schema}.redis_debt WHERE {IS_FOR_ALL_KEYS}"
         );
         let Some(owed) = utility::ask(&owed)? else { return Ok(End::Abort(Ok(None))) };
-        let everything = [Debt { tag: Tag::CATALOGUE, key: None }];
+        let xids = owed.split(',').filter_map(|xid| xid.parse().ok());
+        let everything: Vec<Debt> =
+            xids.map(|xid| Debt { tag: Tag::CATALOGUE, key: None, xid }).collect();
         Ok(match settle(registration, &everything) {
             Ok(()) => End::Commit(Ok(Some(owed))),
             Err(failure) => End::Abort(Err(failure)),
@@ -101,16 +104,38 @@ fn take_step(schema: &str) -> Outcome<Vec<Debt>> {
          taken AS (
              DELETE FROM {schema}.redis_debt AS debt USING step
               WHERE debt.tag = step.tag AND debt.xid = step.xid
-              RETURNING debt.tag, debt.key)
-         SELECT pg_catalog.json_agg(pg_catalog.json_build_array(tag, key)) FROM taken"
+              RETURNING debt.tag, debt.key, debt.xid)
+         SELECT pg_catalog.json_agg(pg_catalog.json_build_array(tag, key, xid::text)) FROM taken"
     ))?;
     let taken = taken.and_then(|taken| serde_json::from_str(&taken).ok());
     let Some(Value::Array(rows)) = taken else { return Ok(Vec::new()) };
     let debt = |row: &Value| {
         let tag = Tag(row[0].as_i64().unwrap_or_default().cast_unsigned());
-        Debt { tag, key: row[1].as_str().map(str::to_owned) }
+        let xid = row[2].as_str().and_then(|xid| xid.parse().ok()).unwrap_or_default();
+        Debt { tag, key: row[1].as_str().map(str::to_owned), xid }
     };
     Ok(rows.iter().map(debt).collect())
+}
+
+/// Who owes a change of the schema, or stands in the catalogue's list, may be visible and about to
+/// send its messages. Readers who find us in its place would trust their caches too early: so not
+/// before it has let go of the lock on its id.
+fn check_messages(
+    registration: &Registration,
+    snapshot: &Snapshot,
+    debts: &[Debt],
+) -> Result<(), Failure> {
+    let mut ask = redis::cmd("HGET");
+    ask.arg(&registration.table).arg(tagtable::CATALOGUE);
+    let found: Option<Vec<u8>> = connection::ask(|session| Ok(ask.query(session)?))?;
+    let listed = Field::parse(found.as_deref()).unwrap_or_default().xids;
+    let owing = debts.iter().filter(|debt| debt.tag == Tag::CATALOGUE).map(|debt| debt.xid);
+    for xid in listed.into_iter().chain(owing).filter(|xid| snapshot.is_complete(*xid)) {
+        if !xact::has_let_go(xid) {
+            return Err(Failure::new(Reason::Catalogue, "a schema change is ending"));
+        }
+    }
+    Ok(())
 }
 
 /// BUMP and DEL, with the id and a snapshot of the transaction at hand.
@@ -120,6 +145,9 @@ fn settle(registration: &Registration, debts: &[Debt]) -> Result<(), Failure> {
     let now = registry::usable(&fresh.snapshot).ok();
     if now.map(|now| now.generation) != Some(registration.generation) {
         return Err(Failure::new(Reason::Generation, "another generation was registered"));
+    }
+    if debts.iter().any(|debt| debt.tag == Tag::CATALOGUE) {
+        check_messages(registration, &fresh.snapshot, debts)?;
     }
     let mut buckets: Vec<Bucket> =
         debts.iter().map(|debt| debt.tag.bucket(registration.buckets)).collect();
@@ -131,7 +159,7 @@ fn settle(registration: &Registration, debts: &[Debt]) -> Result<(), Failure> {
     let in_progress = fresh.snapshot.in_progress();
     let bump = Bump {
         table: &registration.table,
-        incarnation: host::incarnation(),
+        generation: Some(registration.generation),
         xid,
         xmax: fresh.snapshot.xmax(),
         in_progress: &in_progress,

@@ -6,16 +6,19 @@
 -- must never be found unbumped. A version is made here, so a command that arrives twice or late
 -- makes a new one, never an old one. allow-oom: a full Redis must not keep a writer from this.
 -- After a crash PostgreSQL may give out transaction IDs again. A call that was sent before and
--- arrives after it would take a new owner of an ID for the one that its snapshot saw complete: so
--- it says of which run of the server it is, and where the table knows another, it drops nobody.
--- KEYS: tag table     ARGV: start of the run in us, xid, snapshot's xmax, its running xids by
--- commas, bucket fields …     returns the table's generation, or nil
-local run, mine, xmax = ARGV[1], ARGV[2], tonumber(ARGV[3])
-local known = redis.call('HGET', KEYS[1], 'I')
-local may_drop = known == run
-if not known or tonumber(known) < tonumber(run) then
-  redis.call('HSET', KEYS[1], 'I', run)
+-- arrives after it would take a new owner of an ID for the one that its snapshot saw complete. So
+-- it says of which generation it is, for each run of the server, and each timeline, makes one of
+-- its own; and in a table of another it drops nobody. In a stub it may: whoever finds one owes. One
+-- that read a generation of a former run makes a stub of the table, before late calls of that run
+-- may drop it.
+-- KEYS: tag table     ARGV: generation or '', xid, snapshot's xmax, its running xids by commas,
+-- bucket fields …     returns the table's generation, or nil
+local mine, xmax = ARGV[2], tonumber(ARGV[3])
+if ARGV[1] == '' then
+  redis.call('HDEL', KEYS[1], 'R')
 end
+local generation = redis.call('HGET', KEYS[1], 'R')
+local may_drop = not generation or generation == ARGV[1]
 local running = {}
 for xid in string.gmatch(ARGV[4], '%d+') do
   running[xid] = true
@@ -42,4 +45,4 @@ for first = 5, #ARGV, STEP do
   end
   redis.call('HSET', KEYS[1], unpack(set))
 end
-return redis.call('HGET', KEYS[1], 'R')
+return generation

@@ -14,20 +14,20 @@ struct Table {
     script: Script,
     key: Vec<u8>,
     connection: Connection,
-    /// When the run of PostgreSQL began that bumps.
-    run: u64,
+    /// The generation that bumps.
+    generation: &'static str,
 }
 
 impl Table {
     fn new(redis: &Redis) -> Self {
         let script = Script::new(include_str!("../../../src/client/lua/bump_1.lua"));
-        Table { script, key: tagtable::key(7, 5, 0), connection: redis.client(), run: 2 }
+        Table { script, key: tagtable::key(7, 5, 0), connection: redis.client(), generation: "abc" }
     }
 
     fn bump(&mut self, x: u64, xmax: u64, running: &[u64], buckets: &[Bucket]) -> Option<String> {
         let running: Vec<String> = running.iter().map(u64::to_string).collect();
         let mut call = self.script.key(&self.key[..]);
-        call.arg(self.run).arg(x).arg(xmax).arg(running.join(","));
+        call.arg(self.generation).arg(x).arg(xmax).arg(running.join(","));
         for bucket in buckets {
             call.arg(bucket.field());
         }
@@ -105,22 +105,23 @@ fn a_full_redis_does_not_keep_a_writer_from_its_bump() {
 }
 
 #[test]
-fn a_bump_of_another_run_of_postgresql_drops_nobody() {
+fn a_bump_of_another_generation_drops_nobody() {
     // Danger: sent before a crash and arriving after it, it takes the new owner of a transaction ID
     // for the old one, which its snapshot saw complete; and an old value is filled.
     let redis = Redis::start();
     let mut table = Table::new(&redis);
     let bucket = Bucket(1);
     table.bump(3, 4, &[], &[bucket]);
-    table.run = 1;
+    let key = table.key.clone();
+    let mut own = |table: &mut Table, generation: &str| {
+        redis::cmd("HSET").arg(&key).arg("R").arg(generation).exec(&mut table.connection).unwrap();
+    };
+    own(&mut table, "other");
     table.bump(4, 4, &[], &[bucket]);
     assert_eq!(table.field(bucket).xids, [4, 3]);
-    table.run = 2;
+    own(&mut table, "abc");
     table.bump(5, 5, &[], &[bucket]);
-    assert_eq!(table.field(bucket).xids, [5], "the present run drops as before");
-    table.run = 3;
-    table.bump(6, 9, &[], &[bucket]);
-    assert_eq!(table.field(bucket).xids, [6, 5], "a new run drops nobody at first");
-    table.bump(7, 9, &[], &[bucket]);
-    assert_eq!(table.field(bucket).xids, [7]);
+    assert_eq!(table.field(bucket).xids, [5], "its own generation drops, whoever came before");
+    table.generation = "";
+    assert_eq!(table.bump(6, 6, &[], &[bucket]), None, "one of a former run ends it");
 }

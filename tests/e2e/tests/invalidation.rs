@@ -182,3 +182,28 @@ fn many_rows_need_bounded_memory() {
     assert_eq!(gone(&scene, &mut client, &keys, insert), set(&keys[..3]));
     assert_eq!(gone(&scene, &mut client, &keys, "UPDATE u SET v = v + 1"), set(&keys[..3]));
 }
+
+#[test]
+fn only_who_was_granted_it_names_keys_to_delete() {
+    // Danger: anybody with a table of their own deletes the keys of every program on that Redis.
+    let (scene, mut client) = registered();
+    let role = scene.create_role("anybody");
+    client
+        .batch_execute(&format!("CREATE SCHEMA own AUTHORIZATION {role}; CREATE TABLE u (id int)"))
+        .unwrap();
+    let mut other = scene.connect_as(&role);
+    let attach = |table: &str| {
+        format!(
+            "CREATE TRIGGER k AFTER INSERT ON {table} FOR EACH ROW
+                 EXECUTE FUNCTION redis_invalidate('session:1')"
+        )
+    };
+    other.batch_execute("CREATE TABLE own.t (id int)").unwrap();
+    let error = other.batch_execute(&attach("own.t")).unwrap_err();
+    assert_eq!(error.code().unwrap().code(), "42501");
+    client.batch_execute(&attach("u")).unwrap();
+    client.batch_execute(&format!("GRANT INSERT ON u TO {role}")).unwrap();
+    let keys = ["session:1"];
+    let found = gone(&scene, &mut other, &keys, "INSERT INTO u VALUES (1)");
+    assert_eq!(found, set(&keys), "who writes the table needs no grant");
+}

@@ -13,6 +13,7 @@ mod flush_health;
 mod implicit;
 mod interrupts;
 mod invalidation;
+mod maintenance;
 mod misbehaving;
 mod plans;
 mod privileges;

@@ -176,7 +176,7 @@ fn bump_keeps_the_writers_that_run() {
 }
 
 #[test]
-fn bump_drops_nobody_of_another_run_of_postgres() {
+fn bump_drops_nobody_of_another_generation() {
     // Danger: PostgreSQL crashes and gives out an xid again; a BUMP of before the crash arrives,
     // and takes the new owner of the xid for one that had ended.
     let world = World {
@@ -187,9 +187,9 @@ fn bump_drops_nobody_of_another_run_of_postgres() {
         writers: &[PLAIN, PLAIN],
         ..CALM
     };
-    assert_needed(&[Incarnation], OldValue, world);
+    assert_needed(&[OwnGeneration], OldValue, world);
     let readers = &[Reading { calls: 2, ..STANDBY }];
-    assert_needed(&[Incarnation], Stale, World { named: 0, readers, ..world });
+    assert_needed(&[OwnGeneration], Stale, World { named: 0, readers, ..world });
 }
 
 #[test]

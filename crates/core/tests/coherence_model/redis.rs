@@ -16,8 +16,8 @@ pub struct Bump {
     pub xid: Xid,
     pub snapshot: Snapshot,
     pub tags: u8,
-    /// Which run of PostgreSQL the transaction belongs to.
-    pub incarnation: u8,
+    /// The generation that it read is not alive: the table is no longer that one's.
+    pub ends: bool,
 }
 
 /// Executes BUMP, on a stub where there is no table. Returns the table's generation.
@@ -27,8 +27,13 @@ pub fn bump(world: &World, found: &mut Option<Table>, order: &Bump, mine: u8) ->
         return generation;
     }
     let table = found.get_or_insert_default();
-    let drops = table.incarnation == order.incarnation || !world.has(Guard::Incarnation);
-    table.incarnation = table.incarnation.max(order.incarnation);
+    if order.ends && world.has(Guard::OwnGeneration) {
+        table.generation = None;
+    }
+    let generation = table.generation;
+    // Whoever bumps a table of another generation than its own owes, so may be dropped by anybody;
+    // in one of its own it is dropped by that generation's only.
+    let drops = generation.is_none_or(|found| found == mine) || !world.has(Guard::OwnGeneration);
     for field in (0..FIELDS).filter(|field| order.tags & 1 << field != 0) {
         table.counter += 1;
         let cell = &mut table.cells[field];

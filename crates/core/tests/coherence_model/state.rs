@@ -99,8 +99,6 @@ pub struct Table {
     pub claim: u8,
     /// The value of the counter when the claim was made.
     pub claimed_at: u8,
-    /// The latest run of PostgreSQL that bumped here.
-    pub incarnation: u8,
     pub cells: [Cell; FIELDS],
 }
 
@@ -191,7 +189,8 @@ pub struct Writer {
     /// Keys of these that are not deleted yet.
     pub keys_left: u8,
     pub bumped: bool,
-    pub incarnation: u8,
+    /// Found a generation that is not alive, and ends it.
+    pub ends: bool,
     pub owes: bool,
     pub flight: Flight,
 }
@@ -406,11 +405,6 @@ impl State {
         let started = Xids(self.running.0 | self.finished.0);
         let next = finished.iter().max().unwrap_or(0) + 1;
         Snapshot { running: Xids(started.0 & !finished.0 & ((1 << next) - 1)), next }
-    }
-
-    /// Which run of PostgreSQL this is.
-    pub fn incarnation(&self) -> u8 {
-        self.used.crashes + self.used.restores
     }
 
     pub fn assign(&mut self) -> Xid {

@@ -307,13 +307,12 @@ fn pay_bump(steps: &mut Steps<'_>) {
     steps.add(Who::Worker, "bumps what is owed", |state, _| {
         let is_proven = state.is_proven(generation, worker.server);
         let (tags, _) = sum(state, worker.debts);
-        let incarnation = state.incarnation();
         let server = &mut state.servers[worker.server as usize];
         if !server.is_master {
             return give_up(state);
         }
         let Worker { xid, snapshot, .. } = worker;
-        let order = redis::Bump { xid, snapshot, tags, incarnation };
+        let order = redis::Bump { xid, snapshot, tags, ends: false };
         let found = match world.has(Guard::PayBump) {
             true => redis::bump(world, &mut server.data.table, &order, generation),
             false => server.data.table.and_then(|table| table.generation),

@@ -125,8 +125,9 @@ pub enum Guard {
     Coarse,
     /// A change of the schema waits for the messages of those that it drops from the list.
     MessagesPass,
-    /// BUMP drops nobody from the lists of another run of PostgreSQL: xids mean other transactions.
-    Incarnation,
+    /// BUMP drops nobody from the lists of another generation: after a crash, xids mean other
+    /// transactions.
+    OwnGeneration,
     /// BUMP comes before DEL.
     BumpFirst,
     /// DEL takes the lease too.

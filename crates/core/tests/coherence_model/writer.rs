@@ -19,8 +19,8 @@ pub fn steps(steps: &mut Steps<'_>, place: usize) {
             steps.add(who, "begins and writes", |state, outcome| {
                 let xid = state.assign();
                 let snapshot = state.snapshot();
-                let (at, incarnation) = (WriterAt::Running, state.incarnation());
-                let begun = Writer { at, xid, snapshot, incarnation, ..Writer::default() };
+                let at = WriterAt::Running;
+                let begun = Writer { at, xid, snapshot, ..Writer::default() };
                 state.writers[place] = begun;
                 go_on(world, state, outcome, place);
             });
@@ -128,6 +128,7 @@ fn look(steps: &mut Steps<'_>, place: usize) {
         }
         state.writers[place].has_lock = true;
         let generation = state.generation_under(&state.writers[place].snapshot);
+        state.writers[place].ends = generation < state.alive_from;
         let writer = &mut state.writers[place];
         writer.generation = generation;
         (writer.tags, writer.keys) = decide::owed(world, world.writers[place], writer);
@@ -213,8 +214,8 @@ fn bump(steps: &mut Steps<'_>, place: usize) {
 fn bump_there(world: &World, state: &mut State, place: usize) -> bool {
     let writer = state.writers[place];
     let table = &mut state.servers[writer.server as usize].data.table;
-    let Writer { xid, snapshot, tags, incarnation, .. } = writer;
-    let order = redis::Bump { xid, snapshot, tags, incarnation };
+    let Writer { xid, snapshot, tags, ends, .. } = writer;
+    let order = redis::Bump { xid, snapshot, tags, ends };
     redis::bump(world, table, &order, writer.generation) == Some(writer.generation)
 }
 
@@ -344,7 +345,6 @@ pub fn forget(state: &mut State, place: usize) {
         flight => Writer {
             flight,
             snapshot: was.snapshot,
-            incarnation: was.incarnation,
             generation: was.generation,
             server: was.server,
             tags: was.tags,
