@@ -212,3 +212,20 @@ fn no_change_leaves_an_exact_entry_behind() {
         }
     }
 }
+
+#[test]
+fn the_name_of_the_database_is_part_of_what_is_read() {
+    // Danger: ALTER DATABASE RENAME fires no event trigger, and the oid stays.
+    let scene = Scene::new();
+    let old = format!("{}_old", scene.database());
+    let new = format!("{}_new", scene.database());
+    scene.create_database(&old);
+    let query = "SELECT current_database() AS a, current_catalog AS b";
+    fill_exact(&mut scene.connect_to("postgres", &old), "name", query);
+    let rename = format!("ALTER DATABASE {old} RENAME TO {new}");
+    pg_cache_testbed::eventually(std::time::Duration::from_secs(30), "nobody is connected", || {
+        scene.connect().batch_execute(&rename).is_ok()
+    });
+    let mut renamed = scene.connect_to("postgres", &new);
+    assert_eq!(cached(&mut renamed, "name", query), direct(&mut renamed, query));
+}
