@@ -263,3 +263,50 @@ fn the_name_of_the_database_is_part_of_what_is_read() {
     let mut renamed = scene.connect_to("postgres", &new);
     assert_eq!(cached(&mut renamed, "name", query), direct(&mut renamed, query));
 }
+
+#[test]
+fn temporary_functions_tell_what_becomes_of_them() {
+    // Danger: a function in pg_temp is replaced, and what calls it is kept as it was.
+    let (_scene, mut reader, _writer) =
+        scene_with("CREATE TABLE t (id int); SELECT redis_track('t')");
+    run(
+        &mut reader,
+        "CREATE FUNCTION pg_temp.inner_one() RETURNS int IMMUTABLE LANGUAGE plpgsql
+             AS 'BEGIN RETURN 1; END';
+         CREATE FUNCTION pg_temp.outer_one() RETURNS int IMMUTABLE LANGUAGE plpgsql
+             AS 'BEGIN RETURN pg_temp.inner_one(); END';
+         CREATE FUNCTION pg_temp.step(int, int) RETURNS int IMMUTABLE LANGUAGE sql
+             AS 'SELECT $1 + $2';
+         CREATE AGGREGATE pg_temp.total(int) (sfunc = pg_temp.step, stype = int, initcond = '0');
+         INSERT INTO t VALUES (2), (3)",
+    );
+    let queries = ["SELECT pg_temp.outer_one()", "SELECT pg_temp.total(id) FROM t"];
+    for query in queries {
+        cached(&mut reader, query, query).unwrap();
+        same_as_direct(&mut reader, query, query).unwrap();
+    }
+    run(
+        &mut reader,
+        "CREATE OR REPLACE FUNCTION pg_temp.inner_one() RETURNS int IMMUTABLE LANGUAGE plpgsql
+             AS 'BEGIN RETURN 2; END';
+         CREATE OR REPLACE FUNCTION pg_temp.step(int, int) RETURNS int IMMUTABLE LANGUAGE sql
+             AS 'SELECT $1 * 10 + $2'",
+    );
+    for query in queries {
+        same_as_direct(&mut reader, query, query).unwrap();
+    }
+}
+
+#[test]
+fn a_table_that_hides_behind_a_temporary_one_tells() {
+    // Danger: code that an ALTER TABLE runs makes a temporary table of the same name.
+    let (_scene, mut reader, mut writer) = scene_with(
+        "CREATE TABLE t (id int); SELECT redis_track('t'); INSERT INTO t VALUES (1);
+         CREATE FUNCTION hide(int) RETURNS int LANGUAGE plpgsql AS
+             'BEGIN CREATE TEMP TABLE IF NOT EXISTS t (id int); RETURN $1 + 1; END'",
+    );
+    let query = "SELECT * FROM public.t";
+    fill_exact(&mut reader, "hidden", query);
+    run(&mut writer, "ALTER TABLE t ALTER id TYPE int USING hide(id)");
+    assert_eq!(cached(&mut reader, "hidden", query), direct(&mut reader, query));
+}
