@@ -248,6 +248,32 @@ fn a_partition_that_is_being_detached_is_not_exact() {
 }
 
 #[test]
+fn a_leaf_that_is_tracked_by_itself_stays_so_when_its_tree_is_taken_apart() {
+    // Danger: the root that a write was noted under is another one when the write commits, or the
+    // leaf loses triggers that are its own.
+    let (scene, mut reader, mut writer) = scene_with(
+        "CREATE TABLE p (id int, k int) PARTITION BY LIST (k);
+         CREATE TABLE mid PARTITION OF p FOR VALUES IN (1, 2) PARTITION BY LIST (k);
+         CREATE TABLE leaf (id int, k int); SELECT redis_track('leaf');
+         ALTER TABLE mid ATTACH PARTITION leaf FOR VALUES IN (1)",
+    );
+    let query = "SELECT count(*) FROM leaf";
+    fill_exact(&mut reader, "leaf", query);
+    // Its relation cache must know the partition's condition, or it locks the trees above.
+    run(&mut writer, "INSERT INTO leaf VALUES (1, 1)");
+    run(&mut writer, "BEGIN; INSERT INTO leaf VALUES (2, 1)");
+    let mut detacher = scene.connect();
+    run(&mut detacher, "SET lock_timeout = '2s'");
+    let detached = detacher.batch_execute("ALTER TABLE p DETACH PARTITION mid");
+    fill_exact(&mut reader, "leaf", query);
+    run(&mut writer, "COMMIT");
+    assert_eq!(cached(&mut reader, "leaf", query), direct(&mut reader, query), "{detached:?}");
+    assert!(detached.is_err());
+    run(&mut detacher, "ALTER TABLE p DETACH PARTITION mid");
+    fill_exact(&mut reader, "leaf", query);
+}
+
+#[test]
 fn the_name_of_the_database_is_part_of_what_is_read() {
     // Danger: ALTER DATABASE RENAME fires no event trigger, and the oid stays.
     let scene = Scene::new();
@@ -309,4 +335,49 @@ fn a_table_that_hides_behind_a_temporary_one_tells() {
     fill_exact(&mut reader, "hidden", query);
     run(&mut writer, "ALTER TABLE t ALTER id TYPE int USING hide(id)");
     assert_eq!(cached(&mut reader, "hidden", query), direct(&mut reader, query));
+}
+
+#[test]
+fn ddl_of_those_who_may_not_use_our_schema_goes_on() {
+    // Danger: an extension that stands in a schema of its own takes CREATE TABLE from everybody.
+    let scene = Scene::new();
+    let mut admin = scene.connect();
+    let role = scene.create_role("owner");
+    run(&mut admin, "DROP EXTENSION pg_cache; CREATE SCHEMA hidden");
+    run(&mut admin, "CREATE EXTENSION pg_cache SCHEMA hidden");
+    run(&mut admin, &format!("GRANT CREATE ON SCHEMA public TO {role}"));
+    let mut user = scene.connect_as(&role);
+    run(
+        &mut user,
+        "CREATE TABLE p (id int, k int) PARTITION BY LIST (k);
+         CREATE TABLE p1 PARTITION OF p FOR VALUES IN (1);
+         CREATE TABLE base (id int); CREATE TABLE heir () INHERITS (base);
+         CREATE TABLE p2 (id int, k int); ALTER TABLE p ATTACH PARTITION p2 FOR VALUES IN (2);
+         ALTER TABLE p DETACH PARTITION p2; ALTER TABLE heir NO INHERIT base; DROP TABLE p2",
+    );
+    run(&mut admin, "SELECT hidden.redis_track('public.p'); SELECT hidden.redis_track('base')");
+    run(
+        &mut user,
+        "CREATE TABLE p3 PARTITION OF p FOR VALUES IN (3); INSERT INTO p VALUES (1, 3);
+         CREATE TABLE p4 (id int, k int); ALTER TABLE p ATTACH PARTITION p4 FOR VALUES IN (4);
+         ALTER TABLE p DETACH PARTITION p3; ALTER TABLE heir INHERIT base",
+    );
+}
+
+#[test]
+fn anothers_partition_does_not_hinder_the_owner_of_the_root() {
+    // Danger: who owns one partition takes CREATE TABLE … PARTITION OF from who owns the root.
+    let scene = Scene::new();
+    let mut admin = scene.connect();
+    let (owner, other) = (scene.create_role("owner"), scene.create_role("other"));
+    run(&mut admin, &format!("GRANT CREATE ON SCHEMA public TO {owner}, {other}"));
+    let mut user = scene.connect_as(&owner);
+    run(
+        &mut user,
+        "CREATE TABLE p (id int, k int) PARTITION BY LIST (k);
+         CREATE TABLE p1 PARTITION OF p FOR VALUES IN (1); SELECT redis_track('p')",
+    );
+    run(&mut admin, &format!("ALTER TABLE p1 OWNER TO {other}"));
+    run(&mut scene.connect_as(&other), "DROP TRIGGER redis_track_truncate ON p1");
+    run(&mut user, "CREATE TABLE p2 PARTITION OF p FOR VALUES IN (2)");
 }
