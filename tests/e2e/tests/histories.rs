@@ -381,3 +381,46 @@ fn anothers_partition_does_not_hinder_the_owner_of_the_root() {
     run(&mut scene.connect_as(&other), "DROP TRIGGER redis_track_truncate ON p1");
     run(&mut user, "CREATE TABLE p2 PARTITION OF p FOR VALUES IN (2)");
 }
+
+#[test]
+fn a_row_whose_key_nothing_can_be_kept_under_is_written_all_the_same() {
+    // Danger: a long value makes an INSERT fail, for a key that nobody can have.
+    let (_scene, _reader, mut writer) = scene_with(
+        "CREATE TABLE t (name text);
+         CREATE TRIGGER keys AFTER INSERT OR UPDATE OR DELETE ON t
+             FOR EACH ROW EXECUTE FUNCTION redis_invalidate('user:{name}')",
+    );
+    run(&mut writer, "INSERT INTO t VALUES (repeat('x', 100000)), (''), ('pgc:')");
+    run(&mut writer, "UPDATE t SET name = 'short'");
+}
+
+#[test]
+fn the_key_of_a_foreign_row_goes() {
+    // Danger: a write to a foreign table has no transaction id, and its keys are forgotten.
+    let (scene, mut reader, mut writer) = scene_with("CREATE TABLE t (id int)");
+    let conninfo = scene.postgres().conninfo(scene.database());
+    let of = |name: &str| {
+        let part = conninfo.split_whitespace().find_map(|part| part.strip_prefix(name));
+        part.unwrap_or_else(|| panic!("{name} in {conninfo}")).trim_matches('\'').to_owned()
+    };
+    run(
+        &mut writer,
+        &format!(
+            "CREATE EXTENSION postgres_fdw;
+             CREATE SERVER here FOREIGN DATA WRAPPER postgres_fdw
+                 OPTIONS (host '{}', port '{}', dbname '{}');
+             CREATE USER MAPPING FOR CURRENT_USER SERVER here OPTIONS (user '{}');
+             CREATE FOREIGN TABLE away (id int) SERVER here OPTIONS (table_name 't');
+             CREATE TRIGGER keys AFTER INSERT OR UPDATE OR DELETE ON away
+                 FOR EACH ROW EXECUTE FUNCTION redis_invalidate('away:{{id}}')",
+            of("host="),
+            of("port="),
+            scene.database(),
+            of("user="),
+        ),
+    );
+    let query = "SELECT * FROM away WHERE id = 1";
+    same_as_direct(&mut reader, "away:1", query).unwrap();
+    run(&mut writer, "INSERT INTO away VALUES (1)");
+    same_as_direct(&mut reader, "away:1", query).unwrap();
+}
