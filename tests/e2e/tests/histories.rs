@@ -424,3 +424,18 @@ fn the_key_of_a_foreign_row_goes() {
     run(&mut writer, "INSERT INTO away VALUES (1)");
     same_as_direct(&mut reader, "away:1", query).unwrap();
 }
+
+#[test]
+fn a_group_does_not_hang_on_a_type_that_changes_beside_its_writers() {
+    // Danger: ALTER TYPE waits for no writer, and the row that one writes has another hash then.
+    let (scene, mut reader, mut writer) = scene_with(
+        "CREATE TYPE pair AS (x int, y int); CREATE TABLE t (c pair, v int);
+         SELECT redis_track('t', '{c}'); INSERT INTO t VALUES (ROW(1, 2)::pair, 1)",
+    );
+    run(&mut writer, "BEGIN; UPDATE t SET v = 2");
+    run(&mut scene.connect(), "ALTER TYPE pair ADD ATTRIBUTE z int CASCADE");
+    let query = "SELECT v FROM t WHERE c = '(1,2,)'::pair";
+    fill_exact(&mut reader, "pair", query);
+    run(&mut writer, "COMMIT");
+    assert_eq!(cached(&mut reader, "pair", query), direct(&mut reader, query));
+}
