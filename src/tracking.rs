@@ -12,7 +12,7 @@ use serde::Deserialize;
 use serde_json::Value;
 
 use crate::pg::error::{self, Outcome};
-use crate::pg::{Oid, quote, row_groups, utility};
+use crate::pg::{Oid, quote, row_groups, text, utility};
 
 const ROW: &str = "redis_track_row";
 const TRUNCATE: &str = "redis_track_truncate";
@@ -36,6 +36,8 @@ struct Member {
     name: String,
     partition: bool,
     owned: bool,
+    /// Whether the caller may put our triggers on it.
+    attachable: bool,
     triggers: Vec<Attached>,
 }
 
@@ -80,14 +82,22 @@ pub fn untrack(relation: Oid, our_schema: &str) -> Outcome<()> {
 }
 
 /// After DDL that may have brought tables under a tracked one: attaches what they lack, as the user
-/// who ran it. What stands there already, switched off or not, is left as it is.
+/// who ran it. What stands there already, switched off or not, is left as it is. Who may not do so
+/// is told, and goes on: the tree is not exact then.
 pub fn adopt(touched: &[u32], our_schema: &str) -> Outcome<()> {
     for parent in tracked_above(touched, our_schema)? {
         let relation = Oid::from(parent.oid);
         let lacking = |member: &Member| lacks(member, true) || lacks(member, false);
         let mut new = Vec::new();
         for member in tree(relation, our_schema)?.iter().filter(|member| lacking(member)) {
-            attach(member, &parent.by, our_schema)?;
+            if !member.attachable {
+                if touched.contains(&member.oid) {
+                    let told = "is not tracked: you may not use redis_track's triggers on it";
+                    error::notice(&format!("table {} {told}", member.name), None);
+                }
+                continue;
+            }
+            attach(member, &columns(&parent.arguments), our_schema)?;
             new.push(member.oid);
         }
         if !new.is_empty() {
@@ -126,16 +136,43 @@ pub fn let_go(partition: Oid, our_schema: &str) -> Outcome<()> {
     if top.partition || top.triggers.iter().any(|trigger| trigger.row) {
         return Ok(());
     }
-    // DETACH needs the parent's owner only.
-    let owned = members.into_iter().filter(|member| member.owned).collect::<Vec<_>>();
-    detach_all(&owned)
+    // DETACH needs the parent's owner only. What tells its rows by itself goes on to do so.
+    let half = |member: &Member| member.owned && !member.triggers.iter().any(|one| one.row);
+    detach_all(&members.into_iter().filter(half).collect::<Vec<_>>())
 }
 
 /// A table that has a row trigger of its own.
 #[derive(Deserialize)]
 struct Parent {
     oid: u32,
-    by: Vec<String>,
+    /// As pg_trigger keeps them, in hexadecimal.
+    arguments: String,
+}
+
+/// The arguments of a trigger: each ends with a zero byte.
+fn columns(arguments: &str) -> Vec<String> {
+    let digit = |byte: u8| char::from(byte).to_digit(16).unwrap_or(0) as u8;
+    let bytes: Vec<u8> = arguments
+        .as_bytes()
+        .chunks(2)
+        .map(|two| two.iter().fold(0, |n, d| n << 4 | digit(*d)))
+        .collect();
+    bytes
+        .split_inclusive(|byte| *byte == 0)
+        .map(|one| text::string(&one[..one.len() - 1]))
+        .collect()
+}
+
+/// The oid of a trigger function of ours. Not by its name: DDL must go on for those who may not use
+/// our schema.
+fn function_oid(our_schema: &str, name: &str) -> String {
+    format!(
+        "(SELECT f.oid FROM pg_catalog.pg_proc f
+            JOIN pg_catalog.pg_namespace s ON s.oid = f.pronamespace
+           WHERE s.nspname = {} AND f.proname = {} AND f.pronargs = 0)",
+        quote::literal(our_schema),
+        quote::literal(name),
+    )
 }
 
 /// The tracked ones among these tables and all above them.
@@ -144,7 +181,6 @@ fn tracked_above(touched: &[u32], our_schema: &str) -> Outcome<Vec<Parent>> {
         return Ok(Vec::new());
     }
     let oids: Vec<_> = touched.iter().map(u32::to_string).collect();
-    // Arguments stand in the catalogue as bytes, each with a zero byte behind it.
     let value = utility::look(&format!(
         "WITH RECURSIVE up AS (
              SELECT pg_catalog.unnest('{{{oids}}}'::pg_catalog.oid[]) AS oid
@@ -152,17 +188,11 @@ fn tracked_above(touched: &[u32], our_schema: &str) -> Outcome<Vec<Parent>> {
              SELECT i.inhparent FROM up JOIN pg_catalog.pg_inherits i ON i.inhrelid = up.oid)
          SELECT pg_catalog.json_agg(pg_catalog.json_build_object(
                 'oid', t.tgrelid::pg_catalog.int8,
-                'by', (SELECT coalesce(pg_catalog.json_agg(pg_catalog.convert_from(
-                              pg_catalog.decode(m[1], 'hex'),
-                              pg_catalog.getdatabaseencoding()) ORDER BY n), '[]')
-                         FROM pg_catalog.regexp_matches(pg_catalog.encode(t.tgargs, 'hex'),
-                                  '((?:0[1-9a-f]|[1-9a-f][0-9a-f])*)00', 'g')
-                              WITH ORDINALITY AS a(m, n))))
+                'arguments', pg_catalog.encode(t.tgargs, 'hex')))
            FROM up JOIN pg_catalog.pg_trigger t ON t.tgrelid = up.oid
-           JOIN ({ours}) p ON p.oid = t.tgfoid AND p.proname = '{ROW}'
-          WHERE t.tgparentid = 0",
+          WHERE t.tgparentid = 0 AND t.tgfoid = {row}",
         oids = oids.join(","),
-        ours = our_functions(our_schema),
+        row = function_oid(our_schema, ROW),
     ))?;
     Ok(read(value)?.unwrap_or_default())
 }
@@ -265,24 +295,22 @@ fn member(our_schema: &str) -> String {
              'oid', c.oid::pg_catalog.int8, 'partition', c.relispartition,
              'name', pg_catalog.format('%I.%I', n.nspname, c.relname),
              'owned', pg_catalog.pg_has_role(c.relowner, 'USAGE'),
+             'attachable', pg_catalog.pg_has_role(c.relowner, 'USAGE')
+                 AND pg_catalog.has_schema_privilege(n.oid, 'USAGE')
+                 AND pg_catalog.has_schema_privilege({schema}, 'USAGE')
+                 AND pg_catalog.has_function_privilege({row}, 'EXECUTE')
+                 AND pg_catalog.has_function_privilege({truncate}, 'EXECUTE'),
              'triggers', (
                  SELECT coalesce(pg_catalog.json_agg(pg_catalog.json_build_object(
-                        'name', pg_catalog.quote_ident(t.tgname), 'row', p.proname = '{ROW}',
+                        'name', pg_catalog.quote_ident(t.tgname),
+                        'row', t.tgfoid = {row},
                         'clone', t.tgparentid <> 0, 'always', t.tgenabled = 'A')), '[]')
-                   FROM pg_catalog.pg_trigger t JOIN ({ours}) p ON p.oid = t.tgfoid
-                  WHERE t.tgrelid = c.oid))",
-        ours = our_functions(our_schema),
-    )
-}
-
-/// The two trigger functions. Found by pg_proc and not by their names: every DDL of everybody asks,
-/// and not everybody may look names up in our schema.
-fn our_functions(our_schema: &str) -> String {
-    format!(
-        "SELECT p.oid, p.proname FROM pg_catalog.pg_proc p
-           JOIN pg_catalog.pg_namespace s ON s.oid = p.pronamespace AND s.nspname = {schema}
-          WHERE p.proname IN ('{ROW}', '{TRUNCATE}') AND p.pronargs = 0",
+                   FROM pg_catalog.pg_trigger t
+                  WHERE t.tgrelid = c.oid
+                    AND t.tgfoid IN ({row}, {truncate})))",
         schema = quote::literal(our_schema),
+        row = function_oid(our_schema, ROW),
+        truncate = function_oid(our_schema, TRUNCATE),
     )
 }
 

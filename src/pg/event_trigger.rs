@@ -58,9 +58,9 @@ impl<'a> Event<'a> {
         }
     }
 
-    /// Whether the command makes or alters a temporary table. REFRESH … CONCURRENTLY does both, and
-    /// hides them from the list of what was done.
-    pub fn is_about_temporary_table(self) -> bool {
+    /// Whether the command makes a temporary table. REFRESH … CONCURRENTLY does, and hides it from
+    /// the list of what was done.
+    pub fn makes_temporary_table(self) -> bool {
         let Some((node, tag)) = self.statement() else { return false };
         let table = match tag {
             // SAFETY: the tag says what it is.
@@ -71,16 +71,20 @@ impl<'a> Event<'a> {
                 // SAFETY: NULL or part of the tree.
                 unsafe { into.as_ref() }.map_or(std::ptr::null_mut(), |into| into.rel)
             }
-            NodeTag::T_AlterTableStmt => {
-                // SAFETY: as above.
-                let table = unsafe { &*node.cast::<pg_sys::AlterTableStmt>() }.relation;
-                return classify::relation_named(table).is_some_and(classify::is_temporary);
-            }
             _ => return false,
         };
         // SAFETY: NULL or part of the tree.
         let persistence = unsafe { table.as_ref() }.map(|table| table.relpersistence as u8);
         persistence == Some(pg_sys::RELPERSISTENCE_TEMP)
+    }
+
+    /// Whether the command alters what is a temporary table by its name. Code that the command runs
+    /// may have made one that hides the table it is about.
+    pub fn alters_temporary_table(self) -> bool {
+        let Some((node, NodeTag::T_AlterTableStmt)) = self.statement() else { return false };
+        // SAFETY: the tag says what it is.
+        let table = unsafe { &*node.cast::<pg_sys::AlterTableStmt>() }.relation;
+        classify::relation_named(table).is_some_and(classify::is_temporary)
     }
 
     /// What an ALTER TABLE does to the tree, if this is one that does.

@@ -40,8 +40,12 @@ pub struct Equality {
 }
 
 impl Hashing {
-    /// None if values of the type have no hash of 64 bits.
+    /// None if values of the type have no hash of 64 bits, or one that ALTER TYPE … ADD ATTRIBUTE
+    /// changes: that waits for no writer, so one may have noted the hash that was.
     pub fn of(type_oid: pg_sys::Oid, collation: pg_sys::Oid) -> Option<Self> {
+        if holds_composite(type_oid) {
+            return None;
+        }
         let wanted = pg_sys::TYPECACHE_HASH_OPFAMILY | pg_sys::TYPECACHE_HASH_EXTENDED_PROC;
         // SAFETY: an entry that lives as long as the backend.
         let entry = unsafe { pg_sys::lookup_type_cache(type_oid, wanted as i32) };
@@ -98,6 +102,16 @@ impl Hashing {
         let function = unsafe { pg_sys::get_opfamily_proc(self.family, type_oid, type_oid, proc) };
         (function != pg_sys::InvalidOid).then_some(HashBy { function, ..self.by })
     }
+}
+
+fn holds_composite(type_oid: pg_sys::Oid) -> bool {
+    // SAFETY: a catalogue look-up; InvalidOid if it is not composite.
+    let is_composite = unsafe { pg_sys::get_typ_typrelid(type_oid) } != pg_sys::InvalidOid;
+    // SAFETY: as above; InvalidOid if it is no multirange.
+    let range = unsafe { pg_sys::get_multirange_range(type_oid) };
+    is_composite
+        || (range != pg_sys::InvalidOid && holds_composite(range))
+        || classify::parts_of_type(type_oid).into_iter().any(holds_composite)
 }
 
 impl HashBy {

@@ -40,5 +40,7 @@ pub fn add_origin(builder: &mut FingerprintBuilder) {
     let (system, database) = origin();
     builder.number("cluster", system);
     builder.number("database", u64::from(database));
+    // The query may show the name, which can change, and no event trigger hears of it.
+    builder.text("database name", &super::classify::database_name());
     builder.number("server version", u64::from(pg_sys::PG_VERSION_NUM));
 }

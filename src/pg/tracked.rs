@@ -96,6 +96,10 @@ fn one(relation: pg_sys::Oid) -> Tracked {
 
 fn by_triggers(relation: pg_sys::Oid) -> Tracked {
     let root = root_of(relation);
+    if is_partition(root) {
+        let gap = format!("{} is being detached.", classify::relation_name(root));
+        return Tracked::gap(root, gap);
+    }
     let triggers: Vec<_> = triggers_of(relation)
         .into_iter()
         .filter_map(|trigger| Some((function_of_ours(trigger.function)?, trigger)))
@@ -226,10 +230,17 @@ unsafe extern "C-unwind" {
     fn get_partition_ancestors(relation: pg_sys::Oid) -> *mut pg_sys::List;
 }
 
-/// The root of the partition tree that a partition belongs to; another relation is its own.
-pub fn root_of(relation: pg_sys::Oid) -> pg_sys::Oid {
+fn is_partition(relation: pg_sys::Oid) -> bool {
     // SAFETY: a catalogue look-up.
-    if !unsafe { pg_sys::get_rel_relispartition(relation) } {
+    unsafe { pg_sys::get_rel_relispartition(relation) }
+}
+
+/// The root of the partition tree that a partition belongs to; another relation is its own.
+///
+/// While DETACH CONCURRENTLY is under way, that is the partition which leaves: who wrote to it
+/// before, and has not ended, noted the tags of the root that it had.
+pub fn root_of(relation: pg_sys::Oid) -> pg_sys::Oid {
+    if !is_partition(relation) {
         return relation;
     }
     // SAFETY: a palloc'ed list of oids, nearest first.

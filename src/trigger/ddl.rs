@@ -77,7 +77,7 @@ fn end(call: &Call) -> Outcome<Datum> {
     }
     let matters = |done: &Done| !done.temporary && has_effect(&done.command);
     // What DROP takes is told by sql_drop.
-    let untold = done.is_empty() && !command.starts_with("DROP");
+    let untold = done.is_empty() && !command.starts_with("DROP") && !event.alters_temporary_table();
     if untold || done.iter().any(matters) {
         commit::note(Tag::CATALOGUE)?;
     }
@@ -125,7 +125,7 @@ fn relevant<'a>(
         Error::from(Tracking::Protocol { function, wanted })
     })?;
     let idle =
-        is_binary_upgrade() || event.is_our_coming_or_going() || event.is_about_temporary_table();
+        is_binary_upgrade() || event.is_our_coming_or_going() || event.makes_temporary_table();
     Ok((!idle && has_effect(&event.command())).then_some(event))
 }
 
@@ -133,13 +133,19 @@ fn has_effect(command: &str) -> bool {
     !WITHOUT_EFFECT.contains(&command)
 }
 
+/// What is temporary goes unnoted only where it holds rows, or goes with what does: a function or a
+/// type in pg_temp can stand behind others, and its session keeps entries too.
 fn commands() -> Outcome<Vec<Done>> {
     let value = utility::look(
         "SELECT coalesce(pg_catalog.json_agg(pg_catalog.json_build_object(
                 'relation', CASE WHEN classid = 'pg_catalog.pg_class'::pg_catalog.regclass
                                  THEN objid::pg_catalog.int8 END,
                 'command', command_tag,
-                'temporary', coalesce(schema_name = 'pg_temp', false))), '[]')
+                'temporary', coalesce(schema_name = 'pg_temp', false)
+                    AND classid IN ('pg_catalog.pg_class'::pg_catalog.regclass,
+                                    'pg_catalog.pg_trigger'::pg_catalog.regclass,
+                                    'pg_catalog.pg_rewrite'::pg_catalog.regclass,
+                                    'pg_catalog.pg_policy'::pg_catalog.regclass))), '[]')
            FROM pg_catalog.pg_event_trigger_ddl_commands()",
     )?;
     serde_json::from_value(value).map_err(|error| error::defect_in(&error.to_string()))

@@ -11,11 +11,11 @@ use pg_cache_core::key;
 use pg_cache_core::template::Template;
 
 use crate::commit;
-use crate::pg::Datum;
 use crate::pg::call::Call;
 use crate::pg::error::{Outcome, Raised};
 use crate::pg::row_text::Writer;
 use crate::pg::trigger::{Fired, Kept, Row};
+use crate::pg::{Datum, classify, xact};
 
 sql_function!(redis_invalidate, pg_finfo_redis_invalidate, invalidate);
 
@@ -71,8 +71,10 @@ impl Named {
             let value = row.and_then(|row| row.value(writer.attribute));
             value.map(|value| writer.write(value)).ok_or_else(|| self.null(place))
         })?;
-        key::check(&key)?;
-        commit::note_key(&key)?;
+        // Nothing can be kept under a name that is none: the row need not fail for it.
+        if key::check(&key).is_ok() {
+            commit::note_key(&key)?;
+        }
         KEY.set(key);
         Ok(())
     }
@@ -94,6 +96,10 @@ fn invalidate(call: &Call) -> Outcome<Datum> {
         Error::from(Tracking::Protocol { function, wanted: "a trigger AFTER what changes rows" })
     })?;
     let keys = INVALIDATING.with(|kept| kept.get(fired, Keys::new))?;
+    // A write to a foreign table takes no id here, and without one nothing is delivered.
+    if xact::xid().is_none() && classify::is_foreign(fired.relation().oid()) {
+        xact::assign_xid(c"redis_invalidate()");
+    }
     if !fired.is_for_row() {
         for named in &keys.0 {
             named.note(None)?;

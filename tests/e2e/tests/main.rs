@@ -10,6 +10,7 @@ mod encodings;
 mod exactness;
 mod faults;
 mod flush_health;
+mod histories;
 mod implicit;
 mod interrupts;
 mod invalidation;
