@@ -197,14 +197,13 @@ impl Reading<'_> {
 
     fn judged(&self, under: &Under, found: &Found<'_>, guard: &'static str) -> Looked {
         let generation = under.registration.generation;
-        let known = tagtable::generation_text(generation);
+        // Without this guard, whatever generation the table has is taken for the registered one.
+        let own = found.generation.and_then(tagtable::parse_generation);
+        let trusted = own.filter(|_| host::skips("guard.generation")).unwrap_or(generation);
         let look = Look {
             value: found.value,
             sidecar: found.sidecar,
-            generation: match host::skips("guard.generation") {
-                true => Some(&known[..]),
-                false => found.generation,
-            },
+            generation: found.generation,
             base: if host::skips("guard.base") { Some(b"0") } else { found.base },
             fields: &found.fields,
         };
@@ -213,7 +212,7 @@ impl Reading<'_> {
             false => catalogue::seen(generation),
         };
         let wanted = Wanted {
-            generation,
+            generation: trusted,
             fingerprint: &under.entry.fingerprint,
             buckets: &under.entry.buckets,
             catalogue_seen: seen,

@@ -29,7 +29,7 @@ const ROUNDS: usize = 200;
 const USAGE: &str = "usage: scripts/bench [--rounds N] [--only reads|writes]";
 
 /// Writers take seconds where readers take microseconds.
-const READ_ROUNDS_PER_WRITE_ROUND: usize = 40;
+const READ_ROUNDS_PER_WRITE_ROUND: usize = 10;
 
 /// What the command line asks for.
 struct Plan {

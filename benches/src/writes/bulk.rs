@@ -8,7 +8,9 @@ use std::time::Instant;
 use pg_cache_testbed::Pair;
 use postgres::Client;
 
-use super::{GROUPED, Goal, INVALIDATED, PLAIN, Result, Row, TRACKED, Way, memory_peak_kb};
+use super::{
+    GROUPED, Goal, INVALIDATED, PLAIN, Result, Row, TRACKED, Way, compare, memory_peak_kb, turns,
+};
 use crate::Outcome;
 
 const ROWS: u64 = 300_000;
@@ -37,17 +39,14 @@ pub fn measure(pair: &Pair, rounds: usize) -> Outcome<Row> {
     for (way, _) in &ways {
         once(pair, way)?;
     }
-    for _ in 0..rounds {
-        let mut plain = f64::NAN;
-        for ((way, _), result) in ways.iter().zip(&mut results) {
-            let (seconds, grown_kb) = once(pair, way)?;
-            if way.id == PLAIN.id {
-                plain = seconds;
-            }
+    for round in 0..rounds {
+        for turn in turns(ways.len(), round) {
+            let (seconds, grown_kb) = once(pair, &ways[turn].0)?;
+            let result = &mut results[turn];
             result.rounds.push(seconds);
-            result.ratios.push(seconds / plain);
             result.grown_kb = result.grown_kb.max(Some(grown_kb));
         }
+        compare(&mut results);
     }
     Ok(Row { what: format!("UPDATE of {ROWS} rows, seconds"), results })
 }

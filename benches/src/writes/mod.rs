@@ -81,6 +81,14 @@ pub struct Result {
     pub goal: Option<Goal>,
     /// What the backend's memory grew by, in kB, at most.
     pub grown_kb: Option<u64>,
+    /// Processor time of PostgreSQL and Redis for each transaction, in microseconds, by round: what
+    /// a busy machine changes least.
+    pub cpu_us: Vec<f64>,
+}
+
+/// The order of a round: another way begins each time, so that a drift spares none.
+pub fn turns(ways: usize, round: usize) -> impl Iterator<Item = usize> {
+    (0..ways).map(move |place| (place + round) % ways)
 }
 
 #[derive(Clone, Copy)]
@@ -89,10 +97,23 @@ pub enum Goal {
     AtMost(f64),
 }
 
+/// Ratios to the first way, the plain one, of the round that all of them were measured in last.
+pub fn compare(results: &mut [Result]) {
+    let plain = results.first().and_then(|result| result.rounds.last()).copied();
+    for result in results {
+        let last = result.rounds.last().copied();
+        result.ratios.push(last.unwrap_or(f64::NAN) / plain.unwrap_or(f64::NAN));
+    }
+}
+
 impl Result {
     pub fn new(way: &Way, goal: Option<Goal>) -> Result {
-        let (rounds, ratios) = (Vec::new(), Vec::new());
-        Result { way: way.title, id: way.id, rounds, ratios, goal, grown_kb: None }
+        let (rounds, ratios, cpu_us) = (Vec::new(), Vec::new(), Vec::new());
+        Result { way: way.title, id: way.id, rounds, ratios, goal, grown_kb: None, cpu_us }
+    }
+
+    pub fn cpu_us(&self) -> Option<f64> {
+        (!self.cpu_us.is_empty()).then(|| quantile(self.cpu_us.iter().copied(), 0.5))
     }
 
     pub fn median(&self) -> f64 {
@@ -197,4 +218,17 @@ pub fn memory_peak_kb(process: i32) -> Outcome<u64> {
     let line = status.lines().find_map(|line| line.strip_prefix("VmPeak:"));
     let number = line.and_then(|line| line.split_whitespace().next()).ok_or("no VmPeak")?;
     Ok(number.parse()?)
+}
+
+/// Processor time so far, in microseconds: of Redis, and of PostgreSQL's processes that have ended.
+pub fn cpu_us(pair: &Pair) -> Outcome<f64> {
+    const TICK_US: f64 = 10_000.0;
+    let ticks = |process: u32, from: usize| -> Outcome<f64> {
+        let stat = fs::read_to_string(format!("/proc/{process}/stat"))?;
+        let fields = stat.rsplit_once(") ").ok_or("no fields")?.1.split(' ');
+        let two: Vec<&str> = fields.skip(from).take(2).collect();
+        Ok(two.iter().map(|field| field.parse::<f64>().unwrap_or(0.0)).sum())
+    };
+    // utime and stime are the 12th and 13th behind the name, those of ended children follow.
+    Ok((ticks(pair.redis.pid(), 11)? + ticks(pair.postgres.pid(), 13)?) * TICK_US)
 }

@@ -5,15 +5,23 @@
 
 use std::fs;
 use std::process::Command;
+use std::time::Duration;
 
 use pg_cache_testbed::process::{Directory, run_well};
-use pg_cache_testbed::{Pair, Postgres};
+use pg_cache_testbed::{Pair, Postgres, eventually};
 
-use super::{Asked, GROUPED, Goal, INVALIDATED, PLAIN, Result, Row, SCALE, TRACKED, Way};
+use super::{
+    Asked, GROUPED, Goal, INVALIDATED, PLAIN, Result, Row, SCALE, TRACKED, Way, compare, cpu_us,
+    turns,
+};
 use crate::Outcome;
 
-const SECONDS: u32 = 4;
+/// Short, so that the ways of a round meet the same machine.
+const SECONDS: u32 = 1;
 const CLIENTS: [u32; 2] = [1, 4];
+
+/// A worker that came meanwhile goes too.
+const BACKENDS_END: Duration = Duration::from_secs(30);
 
 /// At least this much of the throughput without.
 const TPC_B_GOAL: Goal = Goal::AtLeast(0.9);
@@ -62,23 +70,20 @@ pub fn all() -> Vec<(Kind, u32)> {
 pub fn measure(pair: &Pair, kind: &Kind, clients: u32, rounds: usize) -> Outcome<Row> {
     let mut results: Vec<Result> =
         kind.ways.iter().map(|(way, goal)| Result::new(way, *goal)).collect();
-    for _ in 0..rounds {
-        let mut plain = f64::NAN;
-        for ((way, _), result) in kind.ways.iter().zip(&mut results) {
-            let per_second = once(pair, way, kind.script, clients)?;
-            if way.id == PLAIN.id {
-                plain = per_second;
-            }
-            result.rounds.push(per_second);
-            result.ratios.push(per_second / plain);
+    for round in 0..rounds {
+        for turn in turns(kind.ways.len(), round) {
+            let (per_second, cpu_us) = once(pair, &kind.ways[turn].0, kind.script, clients)?;
+            results[turn].rounds.push(per_second);
+            results[turn].cpu_us.push(cpu_us);
         }
+        compare(&mut results);
     }
     let plural = if clients == 1 { "" } else { "s" };
     Ok(Row { what: format!("{}, {clients} client{plural}, in a second", kind.title), results })
 }
 
-/// Transactions in a second.
-fn once(pair: &Pair, way: &Way, script: Option<&str>, clients: u32) -> Outcome<f64> {
+/// Transactions in a second, and the processor time of each in microseconds.
+fn once(pair: &Pair, way: &Way, script: Option<&str>, clients: u32) -> Outcome<(f64, f64)> {
     let directory = Directory::new();
     let mut command = program(&pair.postgres, way.id);
     command.args(["--no-vacuum", "--protocol=prepared", "--time"]).arg(SECONDS.to_string());
@@ -88,8 +93,12 @@ fn once(pair: &Pair, way: &Way, script: Option<&str>, clients: u32) -> Outcome<f
         fs::write(&file, script)?;
         command.arg("--define").arg(format!("scale={SCALE}")).arg("--file").arg(file);
     }
-    let before = Asked::so_far(pair)?;
+    let (before, cpu_before_us) = (Asked::so_far(pair)?, cpu_us(pair)?);
+    let processes = pair.postgres.children().len();
     let printed = run_well(command, directory.path());
+    eventually(BACKENDS_END, "its backends have ended", || {
+        pair.postgres.children().len() <= processes
+    });
     let after = |head: &str| {
         let line = printed.lines().find_map(|line| line.strip_prefix(head));
         line.and_then(|line| line.split_whitespace().next())
@@ -100,7 +109,8 @@ fn once(pair: &Pair, way: &Way, script: Option<&str>, clients: u32) -> Outcome<f
     }
     let transactions = after("number of transactions actually processed: ")?.parse()?;
     Asked::prove(before, pair, way, transactions)?;
-    Ok(after("tps = ")?.parse()?)
+    let cpu_us = (cpu_us(pair)? - cpu_before_us) / transactions as f64;
+    Ok((after("tps = ")?.parse()?, cpu_us))
 }
 
 fn program(postgres: &Postgres, database: &str) -> Command {

@@ -88,7 +88,7 @@ impl Guard {
         let troubles: &[&str] = match self {
             Guard::Debt => &["freeze", "cutting"],
             Guard::Base => &["flushall", "delete_table", "restart_empty"],
-            Guard::Generation => &["restart_old", "flushall"],
+            Guard::Generation => &["restart_old", "promoted_by_hand", "fail_over"],
             Guard::Proof => &["rolled_back", "lagging_master"],
             Guard::Flush => &["crash"],
             Guard::Hit
