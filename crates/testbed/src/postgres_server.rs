@@ -181,6 +181,13 @@ impl Postgres {
         Postgres::launch(self.cluster.clone(), directory, data_dir, conf, false)
     }
 
+    /// Starts it again if it has ended by itself: a postmaster that loses its startup process does.
+    pub fn revive(&mut self) {
+        if self.server.ended().is_some() {
+            self.start_again();
+        }
+    }
+
     /// The processes of the server besides the postmaster.
     pub fn children(&self) -> Vec<u32> {
         children_of(self.pid())

@@ -5,6 +5,9 @@
 
 use std::time::Duration;
 
+/// Most are found within seconds; the moments that some need come by chance.
+const TIME_MAX: Duration = Duration::from_secs(120);
+
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Guard {
     Hit,
@@ -96,6 +99,6 @@ impl Guard {
             | Guard::Savepoint
             | Guard::Catalogue => &[],
         };
-        Plan { troubles, standby: false, time: Duration::from_secs(40) }
+        Plan { troubles, standby: false, time: TIME_MAX }
     }
 }

@@ -64,7 +64,8 @@ pub fn make(world: &World, mut random: Rng, until: Duration) {
     let chosen: Vec<&Trouble> = TROUBLES.iter().filter(|trouble| wanted(world, trouble)).collect();
     let sum: u32 = chosen.iter().map(|trouble| trouble.weight).sum();
     while sum > 0 && !world.tally.is_over() && world.tally.elapsed() < until {
-        world.tally.rest(Duration::from_millis(random.u64(300..2000)));
+        let most_ms = if world.setup.without.is_some() { 600 } else { 2000 };
+        world.tally.rest(Duration::from_millis(random.u64(100..most_ms)));
         let mut left = random.u32(..sum);
         for trouble in &chosen {
             if left < trouble.weight {

@@ -38,6 +38,15 @@ fn hand_over(from: &Redis, to: &Redis) {
     });
 }
 
+fn drop_half(redis: &Redis, random: &mut Rng) {
+    for client in redis.cli(&["CLIENT", "LIST", "TYPE", "normal"]).lines() {
+        let id = client.split(' ').find_map(|word| word.strip_prefix("id="));
+        if let Some(id) = id.filter(|_| random.bool()) {
+            redis.cli(&["CLIENT", "KILL", "ID", id]);
+        }
+    }
+}
+
 /// FAILOVER, and back again. Clients of the demoted one keep their connections.
 pub fn fail_over(world: &World, random: &mut Rng) {
     let first = world.redis();
@@ -88,9 +97,13 @@ pub fn lagging_master(world: &World, random: &mut Rng) {
     let relay = Proxy::tcp(port(&second));
     first.follow(relay.port());
     world.follow(&second);
-    // The new master is registered, and read by way of the old one.
     rest(world, random, 1000..2000);
+    // The new master is registered by now. Half of its clients find themselves with the old one.
+    world.open_door_to(first.socket());
+    drop_half(&second, random);
+    rest(world, random, 30..100);
     relay.stall(true);
+    world.open_door_to(second.socket());
     rest(world, random, 1000..2500);
     relay.stall(false);
     first.follow(port(&second));

@@ -27,17 +27,24 @@ fn kill_one(pids: &[u32], random: &mut Rng) {
 
 /// Any process of the server; the postmaster ends the others and recovers.
 pub fn kill_backend(world: &World, random: &mut Rng) {
-    kill_one(&world.primary().children(), random);
+    let mut server = world.primary();
+    kill_one(&server.children(), random);
     std::thread::sleep(Duration::from_millis(50));
+    server.revive();
     is_up(world, Side::Primary);
 }
 
 pub fn kill_standby(world: &World, random: &mut Rng) {
-    let standby = world.standby();
-    let Some(server) = standby.as_ref() else { return };
+    let mut standby = world.standby();
+    let Some(server) = standby.as_mut() else { return };
     kill_one(&server.children(), random);
-    std::thread::sleep(Duration::from_millis(50));
-    is_up(world, Side::Standby);
+    // It may end by itself, which takes a moment.
+    eventually(UP_TIMEOUT, "the standby answers again", || {
+        std::thread::sleep(Duration::from_millis(50));
+        server.revive();
+        let client = world.connect(Side::Standby);
+        client.is_some_and(|mut client| client.batch_execute("SELECT 1").is_ok())
+    });
 }
 
 /// Postmaster and all: as if the machine had stopped, but for the disk.
