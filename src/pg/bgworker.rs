@@ -67,7 +67,9 @@ impl Errand {
 }
 
 /// What a database may have set that would end a worker's transactions or change what they see.
-const SETTINGS: [(&CStr, &CStr); 12] = [
+const SETTINGS: [(&CStr, &CStr); 13] = [
+    // Whoever a database would have its sessions be.
+    (c"role", c"none"),
     (c"search_path", c"pg_catalog, pg_temp"),
     (c"statement_timeout", c"0"),
     (c"lock_timeout", c"0"),

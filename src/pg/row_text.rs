@@ -24,7 +24,10 @@ enum Form {
     Int4,
     Int8,
     Uuid,
+    Bool,
     Text,
+    /// Without the blanks that fill it up, as a cast to text has it.
+    Padded,
     /// `date` and its like, by the oid of the type.
     Time(pg_sys::Oid),
     /// By the output function; `plain` where it may look at settings.
@@ -64,7 +67,9 @@ impl Writer {
             pg_sys::INT4OID => Form::Int4,
             pg_sys::INT8OID => Form::Int8,
             pg_sys::UUIDOID => Form::Uuid,
-            pg_sys::TEXTOID | pg_sys::VARCHAROID | pg_sys::BPCHAROID => Form::Text,
+            pg_sys::BOOLOID => Form::Bool,
+            pg_sys::TEXTOID | pg_sys::VARCHAROID => Form::Text,
+            pg_sys::BPCHAROID => Form::Padded,
             pg_sys::DATEOID
             | pg_sys::TIMEOID
             | pg_sys::TIMETZOID
@@ -81,7 +86,12 @@ impl Writer {
             Form::Int4 => number(i64::from(value.value() as i32)),
             Form::Int8 => number(value.value() as i64),
             Form::Uuid => uuid(value),
+            Form::Bool => {
+                let shown: &[u8] = if value.value() as u8 == 0 { b"false" } else { b"true" };
+                Text::Whole(shown.into())
+            }
             Form::Text => Text::Whole(utf8(text::bytes(value))),
+            Form::Padded => Text::Whole(utf8(unpadded(text::bytes(value)))),
             Form::Time(type_oid) => time(value, type_oid),
             Form::Output { function, plain } => {
                 let _plain = plain.then(PlainSettings::start);
@@ -93,6 +103,11 @@ impl Writer {
             }
         }
     }
+}
+
+fn unpadded(bytes: &[u8]) -> &[u8] {
+    let end = bytes.iter().rposition(|byte| *byte != b' ').map_or(0, |last| last + 1);
+    &bytes[..end]
 }
 
 /// A text that has no equivalent in UTF-8 is used by its bytes, as a key is.
@@ -114,8 +129,7 @@ fn is_constant(type_oid: pg_sys::Oid) -> bool {
     is_enum
         || matches!(
             type_oid,
-            pg_sys::BOOLOID
-                | pg_sys::NUMERICOID
+            pg_sys::NUMERICOID
                 | pg_sys::OIDOID
                 | pg_sys::NAMEOID
                 | pg_sys::CHAROID

@@ -128,7 +128,8 @@ fn a_debt_is_paid_although_its_commit_takes_longer_than_a_worker_stays() {
     run(&mut admin, "BEGIN; LOCK TABLE redis_server IN SHARE MODE");
     run(
         &mut client,
-        "SET pg_cache.commit_timeout_ms = 100; SET pg_cache.fault_point = 'commit.settled:sleep_6000'",
+        "SET pg_cache.commit_timeout_ms = 100;
+         SET pg_cache.fault_point = 'commit.settled:sleep_6000'",
     );
     let writer = std::thread::spawn(move || run(&mut client, "INSERT INTO u VALUES (1)"));
     std::thread::sleep(Duration::from_millis(500));
@@ -161,7 +162,8 @@ fn a_schema_change_that_owes_is_paid_when_its_messages_are_sent() {
     run(&mut admin, "BEGIN; LOCK TABLE redis_server IN SHARE MODE");
     run(
         &mut writer,
-        "SET pg_cache.commit_timeout_ms = 100; SET pg_cache.fault_point = 'commit.ended:sleep_4000'",
+        "SET pg_cache.commit_timeout_ms = 100;
+         SET pg_cache.fault_point = 'commit.ended:sleep_4000'",
     );
     let writer = std::thread::spawn(move || {
         run(&mut writer, "ALTER TYPE colour RENAME VALUE 'red' TO 'crimson'");
