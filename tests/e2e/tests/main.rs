@@ -6,6 +6,7 @@
 mod base;
 mod breaker;
 mod bump;
+mod commits;
 mod debts;
 mod encodings;
 mod exactness;
