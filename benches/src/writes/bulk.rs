@@ -61,7 +61,6 @@ struct Once {
 }
 
 fn once(pair: &Pair, way: &Way) -> Outcome<Once> {
-    let processes = pair.postgres.children().len();
     let cpu_before_us = cpu_us(pair)?;
     let mut sql = pair.postgres.connect_as("postgres", way.id);
     let process: i32 = sql.query_one("SELECT pg_backend_pid()", &[])?.get(0);
@@ -75,13 +74,13 @@ fn once(pair: &Pair, way: &Way) -> Outcome<Once> {
     let grown_kb = memory_peak_kb(process)? - memory_before_kb;
     prove(before, told(&mut sql)?, way)?;
     drop(sql);
-    await_ends(pair, processes);
+    await_ends(pair);
     let cpu_us = cpu_us(pair)? - cpu_before_us;
     let mut sql = pair.postgres.connect_as("postgres", way.id);
     sql.batch_execute("VACUUM bulk")?;
     sql.batch_execute("CHECKPOINT")?;
     drop(sql);
-    await_ends(pair, processes);
+    await_ends(pair);
     Ok(Once { seconds, grown_kb, cpu_us })
 }
 

@@ -234,10 +234,16 @@ pub fn cpu_us(pair: &Pair) -> Outcome<f64> {
     Ok((ticks(pair.redis.pid(), 11)? + ticks(pair.postgres.pid(), 13)?) * TICK_US)
 }
 
-/// Waits until PostgreSQL has no more processes than before: only what has ended is counted. A
-/// worker that came meanwhile goes too.
-pub fn await_ends(pair: &Pair, processes: usize) {
+/// Waits until the backends of all connections have ended and their time is counted.
+pub fn await_ends(pair: &Pair) {
+    let is_there = |process: &u32| {
+        let read = |name: &str| fs::read(format!("/proc/{process}/{name}")).unwrap_or_default();
+        // One that has ended has no command line any more, until the postmaster looks.
+        let (title, stat) = (read("cmdline"), read("stat"));
+        let ended = String::from_utf8_lossy(&stat).contains(") Z ");
+        ended || String::from_utf8_lossy(&title).contains("[local]")
+    };
     eventually(Duration::from_secs(30), "its backends have ended", || {
-        pair.postgres.children().len() <= processes
+        !pair.postgres.children().iter().any(is_there)
     });
 }

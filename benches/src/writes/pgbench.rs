@@ -90,9 +90,8 @@ fn once(pair: &Pair, way: &Way, script: Option<&str>, clients: u32) -> Outcome<(
         command.arg("--define").arg(format!("scale={SCALE}")).arg("--file").arg(file);
     }
     let (before, cpu_before_us) = (Asked::so_far(pair)?, cpu_us(pair)?);
-    let processes = pair.postgres.children().len();
     let printed = run_well(command, directory.path());
-    await_ends(pair, processes);
+    await_ends(pair);
     let after = |head: &str| {
         let line = printed.lines().find_map(|line| line.strip_prefix(head));
         line.and_then(|line| line.split_whitespace().next())
