@@ -9,7 +9,8 @@ use pg_cache_testbed::Pair;
 use postgres::Client;
 
 use super::{
-    GROUPED, Goal, INVALIDATED, PLAIN, Result, Row, TRACKED, Way, compare, memory_peak_kb, turns,
+    GROUPED, Goal, INVALIDATED, PLAIN, Result, Row, TRACKED, Way, await_ends, compare, cpu_us,
+    memory_peak_kb, turns,
 };
 use crate::Outcome;
 
@@ -41,18 +42,27 @@ pub fn measure(pair: &Pair, rounds: usize) -> Outcome<Row> {
     }
     for round in 0..rounds {
         for turn in turns(ways.len(), round) {
-            let (seconds, grown_kb) = once(pair, &ways[turn].0)?;
+            let once = once(pair, &ways[turn].0)?;
             let result = &mut results[turn];
-            result.rounds.push(seconds);
-            result.grown_kb = result.grown_kb.max(Some(grown_kb));
+            result.rounds.push(once.seconds);
+            result.cpu_us.push(once.cpu_us);
+            result.grown_kb = result.grown_kb.max(Some(once.grown_kb));
         }
         compare(&mut results);
     }
     Ok(Row { what: format!("UPDATE of {ROWS} rows, seconds"), results })
 }
 
-/// Seconds, and what the backend's memory grew by in kB.
-fn once(pair: &Pair, way: &Way) -> Outcome<(f64, u64)> {
+struct Once {
+    seconds: f64,
+    /// What the backend's memory grew by.
+    grown_kb: u64,
+    cpu_us: f64,
+}
+
+fn once(pair: &Pair, way: &Way) -> Outcome<Once> {
+    let processes = pair.postgres.children().len();
+    let cpu_before_us = cpu_us(pair)?;
     let mut sql = pair.postgres.connect_as("postgres", way.id);
     let process: i32 = sql.query_one("SELECT pg_backend_pid()", &[])?.get(0);
     // Loads the library and the catalogue.
@@ -64,9 +74,15 @@ fn once(pair: &Pair, way: &Way) -> Outcome<(f64, u64)> {
     let seconds = start.elapsed().as_secs_f64();
     let grown_kb = memory_peak_kb(process)? - memory_before_kb;
     prove(before, told(&mut sql)?, way)?;
+    drop(sql);
+    await_ends(pair, processes);
+    let cpu_us = cpu_us(pair)? - cpu_before_us;
+    let mut sql = pair.postgres.connect_as("postgres", way.id);
     sql.batch_execute("VACUUM bulk")?;
     sql.batch_execute("CHECKPOINT")?;
-    Ok((seconds, grown_kb))
+    drop(sql);
+    await_ends(pair, processes);
+    Ok(Once { seconds, grown_kb, cpu_us })
 }
 
 /// Buckets bumped and keys deleted by this backend. Many keys go in one command.

@@ -10,8 +10,9 @@ mod pgbench;
 mod report;
 
 use std::fs;
+use std::time::Duration;
 
-use pg_cache_testbed::{Pair, Postgres};
+use pg_cache_testbed::{Pair, Postgres, eventually};
 use serde_json::Value;
 
 use crate::Outcome;
@@ -231,4 +232,12 @@ pub fn cpu_us(pair: &Pair) -> Outcome<f64> {
     };
     // utime and stime are the 12th and 13th behind the name, those of ended children follow.
     Ok((ticks(pair.redis.pid(), 11)? + ticks(pair.postgres.pid(), 13)?) * TICK_US)
+}
+
+/// Waits until PostgreSQL has no more processes than before: only what has ended is counted. A
+/// worker that came meanwhile goes too.
+pub fn await_ends(pair: &Pair, processes: usize) {
+    eventually(Duration::from_secs(30), "its backends have ended", || {
+        pair.postgres.children().len() <= processes
+    });
 }

@@ -5,23 +5,19 @@
 
 use std::fs;
 use std::process::Command;
-use std::time::Duration;
 
 use pg_cache_testbed::process::{Directory, run_well};
-use pg_cache_testbed::{Pair, Postgres, eventually};
+use pg_cache_testbed::{Pair, Postgres};
 
 use super::{
-    Asked, GROUPED, Goal, INVALIDATED, PLAIN, Result, Row, SCALE, TRACKED, Way, compare, cpu_us,
-    turns,
+    Asked, GROUPED, Goal, INVALIDATED, PLAIN, Result, Row, SCALE, TRACKED, Way, await_ends,
+    compare, cpu_us, turns,
 };
 use crate::Outcome;
 
 /// Short, so that the ways of a round meet the same machine.
 const SECONDS: u32 = 1;
 const CLIENTS: [u32; 2] = [1, 4];
-
-/// A worker that came meanwhile goes too.
-const BACKENDS_END: Duration = Duration::from_secs(30);
 
 /// At least this much of the throughput without.
 const TPC_B_GOAL: Goal = Goal::AtLeast(0.9);
@@ -96,9 +92,7 @@ fn once(pair: &Pair, way: &Way, script: Option<&str>, clients: u32) -> Outcome<(
     let (before, cpu_before_us) = (Asked::so_far(pair)?, cpu_us(pair)?);
     let processes = pair.postgres.children().len();
     let printed = run_well(command, directory.path());
-    eventually(BACKENDS_END, "its backends have ended", || {
-        pair.postgres.children().len() <= processes
-    });
+    await_ends(pair, processes);
     let after = |head: &str| {
         let line = printed.lines().find_map(|line| line.strip_prefix(head));
         line.and_then(|line| line.split_whitespace().next())

@@ -20,7 +20,10 @@ pub fn print(row: &Row) {
     for result in &row.results {
         let (low, high) = (result.ratio(0.25), result.ratio(0.75));
         let memory = result.grown_kb.map(|kb| format!(" memory + {} MB", kb / 1024));
-        let cpu = result.cpu_us().map(|us| format!(" {us:.0} µs of processors"));
+        let cpu = result.cpu_us().map(|us| match us < 10_000.0 {
+            true => format!(" {us:.0} µs of processors"),
+            false => format!(" {:.0} ms of processors", us / 1000.0),
+        });
         println!(
             "| {:<36} | {:>8.2} | {:>5.2} | {low:>5.2} to {high:<4.2} | {}{}{} |",
             result.way,

@@ -1,6 +1,7 @@
 //! The oracle on code that lacks one guard: a checker that cannot fail proves nothing.
 //!
-//! Needs a build of the extension with the cargo feature `faults`.
+//! Needs a build of the extension with the cargo feature `faults`. The guard of the base is not
+//! among them: the moment that it is for is too rare to wait for, so an end-to-end test makes it.
 
 use std::sync::{Mutex, PoisonError};
 
@@ -52,7 +53,6 @@ each! {
     a_bump_keeps_those_still_running: DropList, "a writer that commits late is forgotten";
     a_delete_takes_the_lease: KeepLease, "a slow fill comes after the commit it did not see";
     readers_look_for_debts: Debt, "a writer that did not reach Redis is never heard of";
-    a_table_counts_from_its_base_on: Base, "a writer between two tables is in neither";
     a_table_has_the_generation_that_counts: Generation, "an empty table forgets who wrote";
     a_server_proves_who_it_is: Proof, "a demoted master answers with old lists";
     a_transaction_that_wrote_computes: OwnXid, "own rows go into the cache, or are not seen";

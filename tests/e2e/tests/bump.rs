@@ -113,7 +113,7 @@ fn a_bump_of_another_generation_drops_nobody() {
     let bucket = Bucket(1);
     table.bump(3, 4, &[], &[bucket]);
     let key = table.key.clone();
-    let mut own = |table: &mut Table, generation: &str| {
+    let own = |table: &mut Table, generation: &str| {
         redis::cmd("HSET").arg(&key).arg("R").arg(generation).exec(&mut table.connection).unwrap();
     };
     own(&mut table, "other");

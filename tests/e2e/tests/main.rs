@@ -3,8 +3,10 @@
 //! One binary, so that all themes share one PostgreSQL; run one theme with
 //! `cargo test -p pg_cache_e2e THEME::`.
 
+mod base;
 mod breaker;
 mod bump;
+mod commits;
 mod debts;
 mod encodings;
 mod exactness;

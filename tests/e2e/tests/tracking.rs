@@ -233,13 +233,11 @@ fn who_may_not_use_our_schema_still_may_change_ones_own() {
     );
     run(&mut client, "SELECT hidden.redis_track('own.p')");
     run(&mut outsider, "INSERT INTO p2 VALUES (1); ALTER TABLE p RENAME TO q");
-    // A partition of a tracked table needs a trigger of ours.
-    let error = outsider.batch_execute("CREATE TABLE q3 PARTITION OF q FOR VALUES IN (3)");
-    let error = error.unwrap_err();
-    assert_eq!(error.as_db_error().unwrap().message(), "permission denied for schema hidden");
-    run(&mut client, &format!("GRANT USAGE ON SCHEMA hidden TO {role}"));
+    // A partition of a tracked table needs a trigger of ours: without, the tree lives by the ttl.
     run(&mut outsider, "CREATE TABLE q3 PARTITION OF q FOR VALUES IN (3)");
     let sql = "SELECT count(*) FROM hidden.redis_tracked WHERE missing IS NULL";
+    assert_eq!(client.query_one(sql, &[]).unwrap().get::<_, i64>(0), 0);
+    run(&mut client, "SELECT hidden.redis_track('own.q')");
     assert_eq!(client.query_one(sql, &[]).unwrap().get::<_, i64>(0), 1);
 }
 
