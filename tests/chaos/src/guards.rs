@@ -27,6 +27,9 @@ pub enum Guard {
 /// What a run without the guard needs, so that it fails soon.
 pub struct Plan {
     pub troubles: &'static [&'static str],
+    /// Whether the catalogue changes meanwhile: every entry depends on it, and an old snapshot that
+    /// does not see the last change computes, whatever else it does not see.
+    pub changes: bool,
     pub standby: bool,
     pub time: Duration,
 }
@@ -71,7 +74,7 @@ impl Guard {
 
     /// Whether the gap between a bump and its commit must be made wide.
     pub fn wants_slow_commits(self) -> bool {
-        matches!(self, Guard::DropList | Guard::Base | Guard::Generation)
+        self == Guard::DropList
     }
 
     /// Whether the gap between a change of the catalogue and its messages must be made wide.
@@ -87,8 +90,8 @@ impl Guard {
     pub fn plan(self) -> Plan {
         let troubles: &[&str] = match self {
             Guard::Debt => &["freeze", "cutting"],
-            Guard::Base => &["flushall", "delete_table", "restart_empty"],
-            Guard::Generation => &["restart_old", "promoted_by_hand", "fail_over"],
+            Guard::Base => &["between_tables"],
+            Guard::Generation => &["before_an_old_table", "restart_old"],
             Guard::Proof => &["rolled_back", "lagging_master"],
             Guard::Flush => &["crash"],
             Guard::Hit
@@ -99,6 +102,7 @@ impl Guard {
             | Guard::Savepoint
             | Guard::Catalogue => &[],
         };
-        Plan { troubles, standby: false, time: TIME_MAX }
+        let changes = !matches!(self, Guard::Base | Guard::Generation);
+        Plan { troubles, changes, standby: false, time: TIME_MAX }
     }
 }

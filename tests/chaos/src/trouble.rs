@@ -4,6 +4,7 @@
 //! and it leaves the servers usable. Break it and a run ends in errors that prove nothing.
 
 mod failover;
+mod late_writer;
 mod postgres_troubles;
 mod redis_troubles;
 
@@ -22,14 +23,20 @@ pub struct Trouble {
     /// S2 has its limit while it lasts, and until all is settled again.
     storm: bool,
     run: fn(&World, &mut Rng),
+    /// Only in a run without a guard: it needs the fault points.
+    needs_faults: bool,
 }
 
 const fn calm(name: &'static str, weight: u32, run: fn(&World, &mut Rng)) -> Trouble {
-    Trouble { name, weight, storm: false, run }
+    Trouble { name, weight, storm: false, run, needs_faults: false }
 }
 
 const fn storm(name: &'static str, weight: u32, run: fn(&World, &mut Rng)) -> Trouble {
-    Trouble { name, weight, storm: true, run }
+    Trouble { name, weight, storm: true, run, needs_faults: false }
+}
+
+const fn with_faults(name: &'static str, run: fn(&World, &mut Rng)) -> Trouble {
+    Trouble { name, weight: 3, storm: true, run, needs_faults: true }
 }
 
 pub const TROUBLES: &[Trouble] = &[
@@ -57,6 +64,8 @@ pub const TROUBLES: &[Trouble] = &[
     storm("promoted_by_hand", 2, failover::promoted_by_hand),
     storm("rolled_back", 2, failover::rolled_back),
     storm("lagging_master", 2, failover::lagging_master),
+    with_faults("between_tables", late_writer::between_tables),
+    with_faults("before_an_old_table", late_writer::before_an_old_table),
 ];
 
 /// Makes trouble until the run is over.
@@ -80,7 +89,7 @@ pub fn make(world: &World, mut random: Rng, until: Duration) {
 fn wanted(world: &World, trouble: &Trouble) -> bool {
     match &world.setup.only {
         Some(names) => names.iter().any(|name| name == trouble.name),
-        None => true,
+        None => !trouble.needs_faults,
     }
 }
 

@@ -72,6 +72,7 @@ impl Setup {
         Setup {
             without: Some(guard),
             standby: plan.standby,
+            changes: (!plan.changes).then(|| "none".to_owned()),
             only: Some(plan.troubles.iter().map(|name| (*name).to_owned()).collect()),
             time: plan.time,
             stop_at_first: true,
