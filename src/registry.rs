@@ -17,7 +17,7 @@ use pg_cache_core::tagtable;
 use crate::client::failure::Failure;
 use crate::client::session::Server;
 use crate::pg::error::Outcome;
-use crate::pg::snapshot::Snapshot;
+use crate::pg::snapshot::{Fresh, Snapshot};
 use crate::pg::table::{READ_LOCK, Row, Table, Tables, WRITE_LOCK};
 use crate::pg::{Datum, Oid, host, identity, text, wal};
 
@@ -152,7 +152,12 @@ pub fn owes(snapshot: &Snapshot, tags: &[Tag]) -> bool {
     }
     // REINDEX may hold the index, or have put another in its place.
     let Some(index) = open(|tables| tables.debt_index) else { return true };
-    tags.iter().any(|tag| snapshot.has(&table, index.oid(), tag.0 as i64))
+    let owed_in = |snapshot: &Snapshot| {
+        tags.iter().any(|tag| snapshot.has(&table, index.oid(), tag.0 as i64))
+    };
+    // A debt that the snapshot does not see may be of a command that leaves it: TRUNCATE, REFRESH
+    // and changes of the schema show in older snapshots too once the query is computed.
+    owed_in(snapshot) || Fresh::try_push().is_none_or(|fresh| owed_in(&fresh.snapshot))
 }
 
 /// Whether the snapshot sees any debt.

@@ -78,6 +78,15 @@ impl Fresh {
     }
 }
 
+impl Fresh {
+    /// None where PostgreSQL takes no new snapshots: while parallel workers run.
+    pub fn try_push() -> Option<Self> {
+        // SAFETY: reads the state of the current transaction.
+        let is_parallel = unsafe { pg_sys::IsInParallelMode() };
+        (!is_parallel).then(Self::push)
+    }
+}
+
 impl Drop for Fresh {
     fn drop(&mut self) {
         // An error has already taken PostgreSQL's own way out, or will: it pops what is left.
