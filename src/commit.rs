@@ -65,7 +65,7 @@ struct Transaction {
     settled: Option<End>,
     /// What stands in `redis_debt` already.
     owed: Vec<Tag>,
-    /// Keys were settled early, and nobody remembers which.
+    /// What was settled in mid-transaction.
     early: Option<Early>,
     /// Keys that early settlement could not settle: everything must be taken for changed.
     coarse: bool,

@@ -1,9 +1,8 @@
 //! What `redis_cached` would do with a query, and why.
 
-use pg_cache_core::fence::{Judgement, Look, Wanted, judge};
+use pg_cache_core::fence::{Judgement, Wanted, judge};
 use pg_cache_core::reason::Reason;
 use pg_cache_core::sidecar::Sidecar;
-use pg_cache_core::tagtable;
 use pg_cache_core::template::Template;
 use serde_json::{Value, json};
 
@@ -110,12 +109,7 @@ fn status(
         return Ok((Value::from("permission"), Value::Null));
     }
     let keys = &entry.keys;
-    let ask = Ask {
-        value: keys.value(),
-        sidecar: keys.sidecar(),
-        table: &registration.table,
-        buckets: &entry.buckets,
-    };
+    let ask = Ask::new(keys, &registration.table, &entry.buckets);
     let looked = connection::ask(|session| {
         let found = session.look(&ask)?;
         registration.check(found.server)?;
@@ -148,19 +142,13 @@ fn judged(
     registration: &Registration,
     snapshot: &Snapshot,
 ) -> Option<Reason> {
-    let look = Look {
-        value: found.value,
-        sidecar: found.sidecar,
-        generation: found.generation,
-        base: found.base,
-        fields: &found.fields,
-    };
+    let look = found.judged();
     let wanted = Wanted {
         generation: registration.generation,
         fingerprint: &entry.fingerprint,
         buckets: &entry.buckets,
         // A call would catch up with it.
-        catalogue_seen: tagtable::version(found.fields.first().copied().flatten()),
+        catalogue_seen: look.catalogue_version(),
     };
     match judge(&look, &wanted, &|xid| snapshot.is_complete(xid)) {
         Judgement::Hit { .. } => None,

@@ -11,7 +11,7 @@ use std::rc::Rc;
 use std::time::Instant;
 
 use pg_cache_core::error::Error;
-use pg_cache_core::fence::{Judgement, Look, Wanted, judge};
+use pg_cache_core::fence::{Judgement, Wanted, judge};
 use pg_cache_core::fill::{Effect, Event, Fill};
 use pg_cache_core::reason::Reason;
 use pg_cache_core::sidecar::{Dep, Sidecar, value_hash};
@@ -112,6 +112,12 @@ pub struct Under {
     position: wal::Position,
 }
 
+impl Under {
+    fn ask(&self) -> Ask<'_> {
+        Ask::new(&self.entry.keys, &self.registration.table, &self.entry.buckets)
+    }
+}
+
 /// What a look came to.
 pub enum Looked {
     Hit(Datum),
@@ -181,13 +187,7 @@ impl Reading<'_> {
     /// The hit path: one round trip.
     pub fn look(&self, under: &Under) -> Result<Looked, Failure> {
         host::fault_point("read.look");
-        let keys = &under.entry.keys;
-        let ask = Ask {
-            value: keys.value(),
-            sidecar: keys.sidecar(),
-            table: &under.registration.table,
-            buckets: &under.entry.buckets,
-        };
+        let ask = under.ask();
         connection::ask(|session| {
             let found = session.look(&ask)?;
             under.registration.check(found.server)?;
@@ -200,15 +200,12 @@ impl Reading<'_> {
         // Without this guard, whatever generation the table has is taken for the registered one.
         let own = found.generation.and_then(tagtable::parse_generation);
         let trusted = own.filter(|_| host::skips("guard.generation")).unwrap_or(generation);
-        let look = Look {
-            value: found.value,
-            sidecar: found.sidecar,
-            generation: found.generation,
-            base: if host::skips("guard.base") { Some(b"0") } else { found.base },
-            fields: &found.fields,
-        };
+        let mut look = found.judged();
+        if host::skips("guard.base") {
+            look.base = Some(b"0");
+        }
         let seen = match host::skips("guard.catalogue") {
-            true => tagtable::version(found.fields.first().copied().flatten()),
+            true => look.catalogue_version(),
             false => catalogue::seen(generation),
         };
         let wanted = Wanted {
@@ -308,15 +305,9 @@ impl Reading<'_> {
     /// the lease, another backend may have filled the entry, or a writer bumped and deleted it.
     fn lease(&self, under: &Under, token: &[u8]) -> Result<(bool, Looked), Failure> {
         host::fault_point("read.lease");
-        let keys = &under.entry.keys;
         let ask = LeaseAsk {
-            look: Ask {
-                value: keys.value(),
-                sidecar: keys.sidecar(),
-                table: &under.registration.table,
-                buckets: &under.entry.buckets,
-            },
-            lease: &keys.lease(),
+            look: under.ask(),
+            lease: &under.entry.keys.lease(),
             token,
             lease_ms: guc::lease_timeout_ms(),
         };

@@ -9,12 +9,14 @@ use std::cell::{Cell, RefCell};
 use std::rc::Rc;
 
 use pg_cache_core::error::Error;
+use pg_cache_core::key::EntryKeys;
 use pg_cache_core::reason::Reason;
 use pg_cache_core::recipe::Secret;
-use pg_cache_core::tag::Tag;
+use pg_cache_core::tag::{Bucket, Tag};
 use pg_cache_core::tagtable;
 
 use crate::client::failure::Failure;
+use crate::client::scripts::Generations;
 use crate::client::session::Server;
 use crate::pg::error::Outcome;
 use crate::pg::snapshot::{Fresh, Snapshot};
@@ -55,6 +57,29 @@ impl Registration {
         }
         let detail = format!("role {}, {}", server.role, server.identity());
         Err(Failure::new(Reason::Identity, detail))
+    }
+
+    /// Refuses an answer to BUMP of another server, or of a table of another generation.
+    pub fn check_settled(&self, server: &Server, found: &Generations) -> Result<(), Failure> {
+        self.check(server)?;
+        let ours = tagtable::generation_text(self.generation);
+        match found.iter().all(|found| found.as_deref() == Some(&ours[..])) {
+            true => Ok(()),
+            false => Err(Failure::new(Reason::Generation, "the tag table is not ours")),
+        }
+    }
+
+    /// The buckets of these tags, each once.
+    pub fn buckets_of(&self, tags: impl Iterator<Item = Tag>) -> Vec<Bucket> {
+        let mut buckets: Vec<Bucket> = tags.map(|tag| tag.bucket(self.buckets)).collect();
+        buckets.sort_unstable();
+        buckets.dedup();
+        buckets
+    }
+
+    /// The names in Redis of a key of this database.
+    pub fn entry_keys(&self, key: &[u8]) -> EntryKeys {
+        EntryKeys::new(&[&self.prefix, key].concat())
     }
 }
 
@@ -182,13 +207,16 @@ pub fn lock_all() -> Option<Oid> {
 /// Takes the lock that tells the worker of a writer, if nobody is in the way, and keeps it until
 /// the transaction ends.
 pub fn lock_for_writing() -> bool {
-    let kept = open_for(WRITE_LOCK, |tables| tables.server).map(Table::keep_lock);
-    kept.is_some()
+    lock_to_the_end(|tables| tables.server)
 }
 
 /// The same for what is owed: who looks for writers of debts finds this one.
 pub fn lock_debts() -> bool {
-    open_for(WRITE_LOCK, |tables| tables.debt).map(Table::keep_lock).is_some()
+    lock_to_the_end(|tables| tables.debt)
+}
+
+fn lock_to_the_end(which: impl Fn(&Tables) -> Oid) -> bool {
+    open_for(WRITE_LOCK, which).map(Table::keep_lock).is_some()
 }
 
 /// The oid of `redis_debt`.

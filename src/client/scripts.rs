@@ -4,7 +4,7 @@ use std::sync::LazyLock;
 
 use pg_cache_core::key::EntryKeys;
 use pg_cache_core::tag::Bucket;
-use pg_cache_core::tagtable;
+use pg_cache_core::tagtable::{self, Field};
 use redis::{ErrorKind, Pipeline, RedisResult, Script, ServerErrorKind, Value, from_redis_value};
 
 use super::session::{Ask, ENTRY_PARTS, Session, TABLE_PARTS, parts};
@@ -84,17 +84,11 @@ const BUMP_BUCKETS_MAX: usize = 2000;
 /// BUMP, then DEL of value, sidecar and lease of each key: one round trip, now or later.
 pub struct Settlement {
     pipeline: Pipeline,
-    is_proved: bool,
     bumps: usize,
 }
 
 impl Settlement {
-    pub fn new(
-        session: &mut Session,
-        bump: &Bump<'_>,
-        keys: &[EntryKeys],
-        keep_leases: bool,
-    ) -> Self {
+    pub fn new(bump: &Bump<'_>, keys: &[EntryKeys], keep_leases: bool) -> Self {
         let mut pipeline = redis::pipe();
         let running: Vec<String> = bump.in_progress.iter().map(u64::to_string).collect();
         let running = running.join(",");
@@ -119,8 +113,8 @@ impl Settlement {
             }
         }
         // Last, so that it tells of the server after all of this was done.
-        let is_proved = session.ask_for_proof(&mut pipeline);
-        Self { pipeline, is_proved, bumps }
+        Session::ask_for_proof(&mut pipeline);
+        Self { pipeline, bumps }
     }
 
     /// Sends it and waits. Returns the generations that the table had, one for each call of BUMP.
@@ -149,11 +143,16 @@ impl Settlement {
     }
 
     fn read(&self, session: &mut Session, mut replies: Vec<Value>) -> RedisResult<Generations> {
-        if self.is_proved {
-            session.prove(replies.pop())?;
-        }
+        session.prove(replies.pop())?;
         replies.into_iter().take(self.bumps).map(|reply| Ok(from_redis_value(reply)?)).collect()
     }
+}
+
+/// Who is listed for the catalogue.
+pub fn catalogue_writers(session: &mut Session, table: &[u8]) -> RedisResult<Vec<u64>> {
+    let found: Option<Vec<u8>> =
+        redis::cmd("HGET").arg(table).arg(tagtable::CATALOGUE).query(session)?;
+    Ok(Field::parse(found.as_deref()).unwrap_or_default().xids)
 }
 
 /// The generation of a tag table, once for each call of BUMP.
@@ -185,11 +184,9 @@ pub fn lease(
         table.arg(bucket.field());
     }
     // Last, so that it tells of the server after it was looked at.
-    let is_proved = session.ask_for_proof(&mut pipeline);
+    Session::ask_for_proof(&mut pipeline);
     let mut replies: Vec<Value> = pipeline.query(session)?;
-    if is_proved {
-        session.prove(replies.pop())?;
-    }
+    session.prove(replies.pop())?;
     let (holder, entry, table): (Option<Vec<u8>>, Value, Value) =
         from_redis_value(Value::Array(replies))?;
     let mut found = parts(entry, ENTRY_PARTS)?;

@@ -4,8 +4,10 @@
 //! a reply that comes late would otherwise answer the next question.
 
 use std::io;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
+use pg_cache_core::fence;
+use pg_cache_core::key::EntryKeys;
 use pg_cache_core::reason::Reason;
 use pg_cache_core::resp::{self, Look};
 use pg_cache_core::tag::Bucket;
@@ -19,10 +21,6 @@ use super::transport::Transport;
 
 /// Replies of the handshake: INFO server and INFO replication are a few kilobytes.
 const HANDSHAKE_BYTES_MAX: usize = 256 * 1024;
-
-/// How old the proof of a server's identity may be when it is relied on: not at all. A primary can
-/// be demoted and resynchronized within milliseconds, and answers with lists rolled back.
-const PROOF_AGE_MAX: Duration = Duration::ZERO;
 
 /// What a look asks of an entry: value and sidecar.
 pub const ENTRY_PARTS: usize = 2;
@@ -73,6 +71,12 @@ pub struct Ask<'a> {
     pub buckets: &'a [Bucket],
 }
 
+impl<'a> Ask<'a> {
+    pub fn new(keys: &'a EntryKeys, table: &'a [u8], buckets: &'a [Bucket]) -> Self {
+        Self { value: keys.value(), sidecar: keys.sidecar(), table, buckets }
+    }
+}
+
 /// What a look found, as far as it is there.
 pub struct Found<'a> {
     /// Who answered, by the last proof.
@@ -91,6 +95,17 @@ impl<'a> Found<'a> {
         let (value, sidecar, generation, base) = (next(), next(), next(), next());
         Self { server, value, sidecar, generation, base, fields: parts.collect() }
     }
+
+    /// As it is judged.
+    pub fn judged(&self) -> fence::Look<'_> {
+        fence::Look {
+            value: self.value,
+            sidecar: self.sidecar,
+            generation: self.generation,
+            base: self.base,
+            fields: &self.fields,
+        }
+    }
 }
 
 pub struct Session {
@@ -105,9 +120,6 @@ pub struct Session {
     /// What the full parser read of a look that was not plain.
     other: Vec<Option<Vec<u8>>>,
     server: Server,
-    /// When the server was last asked who it is, and when it was last asked and answered.
-    asked: Instant,
-    proved: Instant,
     posted: Posted,
     posts: u64,
 }
@@ -145,8 +157,6 @@ impl Session {
                 role: String::new(),
                 replication_id: String::new(),
             },
-            asked: Instant::now(),
-            proved: Instant::now(),
             posted: Posted::default(),
             posts: 0,
         };
@@ -173,23 +183,15 @@ impl Session {
         Ok(self.server.clone())
     }
 
-    /// Adds the question for the server's identity to a pipeline if the last answer is too old. A
-    /// demoted primary keeps its connections, its run_id and its old answers: only its role and
-    /// replication id tell.
-    pub fn ask_for_proof(&mut self, pipeline: &mut Pipeline) -> bool {
-        let is_due = self.proof_is_due();
-        if is_due {
-            self.asked = Instant::now();
-            pipeline.cmd("INFO").arg("replication");
-        }
-        is_due
+    /// Adds the question for the server's identity, behind all that hangs on the answer. It is
+    /// asked every time: a demoted primary keeps its connections, its run_id and its old answers,
+    /// and can be demoted and resynchronized within milliseconds; only its role and replication id
+    /// tell.
+    pub fn ask_for_proof(pipeline: &mut Pipeline) {
+        pipeline.cmd("INFO").arg("replication");
     }
 
-    fn proof_is_due(&self) -> bool {
-        self.proved.elapsed() >= PROOF_AGE_MAX
-    }
-
-    /// Takes the answer. It holds from the moment of the question on.
+    /// Takes the answer.
     pub fn prove(&mut self, reply: Option<Value>) -> RedisResult<()> {
         let text: String = redis::from_redis_value(reply.unwrap_or(Value::Nil))?;
         self.take_proof(&text);
@@ -200,7 +202,6 @@ impl Session {
         self.server.role = info(replication, "role").unwrap_or_default().to_owned();
         let id = info(replication, "master_replid").unwrap_or_default();
         self.server.replication_id = id.to_owned();
-        self.proved = self.asked;
     }
 
     fn handshake(&mut self, target: &Target, name: &str) -> Result<Server, Failure> {
@@ -223,43 +224,39 @@ impl Session {
     }
 
     /// The hit path: an entry and its part of the tag table, borrowed from the buffer that they
-    /// came into. Asks the server for its identity on the way if the last proof is too old.
+    /// came into. Asks the server for its identity on the way.
     pub fn look(&mut self, ask: &Ask<'_>) -> RedisResult<Found<'_>> {
-        let (fields, proof) = (ask.buckets.len(), self.proof_is_due());
+        let fields = ask.buckets.len();
         let mut out = std::mem::take(&mut self.outbox);
         out.clear();
-        resp::write_look(&mut out, ask.value, ask.sidecar, ask.table, ask.buckets, proof);
+        resp::write_look(&mut out, ask.value, ask.sidecar, ask.table, ask.buckets, true);
         self.outbox = out;
-        self.asked = if proof { Instant::now() } else { self.asked };
         self.begin()?;
         self.transport.send(&self.outbox)?;
         self.inbox.fill(&mut self.transport, 0)?;
         let mut ranges = Vec::with_capacity(fields + 5);
         let used = loop {
-            match resp::read_look(self.inbox.pending(), fields, proof, &mut ranges) {
+            match resp::read_look(self.inbox.pending(), fields, true, &mut ranges) {
                 Look::Complete { used } => break used,
                 Look::Incomplete { at_least } => self.inbox.fill(&mut self.transport, at_least)?,
-                Look::Other => return self.look_at_other(TABLE_PARTS + fields, proof),
+                Look::Other => return self.look_at_other(TABLE_PARTS + fields),
             }
         };
         self.inbox.consume(used);
         self.open = true;
-        if proof {
-            let text = ranges.pop().flatten().map(|range| &self.inbox.last(used)[range]);
-            let text = String::from_utf8_lossy(text.unwrap_or_default()).into_owned();
-            self.take_proof(&text);
-        }
+        let text = ranges.pop().flatten().map(|range| &self.inbox.last(used)[range]);
+        let text = String::from_utf8_lossy(text.unwrap_or_default()).into_owned();
+        self.take_proof(&text);
         let reply = self.inbox.last(used);
         let parts = ranges.into_iter().map(|range| range.map(|range| &reply[range]));
         Ok(Found::new(&self.server, parts))
     }
 
     /// An error, or a push before the answer: the full parser reads it from the first byte on.
-    fn look_at_other(&mut self, table_parts: usize, proof: bool) -> RedisResult<Found<'_>> {
+    fn look_at_other(&mut self, table_parts: usize) -> RedisResult<Found<'_>> {
         // A new one: whatever the last one read beyond its answer was no answer of ours.
         self.parser = Parser::new();
-        let (entry, table) = (self.receive()?, self.receive()?);
-        let info = if proof { Some(self.receive()?) } else { None };
+        let (entry, table, info) = (self.receive()?, self.receive()?, self.receive()?);
         self.open = true;
         let mut other = parts(entry.extract_error()?, ENTRY_PARTS)?;
         match table.extract_error() {
@@ -268,9 +265,7 @@ impl Session {
             Err(error) if error.code() == Some("WRONGTYPE") => {}
             Err(error) => return Err(error),
         }
-        if info.is_some() {
-            self.prove(info)?;
-        }
+        self.prove(Some(info))?;
         self.other = other;
         Ok(Found::new(&self.server, self.other.iter().map(Option::as_deref)))
     }

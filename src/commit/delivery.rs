@@ -9,11 +9,9 @@ use pg_cache_core::key::EntryKeys;
 use pg_cache_core::pending::Owed;
 use pg_cache_core::reason::Reason;
 use pg_cache_core::tag::{Bucket, Tag};
-use pg_cache_core::tagtable::{self, Field};
 
 use crate::client::failure::Failure;
-use crate::client::scripts::{Bump, Generations, Settlement};
-use crate::client::session::Session;
+use crate::client::scripts::{self, Bump, Settlement};
 use crate::pg::snapshot::Snapshot;
 use crate::pg::{host, xact};
 use crate::registry::{self, Registration};
@@ -33,27 +31,8 @@ pub struct Delivery<'a> {
 
 /// The buckets of what is owed, each once.
 pub fn buckets_of(registration: &Registration, owed: &Owed) -> Vec<Bucket> {
-    let bucket_of = |tag: Tag| tag.bucket(registration.buckets);
     let key_tags = owed.keys.iter().map(|key| Tag::key(key));
-    let mut buckets: Vec<Bucket> =
-        owed.tags.iter().copied().chain(key_tags).map(bucket_of).collect();
-    buckets.sort_unstable();
-    buckets.dedup();
-    buckets
-}
-
-/// Refuses an answer of another server, or of a table of another generation.
-pub fn check(
-    registration: &Registration,
-    session: &Session,
-    found: &Generations,
-) -> Result<(), Failure> {
-    registration.check(session.server())?;
-    let ours = tagtable::generation_text(registration.generation);
-    match found.iter().all(|found| found.as_deref() == Some(&ours[..])) {
-        true => Ok(()),
-        false => Err(Failure::new(Reason::Generation, "the tag table is not ours")),
-    }
+    registration.buckets_of(owed.tags.iter().copied().chain(key_tags))
 }
 
 impl<'a> Delivery<'a> {
@@ -80,12 +59,12 @@ impl<'a> Delivery<'a> {
         if buckets.contains(&Bucket::CATALOGUE) {
             self.let_messages_pass()?;
         }
-        let keys = self.entry_keys(keys);
+        let settlement = self.settlement(buckets, keys);
         connection::ask_within(self.deadline.left(), |session| {
-            let found = self.settlement(session, buckets, &keys).settle(session)?;
+            let found = settlement.settle(session)?;
             match self.is_former {
                 true => self.registration.check(session.server()),
-                false => check(self.registration, session, &found),
+                false => self.registration.check_settled(session.server(), &found),
             }
         })
     }
@@ -96,25 +75,13 @@ impl<'a> Delivery<'a> {
         buckets: &[Bucket],
         keys: &[Box<[u8]>],
     ) -> Result<(Settlement, u64), Failure> {
-        let keys = self.entry_keys(keys);
-        connection::ask_within(self.deadline.left(), |session| {
-            let settlement = self.settlement(session, buckets, &keys);
-            let ticket = settlement.post(session)?;
-            Ok((settlement, ticket))
-        })
+        let settlement = self.settlement(buckets, keys);
+        let ticket =
+            connection::ask_within(self.deadline.left(), |session| Ok(settlement.post(session)?))?;
+        Ok((settlement, ticket))
     }
 
-    fn entry_keys(&self, keys: &[Box<[u8]>]) -> Vec<EntryKeys> {
-        let prefix = &self.registration.prefix;
-        keys.iter().map(|key| EntryKeys::new(&[prefix, &key[..]].concat())).collect()
-    }
-
-    fn settlement(
-        &self,
-        session: &mut Session,
-        buckets: &[Bucket],
-        keys: &[EntryKeys],
-    ) -> Settlement {
+    fn settlement(&self, buckets: &[Bucket], keys: &[Box<[u8]>]) -> Settlement {
         let in_progress = self.snapshot.in_progress();
         let drops_all = host::skips("guard.droplist");
         let bump = Bump {
@@ -125,7 +92,9 @@ impl<'a> Delivery<'a> {
             in_progress: if drops_all { &[] } else { &in_progress },
             buckets,
         };
-        Settlement::new(session, &bump, keys, host::skips("guard.keeplease"))
+        let keys: Vec<EntryKeys> =
+            keys.iter().map(|key| self.registration.entry_keys(key)).collect();
+        Settlement::new(&bump, &keys, host::skips("guard.keeplease"))
     }
 
     /// A reader trusts its caches once those who are listed for the catalogue have let go of their
@@ -134,11 +103,9 @@ impl<'a> Delivery<'a> {
     /// waits for them. Whoever is complete in our snapshot bumped before it was taken, so is found
     /// here, unless another schema change dropped it, which waited likewise.
     fn let_messages_pass(&self) -> Result<(), Failure> {
-        let mut ask = redis::cmd("HGET");
-        ask.arg(&self.registration.table).arg(tagtable::CATALOGUE);
-        let found: Option<Vec<u8>> =
-            connection::ask_within(self.deadline.left(), |session| Ok(ask.query(session)?))?;
-        let listed = Field::parse(found.as_deref()).unwrap_or_default().xids;
+        let listed = connection::ask_within(self.deadline.left(), |session| {
+            Ok(scripts::catalogue_writers(session, &self.registration.table)?)
+        })?;
         for xid in listed.into_iter().filter(|xid| self.snapshot.is_complete(*xid)) {
             while !xact::has_let_go(xid) {
                 if self.deadline.left().is_zero() {

@@ -134,7 +134,7 @@ impl Early {
         let Posted { registration, settlement, ticket, buckets } = posted;
         connection::ask_within(deadline.left(), |session| {
             let found = settlement.collect(session, ticket)?;
-            delivery::check(&registration, session, &found)
+            registration.check_settled(session.server(), &found)
         })?;
         self.bumped.extend(buckets);
         Ok(())

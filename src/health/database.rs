@@ -11,7 +11,7 @@ use crate::client::making::made;
 use crate::client::session::Server;
 use crate::pg::error::Outcome;
 use crate::pg::snapshot::Fresh;
-use crate::pg::{lockers, settings, table, utility, wal};
+use crate::pg::{lockers, table, tracked, utility, wal};
 use crate::registry::{self, Registration};
 use crate::{connection, worker};
 
@@ -59,7 +59,7 @@ pub fn checks() -> Outcome<Vec<Value>> {
     rows.push(row("debts", !owes, debts));
     rows.push(prepared()?);
     if let Some(schema) = table::extension_schema_name() {
-        rows.push(event_triggers()?);
+        rows.push(event_triggers());
         rows.push(triggers(&schema)?);
     }
     Ok(rows)
@@ -106,26 +106,17 @@ fn prepared() -> Outcome<Value> {
     })
 }
 
-const EVENT_TRIGGERS: &str = "'pg_cache_ddl_start', 'pg_cache_ddl_end', 'pg_cache_sql_drop'";
-
 /// Without the event triggers, nobody notices a change of the schema, and nothing is exact.
-fn event_triggers() -> Outcome<Value> {
-    if settings::value("event_triggers").as_deref() == Some("off") {
-        return Ok(row("event triggers", false, "the setting event_triggers is off"));
+fn event_triggers() -> Value {
+    if !tracked::event_triggers_run() {
+        return row("event triggers", false, "the setting event_triggers is off");
     }
-    let missing = utility::ask_read_only(&format!(
-        "SELECT pg_catalog.string_agg(wanted, ', ')
-           FROM pg_catalog.unnest(ARRAY[{EVENT_TRIGGERS}]::text[]) AS wanted
-          WHERE NOT EXISTS (SELECT FROM pg_catalog.pg_event_trigger
-                             WHERE evtname = wanted AND evtenabled = 'A')"
-    ))?;
-    Ok(match missing {
-        None => row("event triggers", true, "all are ENABLE ALWAYS"),
-        Some(names) => {
-            let detail = format!("not there or not ENABLE ALWAYS: {names}");
-            row("event triggers", false, &detail)
-        }
-    })
+    let missing = tracked::missing_event_triggers();
+    if missing.is_empty() {
+        return row("event triggers", true, "all are ENABLE ALWAYS");
+    }
+    let detail = format!("not there or not ENABLE ALWAYS: {}", missing.join(", "));
+    row("event triggers", false, &detail)
 }
 
 /// Tracked tables whose changes may go unnoticed.

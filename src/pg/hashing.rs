@@ -14,7 +14,17 @@ use super::classify;
 const EXTENDED_PROC: i16 = 2;
 
 /// Of every hash of a row group.
-const SEED: u64 = 0;
+pub const SEED: u64 = 0;
+
+/// The type cache's entry, with what hashes values of the type to 64 bits. It lives as long as the
+/// backend.
+pub fn type_entry(type_oid: pg_sys::Oid) -> *mut pg_sys::TypeCacheEntry {
+    let wanted = pg_sys::TYPECACHE_HASH_OPFAMILY
+        | pg_sys::TYPECACHE_HASH_EXTENDED_PROC
+        | pg_sys::TYPECACHE_HASH_EXTENDED_PROC_FINFO;
+    // SAFETY: a catalogue look-up that raises if there is no such type.
+    unsafe { pg_sys::lookup_type_cache(type_oid, wanted as i32) }
+}
 
 /// A tracked column, by how its values are compared and hashed.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -46,11 +56,8 @@ impl Hashing {
         if holds_composite(type_oid) {
             return None;
         }
-        let wanted = pg_sys::TYPECACHE_HASH_OPFAMILY | pg_sys::TYPECACHE_HASH_EXTENDED_PROC;
-        // SAFETY: an entry that lives as long as the backend.
-        let entry = unsafe { pg_sys::lookup_type_cache(type_oid, wanted as i32) };
-        // SAFETY: as above.
-        let entry = unsafe { &*entry };
+        // SAFETY: lives as long as the backend.
+        let entry = unsafe { &*type_entry(type_oid) };
         let function = entry.hash_extended_proc;
         let missing = [entry.hash_opf, entry.hash_opintype, function];
         (!missing.contains(&pg_sys::InvalidOid)).then_some(Self {

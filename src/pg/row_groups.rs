@@ -7,6 +7,7 @@
 use pgrx::pg_sys;
 
 use super::error::{Outcome, catch};
+use super::hashing::{SEED, type_entry};
 use super::trigger::{Attribute, Row};
 
 /// Each row is hashed and noted for each of its columns.
@@ -49,12 +50,6 @@ pub fn can_hash(type_oid: pg_sys::Oid) -> bool {
     unsafe { (*type_entry(type_oid)).hash_extended_proc != pg_sys::InvalidOid }
 }
 
-fn type_entry(type_oid: pg_sys::Oid) -> *mut pg_sys::TypeCacheEntry {
-    let flags = pg_sys::TYPECACHE_HASH_EXTENDED_PROC | pg_sys::TYPECACHE_HASH_EXTENDED_PROC_FINFO;
-    // SAFETY: a catalogue look-up that raises if there is no such type.
-    unsafe { pg_sys::lookup_type_cache(type_oid, flags as i32) }
-}
-
 /// Hashes the first `COLUMNS_MAX` of the columns.
 pub fn hashes(row: Row, columns: &[Hashed]) -> Outcome<Hashes> {
     let mut values = [None; COLUMNS_MAX];
@@ -68,7 +63,7 @@ pub fn hashes(row: Row, columns: &[Hashed]) -> Outcome<Hashes> {
             let collation = column.attribute.collation;
             // SAFETY: as above; the function stands in the entry.
             let function = unsafe { &raw mut (*column.entry).hash_extended_proc_finfo };
-            let seed = pg_sys::Datum::from(0u64);
+            let seed = pg_sys::Datum::from(SEED);
             // SAFETY: the hash function of the value's own type.
             let hashed = unsafe { FunctionCall2Coll(function, collation, value, seed) };
             *hash = Some(hashed.value() as u64);

@@ -252,8 +252,14 @@ pub fn root_of(relation: pg_sys::Oid) -> pg_sys::Oid {
 
 /// Whether schema changes are noted, or the sentence that says why not.
 pub fn schema_gap() -> Option<&'static str> {
-    let missing = EVENT_TRIGGERS.iter().any(|(name, event)| !is_watched(name, event));
+    let missing = !missing_event_triggers().is_empty();
     missing.then_some("An event trigger of pg_cache is missing or not ENABLE ALWAYS.")
+}
+
+/// The event triggers that are not there as they must be, by their names.
+pub fn missing_event_triggers() -> Vec<String> {
+    let missing = EVENT_TRIGGERS.iter().filter(|(name, event)| !is_watched(name, event));
+    missing.map(|(name, _)| name.to_string_lossy().into_owned()).collect()
 }
 
 /// Whether the setting `event_triggers` is on, here and now. In other sessions it may be off all

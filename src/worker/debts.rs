@@ -7,12 +7,11 @@
 
 use pg_cache_core::key::EntryKeys;
 use pg_cache_core::reason::Reason;
-use pg_cache_core::tag::{Bucket, Tag};
-use pg_cache_core::tagtable::{self, Field};
+use pg_cache_core::tag::Tag;
 use serde_json::Value;
 
 use crate::client::failure::Failure;
-use crate::client::scripts::{Bump, Settlement};
+use crate::client::scripts::{self, Bump, Settlement};
 use crate::connection;
 use crate::pg::error::Outcome;
 use crate::pg::snapshot::{Fresh, Snapshot};
@@ -125,10 +124,8 @@ fn check_messages(
     snapshot: &Snapshot,
     debts: &[Debt],
 ) -> Result<(), Failure> {
-    let mut ask = redis::cmd("HGET");
-    ask.arg(&registration.table).arg(tagtable::CATALOGUE);
-    let found: Option<Vec<u8>> = connection::ask(|session| Ok(ask.query(session)?))?;
-    let listed = Field::parse(found.as_deref()).unwrap_or_default().xids;
+    let listed =
+        connection::ask(|session| Ok(scripts::catalogue_writers(session, &registration.table)?))?;
     let owing = debts.iter().filter(|debt| debt.tag == Tag::CATALOGUE).map(|debt| debt.xid);
     for xid in listed.into_iter().chain(owing).filter(|xid| snapshot.is_complete(*xid)) {
         if !xact::has_let_go(xid) {
@@ -149,13 +146,9 @@ fn settle(registration: &Registration, debts: &[Debt]) -> Result<(), Failure> {
     if debts.iter().any(|debt| debt.tag == Tag::CATALOGUE) {
         check_messages(registration, &fresh.snapshot, debts)?;
     }
-    let mut buckets: Vec<Bucket> =
-        debts.iter().map(|debt| debt.tag.bucket(registration.buckets)).collect();
-    buckets.sort_unstable();
-    buckets.dedup();
+    let buckets = registration.buckets_of(debts.iter().map(|debt| debt.tag));
     let keys = debts.iter().filter_map(|debt| debt.key.as_ref());
-    let keys: Vec<EntryKeys> =
-        keys.map(|key| EntryKeys::new(&[&registration.prefix, key.as_bytes()].concat())).collect();
+    let keys: Vec<EntryKeys> = keys.map(|key| registration.entry_keys(key.as_bytes())).collect();
     let in_progress = fresh.snapshot.in_progress();
     let bump = Bump {
         table: &registration.table,
@@ -165,14 +158,9 @@ fn settle(registration: &Registration, debts: &[Debt]) -> Result<(), Failure> {
         in_progress: &in_progress,
         buckets: &buckets,
     };
-    let found = connection::ask(|session| {
-        let found = Settlement::new(session, &bump, &keys, false).settle(session)?;
-        registration.check(session.server())?;
-        Ok(found)
-    })?;
-    let ours = tagtable::generation_text(registration.generation);
-    if found.iter().any(|found| found.as_deref() != Some(&ours[..])) {
-        return Err(Failure::new(Reason::Generation, "the tag table is not ours"));
-    }
-    Ok(())
+    let settlement = Settlement::new(&bump, &keys, false);
+    connection::ask(|session| {
+        let found = settlement.settle(session)?;
+        registration.check_settled(session.server(), &found)
+    })
 }

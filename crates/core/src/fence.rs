@@ -27,6 +27,17 @@ pub struct Look<'a> {
     pub fields: &'a [Option<&'a [u8]>],
 }
 
+impl Look<'_> {
+    fn catalogue(&self) -> Option<&[u8]> {
+        self.fields.first().copied().flatten()
+    }
+
+    /// The catalogue's present version; None if its field is malformed.
+    pub fn catalogue_version(&self) -> Option<u64> {
+        tagtable::version(self.catalogue())
+    }
+}
+
 /// What the caller knows under its snapshot.
 #[derive(Debug, Clone, Copy)]
 pub struct Wanted<'a> {
@@ -70,9 +81,8 @@ pub fn judge<'a>(
     if let Some(reason) = obstacle(look, wanted, complete) {
         return Judgement::Compute(reason);
     }
-    let catalogue = look.fields.first().copied().flatten();
-    if tagtable::version(catalogue) != wanted.catalogue_seen {
-        let Field { version, xids } = Field::parse(catalogue).unwrap_or_default();
+    if look.catalogue_version() != wanted.catalogue_seen {
+        let Field { version, xids } = Field::parse(look.catalogue()).unwrap_or_default();
         return Judgement::Catalogue { version, xids };
     }
     let found = entry(look.value, look.sidecar, wanted.generation, wanted.fingerprint);

@@ -9,6 +9,7 @@ mod decimal;
 pub mod eager;
 pub mod error;
 pub mod fence;
+mod fields;
 pub mod fill;
 pub mod fingerprint;
 pub mod key;

@@ -5,6 +5,8 @@
 //! Without that, whoever can write Redis could have an operator run any query as any role; without
 //! the name, a recipe that was written for one entry could be laid beside another.
 
+use crate::fields::Fields;
+
 /// The format that this release writes, and the only one it reads.
 pub const FORMAT: u8 = 1;
 
@@ -138,11 +140,6 @@ fn write_optional(bytes: &mut Vec<u8>, field: Option<&[u8]>) -> Option<()> {
     field.map_or(Some(()), |field| write(bytes, field))
 }
 
-/// The bytes not read yet; every read is None at the end of them.
-struct Fields<'a> {
-    rest: &'a [u8],
-}
-
 impl Fields<'_> {
     fn recipe(&mut self) -> Option<Recipe> {
         Some(Recipe {
@@ -183,12 +180,6 @@ impl Fields<'_> {
         let (field, rest) = self.rest.split_at_checked(length)?;
         self.rest = rest;
         Some(field.to_vec())
-    }
-
-    fn take<const N: usize>(&mut self) -> Option<[u8; N]> {
-        let (field, rest) = self.rest.split_first_chunk::<N>()?;
-        self.rest = rest;
-        Some(*field)
     }
 }
 

@@ -7,6 +7,8 @@
 
 use xxhash_rust::xxh3::xxh3_64;
 
+use crate::fields::Fields;
+
 /// The format that this release writes, and the only one it reads.
 pub const FORMAT: u8 = 1;
 
@@ -94,11 +96,6 @@ pub fn value_hash(value: &[u8]) -> u64 {
     xxh3_64(value)
 }
 
-/// The bytes not read yet; every read is None at the end of them.
-struct Fields<'a> {
-    rest: &'a [u8],
-}
-
 impl Fields<'_> {
     fn sidecar(&mut self) -> Option<Sidecar> {
         Some(Sidecar {
@@ -125,12 +122,6 @@ impl Fields<'_> {
             bucket: u32::from_le_bytes(self.take()?),
             version: u64::from_le_bytes(self.take()?),
         })
-    }
-
-    fn take<const N: usize>(&mut self) -> Option<[u8; N]> {
-        let (field, rest) = self.rest.split_first_chunk::<N>()?;
-        self.rest = rest;
-        Some(*field)
     }
 }
 
