@@ -14,6 +14,7 @@ pub mod fill;
 pub mod fingerprint;
 pub mod key;
 pub mod limiter;
+pub mod message;
 pub mod pending;
 pub mod pins;
 pub mod reason;
