@@ -5,6 +5,8 @@
 //! clock does. Without it a Redis that is down costs every call a connect timeout, and all
 //! backends come back to a recovering server in the same instant.
 
+pub mod shared;
+
 /// The delay after the first failure, before jitter.
 pub const FIRST_MS: u64 = 100;
 
@@ -28,13 +30,11 @@ impl Breaker {
         self.retry_in_ms(now_ms) == 0
     }
 
-    /// A try failed. `random` spreads the backends over the second half of the delay.
+    /// A try failed.
     pub fn failed(&mut self, now_ms: u64, random: u64) {
-        let doublings = self.failures.min(u64::BITS - 1);
-        let full_ms = FIRST_MS.saturating_mul(1 << doublings).min(LONGEST_MS);
+        self.delay_ms = delay_ms(self.failures, random);
         self.failures = self.failures.saturating_add(1);
         self.failed_at_ms = now_ms;
-        self.delay_ms = full_ms - random % (full_ms / 2 + 1);
     }
 
     /// A try succeeded: the next failure is a first one again.
@@ -60,6 +60,13 @@ impl Breaker {
     pub fn failures(&self) -> u32 {
         self.failures
     }
+}
+
+/// `random` spreads the backends over the second half of the delay.
+fn delay_ms(doublings: u32, random: u64) -> u64 {
+    let doublings = doublings.min(u64::BITS - 1);
+    let full_ms = FIRST_MS.saturating_mul(1 << doublings).min(LONGEST_MS);
+    full_ms - random % (full_ms / 2 + 1)
 }
 
 #[cfg(test)]
