@@ -339,9 +339,10 @@ CREATE VIEW redis_stat_cached AS
     SELECT * FROM pg_catalog.json_to_recordset(redis_stat_cached_json())
                AS t(key_family text, hits bigint, misses bigint, reasons jsonb, fills bigint,
                     bytes_read bigint, bytes_filled bigint,
-                    hit_ms float8, query_ms float8, saved_ms float8);
+                    hit_ms float8, query_ms float8, saved_ms float8, scope text);
 
-COMMENT ON VIEW redis_stat_cached IS 'what this backend read through the cache, by key family';
+COMMENT ON VIEW redis_stat_cached IS
+    'what was read through the cache, by key family: by all backends or in this session';
 
 CREATE FUNCTION redis_stat_commit_json() RETURNS json
     LANGUAGE c VOLATILE
@@ -350,9 +351,17 @@ CREATE FUNCTION redis_stat_commit_json() RETURNS json
 CREATE VIEW redis_stat_commit AS
     SELECT * FROM pg_catalog.json_to_recordset(redis_stat_commit_json())
                AS t(settled bigint, early bigint, owed bigint, tags bigint, keys bigint,
-                    redis_ms float8);
+                    redis_ms float8, scope text);
 
-COMMENT ON VIEW redis_stat_commit IS 'what the commits of this backend told Redis';
+COMMENT ON VIEW redis_stat_commit IS
+    'what commits told Redis: those of all backends or of this session';
+
+CREATE FUNCTION redis_stat_reset() RETURNS void
+    LANGUAGE c VOLATILE
+    AS 'MODULE_PATHNAME', 'redis_stat_reset';
+
+COMMENT ON FUNCTION redis_stat_reset() IS
+    'begins the counters of this database and this session anew';
 
 -- Privileges: reading through the cache is for everybody, under the caller's own privileges; what
 -- writes Redis or tells about the server is not.
@@ -368,9 +377,10 @@ REVOKE ALL ON FUNCTION redis_repair_json() FROM PUBLIC;
 REVOKE ALL ON FUNCTION redis_repair() FROM PUBLIC;
 REVOKE ALL ON FUNCTION redis_register(text, integer) FROM PUBLIC;
 REVOKE ALL ON FUNCTION redis_wake() FROM PUBLIC;
+REVOKE ALL ON FUNCTION redis_stat_reset() FROM PUBLIC;
 REVOKE ALL ON FUNCTION redis_verify_json(integer) FROM PUBLIC;
 REVOKE ALL ON FUNCTION redis_verify(integer) FROM PUBLIC;
-GRANT SELECT ON redis_stat_cached, redis_tracked TO PUBLIC;
+GRANT SELECT ON redis_stat_cached, redis_stat_commit, redis_tracked TO PUBLIC;
 
 -- The worker registers this database with its Redis as soon as this is committed. Without a Redis,
 -- or without a worker, every query is computed until there is one.

@@ -8,15 +8,16 @@ use std::mem::ManuallyDrop;
 use std::sync::OnceLock;
 use std::time::Duration;
 
+use pg_cache_core::breaker::shared::Breakers;
 use pg_cache_core::limiter::Limiter;
 use pg_cache_core::reason::Reason;
 use pg_cache_core::target::Target;
 
 use crate::client::failure::Failure;
-use crate::client::link::{Link, Moment, Route};
+use crate::client::link::{Circuit, Link, Moment, Route};
 use crate::client::session::{Bounds, Server, Session};
 use crate::client::{Host, Wait};
-use crate::pg::{classify, error, guc, host};
+use crate::pg::{classify, error, guc, host, shmem};
 
 /// How often a backend may warn that Redis is in trouble.
 const WARN_EVERY_MS: u64 = 60_000;
@@ -37,8 +38,12 @@ const HOST: Host = Host {
 thread_local! {
     /// Never dropped: at exit there is nothing to say to Redis.
     static LINK: ManuallyDrop<RefCell<Link>> =
-        ManuallyDrop::new(RefCell::new(Link::new(HOST)));
+        ManuallyDrop::new(RefCell::new(Link::new(HOST, breakers())));
     static WARNINGS: RefCell<Limiter> = RefCell::new(Limiter::new(WARN_EVERY_MS));
+}
+
+fn breakers() -> Option<&'static Breakers> {
+    shmem::shared().map(|shared| &shared.breakers)
 }
 
 /// Runs one request on the connection, opening it if there is none. A kept connection that turns
@@ -65,6 +70,7 @@ pub fn ask_within<T>(
         },
         secret_source: guc::password_file(),
         client_name: client_name(),
+        is_patient: guc::is_patient(timeout, connect_timeout),
         resolve: &resolve,
     };
     let moment = Moment { now_ms: host::monotonic_ms, random: host::random };
@@ -86,25 +92,21 @@ pub fn introduce() {
     client_name();
 }
 
-/// Forgets the breaker, for somebody who asks in person.
+/// Asks past the breakers once, for somebody who asks in person.
 pub fn retry_now() {
     LINK.with(|link| link.borrow_mut().retry_now());
 }
 
 /// The breaker's state in words, for `redis_health`.
 pub fn breaker() -> (bool, String) {
-    let now_ms = host::monotonic_ms();
-    LINK.with(|link| {
-        let link = link.borrow();
-        let (open, failures) = (link.breaker().is_open(now_ms), link.breaker().failures());
-        match open {
-            true => {
-                let wait_ms = link.breaker().retry_in_ms(now_ms);
-                (false, format!("open after {failures} failures, next try in {wait_ms} ms"))
-            }
-            false => (true, "closed".to_owned()),
-        }
-    })
+    let circuit = LINK.with(|link| link.borrow().circuit(host::monotonic_ms()));
+    let Circuit { is_shared, failures, retry_in_ms } = circuit;
+    if retry_in_ms == 0 {
+        return (true, "closed".to_owned());
+    }
+    let whom = if is_shared { " of all backends" } else { "" };
+    let state = format!("open after {failures} failures{whom}, next try in {retry_in_ms} ms");
+    (false, state)
 }
 
 /// What the server said of itself when this backend connected.

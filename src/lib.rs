@@ -21,6 +21,7 @@ mod entry;
 mod explain;
 mod flush;
 mod health;
+mod launcher;
 mod read;
 mod recipe;
 mod registry;
@@ -43,4 +44,10 @@ pub extern "C-unwind" fn _PG_init() {
     pg::surroundings::watch();
     pg::trigger::watch();
     commit::listen();
+    if pg::shmem::is_preloading() {
+        pg::shmem::reserve();
+        pg::guc::keep_waits();
+        pg::host::start_clock();
+        launcher::register();
+    }
 }

@@ -28,6 +28,7 @@ use crate::pg::snapshot::Fresh;
 use crate::pg::transaction::{self, End};
 use crate::pg::{activity, bgworker, error, host, lockers, wal};
 use crate::registry::{self, Registration};
+use crate::stats;
 
 /// How often a backend tries to start a worker.
 const WAKE_EVERY_MS: u64 = 100;
@@ -42,7 +43,8 @@ const ABSENT_MS_MAX: u64 = 5_000;
 const WAIT_SECONDS_MIN: u32 = 5;
 const WAIT_SECONDS_MAX: u32 = 60;
 
-const WORKER: &CStr = c"pg_cache_worker";
+/// The symbol of its entry.
+pub const WORKER: &CStr = c"pg_cache_worker";
 
 /// Between two looks of an idle worker.
 const LOOK_EVERY_MS: u64 = 100;
@@ -63,6 +65,8 @@ pub fn wake() {
     if is_due != Ok(true) || !bgworker::is_possible() || wal::is_standby() {
         return;
     }
+    // It may be CREATE EXTENSION that calls: the launcher is to look once it is committed.
+    stats::database().inspect(|database| database.forget_absence());
     if lockers::is_running() {
         NO_SLOT.set(false);
     } else {
@@ -93,7 +97,7 @@ fn rest(errand: Errand) -> Outcome<()> {
         while host::monotonic_ms() < until_ms {
             bgworker::wait(until_ms.saturating_sub(host::monotonic_ms()));
         }
-        bgworker::start(WORKER, errand);
+        bgworker::start(WORKER, Errand { is_visit: false, ..errand });
     }
     Ok(())
 }
@@ -127,7 +131,11 @@ fn run(errand: Errand) -> Outcome<()> {
             bgworker::wait(if is_owing { LOOK_EVERY_MS } else { 0 });
             continue;
         }
-        let limit_ms = if matches!(pass, Pass::Absent) { ABSENT_MS_MAX } else { IDLE_MS_MAX };
+        let limit_ms = match pass {
+            _ if errand.is_visit => 0,
+            Pass::Absent => ABSENT_MS_MAX,
+            _ => IDLE_MS_MAX,
+        };
         if host::monotonic_ms().saturating_sub(idle_since_ms) > limit_ms {
             lockers::resign();
             // Whoever owed while we held the lock found us running and started nobody.
@@ -194,7 +202,9 @@ impl Worker {
 
     fn step(&mut self) -> Step<Pass> {
         activity::show("looking at the registry");
-        let Some(look) = look()? else { return Ok(Pass::Absent) };
+        let found = look()?;
+        stats::database().inspect(|database| database.set_extension(Some(found.is_some())));
+        let Some(look) = found else { return Ok(Pass::Absent) };
         self.owes = look.owes;
         // Trouble is paced by the passes, not by the breaker.
         connection::retry_now();

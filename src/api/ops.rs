@@ -1,5 +1,5 @@
 //! `redis_ping`, `redis_health`, `redis_flush`, `redis_repair`, `redis_register`, `redis_verify`,
-//! and what the view `redis_stat_cached` reads.
+//! and what the views `redis_stat_cached` and `redis_stat_commit` read.
 
 use std::time::Instant;
 
@@ -17,6 +17,7 @@ sql_function!(redis_register, pg_finfo_redis_register, register);
 sql_function!(redis_wake, pg_finfo_redis_wake, wake);
 sql_function!(redis_verify_json, pg_finfo_redis_verify_json, verify_json);
 sql_function!(redis_stat_commit_json, pg_finfo_redis_stat_commit_json, stat_commit_json);
+sql_function!(redis_stat_reset, pg_finfo_redis_stat_reset, stat_reset);
 sql_function!(redis_stat_cached_json, pg_finfo_redis_stat_cached_json, stat_cached_json);
 
 fn ping(_call: &Call) -> Outcome<Datum> {
@@ -44,6 +45,11 @@ fn stat_commit_json(_call: &Call) -> Outcome<Datum> {
 
 fn stat_cached_json(_call: &Call) -> Outcome<Datum> {
     Ok(text::json(&stats::as_json()))
+}
+
+fn stat_reset(call: &Call) -> Outcome<Datum> {
+    stats::reset();
+    Ok(call.void())
 }
 
 fn repair_json(_call: &Call) -> Outcome<Datum> {

@@ -41,6 +41,14 @@ impl Failure {
         ) && !self.is_about_one_key()
     }
 
+    /// Whether it would have met any other client of that server as well.
+    pub fn tells_of_server(&self) -> bool {
+        matches!(
+            self.reason,
+            Reason::Connect | Reason::Timeout | Reason::Closed | Reason::Loading | Reason::Busy
+        )
+    }
+
     /// Somebody left a list or the like where our lease would stand.
     fn is_about_one_key(&self) -> bool {
         self.reason == Reason::ServerError && self.detail.starts_with("WRONGTYPE")

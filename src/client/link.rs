@@ -2,8 +2,14 @@
 //!
 //! The session is *moved out* of the link for the time of a request and moved back only after a
 //! complete answer. An error, a timeout, a cancel that unwinds: the session is gone with the stack.
+//!
+//! Two breakers stand before it. The backend's own keeps it from connecting again and again; the
+//! shared one, where there is one, from waiting for a server that others found dead, on a kept
+//! connection too. While the shared one is open it alone decides when to try: else the one backend
+//! that tried for all would come back last.
 
 use pg_cache_core::breaker::Breaker;
+use pg_cache_core::breaker::shared::{Breakers, Permit, SharedBreaker};
 use pg_cache_core::reason::Reason;
 use pg_cache_core::target::Target;
 
@@ -18,6 +24,9 @@ pub struct Route<'a> {
     pub secret_source: &'a str,
     pub bounds: Bounds,
     pub client_name: &'a str,
+    /// Whether the bounds are those that the server's administrator gave everybody, or wider: who
+    /// gave up earlier says nothing to others.
+    pub is_patient: bool,
     /// Parses the source and reads the password file; asked only when a connection is opened.
     pub resolve: &'a dyn Fn() -> Result<Target, Failure>,
 }
@@ -28,6 +37,19 @@ pub struct Link {
     source: String,
     secret_source: String,
     breaker: Breaker,
+    /// Of all servers, where backends share them, and of this one.
+    breakers: Option<&'static Breakers>,
+    shared: Option<&'static SharedBreaker>,
+    /// Somebody asks in person: one request goes past the breakers.
+    insists: bool,
+}
+
+/// Whether calls are answered without a try now.
+pub struct Circuit {
+    pub is_shared: bool,
+    pub failures: u32,
+    /// Zero if it is closed.
+    pub retry_in_ms: u64,
 }
 
 /// The clock and the dice: the breaker has neither.
@@ -38,30 +60,14 @@ pub struct Moment {
 }
 
 impl Link {
-    pub fn new(host: Host) -> Self {
+    pub fn new(host: Host, breakers: Option<&'static Breakers>) -> Self {
         let (source, secret_source) = (String::new(), String::new());
-        Self { host, session: None, source, secret_source, breaker: Breaker::new() }
+        let (breaker, shared, insists) = (Breaker::new(), None, false);
+        Self { host, session: None, source, secret_source, breaker, breakers, shared, insists }
     }
 
-    /// Runs one request. The breaker may refuse it without a try.
+    /// Runs one request. The breakers may refuse it without a try.
     pub fn ask<T>(
-        &mut self,
-        route: &Route<'_>,
-        moment: Moment,
-        request: impl Fn(&mut Session) -> Result<T, Failure>,
-    ) -> Result<T, Failure> {
-        let outcome = self.attempt(route, moment, request);
-        match &outcome {
-            Ok(_) => self.breaker.succeeded(),
-            Err(failure) if failure.counts_against_server() => {
-                self.breaker.failed((moment.now_ms)(), (moment.random)());
-            }
-            Err(_) => {}
-        }
-        outcome
-    }
-
-    fn attempt<T>(
         &mut self,
         route: &Route<'_>,
         moment: Moment,
@@ -70,6 +76,44 @@ impl Link {
         if self.source != route.source || self.secret_source != route.secret_source {
             self.start_over(route);
         }
+        let insists = std::mem::take(&mut self.insists);
+        let permit = match self.shared {
+            Some(shared) if !insists => shared.admit((moment.now_ms)(), probe_ms(route.bounds)),
+            _ => Permit::Free,
+        };
+        if let Permit::Refused { retry_in_ms } = permit {
+            return Err(refused(retry_in_ms));
+        }
+        let outcome = self.attempt(route, moment, request);
+        match &outcome {
+            Ok(_) => {
+                self.breaker.succeeded();
+                self.shared.inspect(|shared| shared.succeeded());
+            }
+            Err(failure) if failure.counts_against_server() => {
+                self.failed(permit, failure.tells_of_server() && route.is_patient, moment);
+            }
+            Err(_) => {}
+        }
+        outcome
+    }
+
+    fn failed(&mut self, permit: Permit, tells_others: bool, moment: Moment) {
+        let (now_ms, random) = ((moment.now_ms)(), (moment.random)());
+        let shared = self.shared.filter(|_| tells_others);
+        if shared.is_some_and(|shared| shared.failed(permit, now_ms, random)) {
+            self.breaker = Breaker::new();
+        } else {
+            self.breaker.failed(now_ms, random);
+        }
+    }
+
+    fn attempt<T>(
+        &mut self,
+        route: &Route<'_>,
+        moment: Moment,
+        request: impl Fn(&mut Session) -> Result<T, Failure>,
+    ) -> Result<T, Failure> {
         if let Some(kept) = self.session.take() {
             match self.run(kept, route, &request) {
                 // The server closed an idle connection, or restarted: that is no failure yet.
@@ -111,9 +155,7 @@ impl Link {
     fn open(&mut self, route: &Route<'_>, moment: Moment) -> Result<Session, Failure> {
         let now_ms = (moment.now_ms)();
         if !self.breaker.may_try(now_ms) {
-            let wait_ms = self.breaker.retry_in_ms(now_ms);
-            let detail = format!("the next try is in {wait_ms} ms");
-            return Err(Failure::new(Reason::Breaker, detail));
+            return Err(refused(self.breaker.retry_in_ms(now_ms)));
         }
         let target = (route.resolve)()?;
         Session::open(&target, route.client_name, route.bounds, self.host)
@@ -123,16 +165,39 @@ impl Link {
     fn start_over(&mut self, route: &Route<'_>) {
         self.session = None;
         self.breaker = Breaker::new();
+        let settings = [route.source, route.secret_source];
+        self.shared = self.breakers.and_then(|breakers| breakers.of(&settings));
         self.source = route.source.to_owned();
         self.secret_source = route.secret_source.to_owned();
     }
 
-    /// An administrator asks in person: no waiting for the breaker.
+    /// An administrator asks in person: no waiting for the breakers. What all share stays as it is
+    /// until there is an answer.
     pub fn retry_now(&mut self) {
         self.breaker = Breaker::new();
+        self.insists = true;
     }
 
-    pub fn breaker(&self) -> &Breaker {
-        &self.breaker
+    pub fn circuit(&self, now_ms: u64) -> Circuit {
+        let own_ms = self.breaker.retry_in_ms(now_ms);
+        match self.shared.map(|shared| (shared, shared.open_ms(now_ms))) {
+            Some((shared, retry_in_ms)) if retry_in_ms > own_ms => {
+                Circuit { is_shared: true, failures: shared.failures(), retry_in_ms }
+            }
+            _ => {
+                let failures = self.breaker.failures();
+                Circuit { is_shared: false, failures, retry_in_ms: own_ms }
+            }
+        }
     }
+}
+
+fn refused(retry_in_ms: u64) -> Failure {
+    Failure::new(Reason::Breaker, format!("the next try is in {retry_in_ms} ms"))
+}
+
+/// By when a try is over, whatever becomes of it.
+fn probe_ms(bounds: Bounds) -> u64 {
+    let longest = bounds.connect_timeout.saturating_add(bounds.timeout);
+    u64::try_from(longest.as_millis()).unwrap_or(u64::MAX)
 }

@@ -29,6 +29,10 @@ const SIGTERM: c_int = 15;
 const LIBRARY: &CStr = c"pg_cache";
 const NAME: &CStr = c"pg_cache worker";
 const NAME_ALONE: &CStr = c"pg_cache waiter";
+const NAME_LAUNCHER: &CStr = c"pg_cache launcher";
+
+/// How long the postmaster waits before it starts a launcher again that ended with an error.
+const RESTART_SECONDS: c_int = 10;
 
 /// Declares the entry of a background worker: the symbol, how it is served, and its body.
 macro_rules! background_worker {
@@ -46,23 +50,35 @@ pub struct Errand {
     pub database: u32,
     /// How long somebody waited before it was started.
     pub waited_seconds: u32,
+    /// The launcher sent it to look: with nothing to do, it leaves at once.
+    pub is_visit: bool,
 }
+
+const VISIT_BIT: u64 = 1 << 63;
 
 impl Errand {
     /// At once, in this backend's database.
     pub fn here() -> Self {
         // SAFETY: a global of the backend.
         let database = unsafe { pg_sys::MyDatabaseId };
-        Self { database: database.to_u32(), waited_seconds: 0 }
+        Self { database: database.to_u32(), waited_seconds: 0, is_visit: false }
+    }
+
+    /// To look whether there is anything to do in a database.
+    pub fn visit(database: u32) -> Self {
+        Self { database, waited_seconds: 0, is_visit: true }
     }
 
     fn to_datum(self) -> pg_sys::Datum {
-        pg_sys::Datum::from((u64::from(self.waited_seconds) << 32) | u64::from(self.database))
+        let visit = if self.is_visit { VISIT_BIT } else { 0 };
+        let waited = u64::from(self.waited_seconds) << 32;
+        pg_sys::Datum::from(visit | waited | u64::from(self.database))
     }
 
     fn from_datum(datum: pg_sys::Datum) -> Self {
-        let both = datum.value() as u64;
-        Self { database: both as u32, waited_seconds: (both >> 32) as u32 }
+        let all = datum.value() as u64;
+        let waited_seconds = ((all & !VISIT_BIT) >> 32) as u32;
+        Self { database: all as u32, waited_seconds, is_visit: all & VISIT_BIT != 0 }
     }
 }
 
@@ -88,16 +104,60 @@ const SETTINGS: [(&CStr, &CStr); 13] = [
 
 /// Starts a worker that connects to the errand's database; false if there is no free slot.
 pub fn start(function: &CStr, errand: Errand) -> bool {
-    let connects = pg_sys::BGWORKER_BACKEND_DATABASE_CONNECTION;
-    register(NAME, function, errand, connects)
+    let worker = described(NAME, function, errand, CONNECTS);
+    start_dynamic(worker, std::ptr::null_mut())
 }
 
 /// Starts a process that connects to no database, so that it is in nobody's way.
 pub fn start_alone(function: &CStr, errand: Errand) -> bool {
-    register(NAME_ALONE, function, errand, 0)
+    start_dynamic(described(NAME_ALONE, function, errand, 0), std::ptr::null_mut())
 }
 
-fn register(name: &CStr, function: &CStr, errand: Errand, flags: u32) -> bool {
+/// A worker whose end somebody wants to know.
+pub struct Started(*mut pg_sys::BackgroundWorkerHandle);
+
+/// The same as `start`, for a caller that goes on living.
+pub fn start_watched(function: &CStr, errand: Errand) -> Option<Started> {
+    let mut worker = described(NAME, function, errand, CONNECTS);
+    // SAFETY: a global of the process.
+    worker.bgw_notify_pid = unsafe { pg_sys::MyProcPid };
+    let mut handle = std::ptr::null_mut();
+    start_dynamic(worker, &raw mut handle).then_some(Started(handle))
+}
+
+impl Started {
+    pub fn is_over(&self) -> bool {
+        let mut pid = 0;
+        // SAFETY: made when the worker was registered.
+        let status = unsafe { pg_sys::GetBackgroundWorkerPid(self.0, &raw mut pid) };
+        status == pg_sys::BgwHandleStatus::BGWH_STOPPED
+    }
+}
+
+impl Drop for Started {
+    fn drop(&mut self) {
+        // SAFETY: palloc'ed when the worker was registered; the worker does not know of it.
+        unsafe { pg_sys::pfree(self.0.cast()) };
+    }
+}
+
+/// Has the postmaster start the launcher with the server, and again after an error. While
+/// libraries are preloaded.
+pub fn register_launcher(function: &CStr) {
+    let mut worker = described(NAME_LAUNCHER, function, Errand::visit(0), CONNECTS);
+    worker.bgw_restart_time = RESTART_SECONDS;
+    // SAFETY: copies the description.
+    unsafe { pg_sys::RegisterBackgroundWorker(&raw mut worker) };
+}
+
+const CONNECTS: u32 = pg_sys::BGWORKER_BACKEND_DATABASE_CONNECTION;
+
+fn described(
+    name: &CStr,
+    function: &CStr,
+    errand: Errand,
+    flags: u32,
+) -> pg_sys::BackgroundWorker {
     let mut worker = pg_sys::BackgroundWorker {
         bgw_flags: (pg_sys::BGWORKER_SHMEM_ACCESS | flags) as c_int,
         bgw_start_time: pg_sys::BgWorkerStartTime::BgWorkerStart_RecoveryFinished,
@@ -109,9 +169,16 @@ fn register(name: &CStr, function: &CStr, errand: Errand, flags: u32) -> bool {
     write(&mut worker.bgw_type, name);
     write(&mut worker.bgw_library_name, LIBRARY);
     write(&mut worker.bgw_function_name, function);
+    worker
+}
+
+fn start_dynamic(
+    mut worker: pg_sys::BackgroundWorker,
+    handle: *mut *mut pg_sys::BackgroundWorkerHandle,
+) -> bool {
     let register = || {
         // SAFETY: copies the description into shared memory; without a handle nothing is allocated.
-        unsafe { pg_sys::RegisterDynamicBackgroundWorker(&raw mut worker, std::ptr::null_mut()) }
+        unsafe { pg_sys::RegisterDynamicBackgroundWorker(&raw mut worker, handle) }
     };
     catch_unwind(AssertUnwindSafe(register)).unwrap_or(false)
 }
@@ -139,6 +206,19 @@ pub fn serve_alone(argument: pg_sys::Datum, body: fn(Errand) -> Outcome<()>) {
     super::error::enter(|| {
         accept_signals();
         body(Errand::from_datum(argument))?;
+        Ok(pg_sys::Datum::from(0usize))
+    });
+}
+
+/// Runs a process that reads what all databases share, and is connected to none of them.
+pub fn serve_all(_argument: pg_sys::Datum, body: fn() -> Outcome<()>) {
+    super::error::enter(|| {
+        accept_signals();
+        let none = std::ptr::null();
+        // SAFETY: once, at the start of the process; without a database and as nobody in
+        // particular.
+        unsafe { pg_sys::BackgroundWorkerInitializeConnection(none, none, 0) };
+        body()?;
         Ok(pg_sys::Datum::from(0usize))
     });
 }

@@ -3,6 +3,8 @@
 //! `docs/configuration.md` holds the same sentences; a test compares them.
 
 use std::ffi::{CStr, CString, c_char, c_void};
+use std::sync::OnceLock;
+use std::time::Duration;
 
 use pg_cache_core::target::Target;
 use pgrx::pg_sys;
@@ -284,6 +286,23 @@ pub fn connect_timeout_ms() -> u64 {
 
 pub fn timeout_ms() -> u64 {
     millis(&TIMEOUT_MS)
+}
+
+/// The waits that stand in the server's own configuration.
+static WAITS_OF_ALL: OnceLock<(u64, u64)> = OnceLock::new();
+
+/// Remembers, in the postmaster, what the server's configuration says of waits: a session's own
+/// settings are the user's, and may be as short as the user likes.
+pub fn keep_waits() {
+    let _ = WAITS_OF_ALL.set((timeout_ms(), connect_timeout_ms()));
+}
+
+/// Whether waits are as long as those that hold for everybody.
+pub fn is_patient(timeout: Duration, connect_timeout: Duration) -> bool {
+    let is_as_long = |wait: Duration, ms: u64| wait >= Duration::from_millis(ms);
+    WAITS_OF_ALL.get().is_some_and(|(timeout_ms, connect_ms)| {
+        is_as_long(timeout, *timeout_ms) && is_as_long(connect_timeout, *connect_ms)
+    })
 }
 
 pub fn lease_timeout_ms() -> u64 {

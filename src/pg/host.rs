@@ -104,6 +104,11 @@ pub fn monotonic_ms() -> u64 {
     u64::try_from(elapsed.as_millis()).unwrap_or(u64::MAX)
 }
 
+/// Starts the clock that all children of this process have in common.
+pub fn start_clock() {
+    monotonic_ms();
+}
+
 /// Bits for jitter and lease tokens, from PostgreSQL's strong source.
 pub fn random() -> u64 {
     let mut bytes = [0u8; 8];

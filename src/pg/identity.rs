@@ -31,8 +31,13 @@ pub fn assume_session_role(role: Option<pg_sys::Oid>) {
 pub fn origin() -> (u64, u32) {
     // SAFETY: a constant of the cluster.
     let system = unsafe { pg_sys::GetSystemIdentifier() };
+    (system, database())
+}
+
+/// The oid of the database.
+pub fn database() -> u32 {
     // SAFETY: a global of the backend.
-    (system, unsafe { pg_sys::MyDatabaseId }.to_u32())
+    unsafe { pg_sys::MyDatabaseId }.to_u32()
 }
 
 /// The cluster, the database and the version of the server.

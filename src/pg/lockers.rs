@@ -69,10 +69,19 @@ pub fn is_waited_for(database: u32) -> bool {
 
 /// Whether some process is the worker of this database. Never raises: without an answer, no.
 pub fn is_running() -> bool {
+    is_taken(worker_lock())
+}
+
+/// The same of any database.
+pub fn is_running_in(database: u32) -> bool {
+    is_taken(role_lock(WORKER_LOCK, database))
+}
+
+fn is_taken(lock: pg_sys::LOCKTAG) -> bool {
     let look = || {
-        let free = become_worker();
+        let free = take(&lock);
         if free {
-            resign();
+            give_back(&lock);
         }
         !free
     };

@@ -67,6 +67,15 @@ fn may_execute_one(function: pg_sys::Oid, user: pg_sys::Oid) -> bool {
     result == pg_sys::AclResult::ACLCHECK_OK
 }
 
+/// Whether the caller may read what other sessions do, as `pg_read_all_stats` grants it.
+pub fn may_read_all_statistics() -> bool {
+    let role = pg_sys::Oid::from(pg_sys::ROLE_PG_READ_ALL_STATS);
+    // SAFETY: a global of the backend.
+    let user = unsafe { pg_sys::GetUserId() };
+    // SAFETY: a catalogue look-up.
+    unsafe { pg_sys::has_privs_of_role(user, role) }
+}
+
 /// Whether another module has a say in who may read a table.
 pub fn have_hook() -> bool {
     // SAFETY: a global of the executor, set when modules are loaded.

@@ -26,7 +26,7 @@ const TAG_END: &[u8] = b"}:";
 const NAME_HEAD_BYTES: usize = SIDECAR_PREFIX.len() + TAG_BYTES + TAG_END.len();
 const SCOPE_HEX_DIGITS: usize = 16;
 const FAMILY_BYTES_MAX: usize = 32;
-const FAMILY_OTHER: &str = "(other)";
+pub const FAMILY_OTHER: &str = "(other)";
 
 /// Whether a user may cache under this key.
 pub fn check(key: &[u8]) -> Result<(), Error> {

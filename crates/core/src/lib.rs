@@ -5,6 +5,7 @@
 
 pub mod breaker;
 pub mod clock;
+pub mod counters;
 mod decimal;
 pub mod eager;
 pub mod error;
@@ -20,6 +21,7 @@ pub mod pins;
 pub mod reason;
 pub mod recipe;
 pub mod resp;
+pub mod rounds;
 pub mod rows;
 pub mod sidecar;
 pub mod tag;

@@ -13,6 +13,9 @@ const DOORS: &[(&str, &[&str])] = &[
     ("call_with_sigsetjmp", &["src/pg/error.rs"]),
     ("SPI_", &["src/pg/plan.rs", "src/pg/inference.rs", "src/pg/execute.rs", "src/pg/utility.rs"]),
     ("GucSetting", &["src/pg/guc.rs"]),
+    ("shmem_startup_hook", &["src/pg/shmem.rs"]),
+    ("shmem_request_hook", &["src/pg/shmem.rs"]),
+    ("ShmemInitStruct", &["src/pg/shmem.rs"]),
     ("std::thread::spawn", &[]),
     ("std::process", &[]),
 ];
@@ -70,7 +73,7 @@ fn imports_go_down() {
         ("src/pg/", &["crate::client", "crate::connection", "crate::read", "crate::api"]),
         ("src/connection.rs", &["crate::read", "crate::entry", "crate::api", "crate::stats"]),
         ("src/entry.rs", &["crate::read", "crate::connection", "crate::api", "crate::client"]),
-        ("src/stats.rs", &["crate::"]),
+        ("src/stats.rs", &["crate::client", "crate::connection", "crate::read", "crate::api"]),
         ("src/read.rs", &["crate::explain", "crate::api", "crate::flush", "crate::view"]),
         ("crates/core/", &["pgrx", "UdpSocket", "std::time::Instant", "SystemTime", "redis::"]),
     ];

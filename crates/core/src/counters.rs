@@ -1,0 +1,246 @@
+//! Counters that one backend, or all of them at once, add to without waiting for each other.
+//!
+//! Invariant: memory that is all zero is a valid beginning, so that a segment of shared memory can
+//! be used as it comes; and an addition is a relaxed one to a word, whatever another process does
+//! or wherever it dies. Were there a lock, a backend killed with it in hand would stop every hit.
+
+pub mod families;
+
+use std::sync::atomic::{AtomicU32, AtomicU64, Ordering::Relaxed};
+
+use crate::breaker::shared::Breakers;
+use crate::reason::Reason;
+
+use self::families::Families;
+
+/// Costs come out of sidecars, which anybody who may write Redis can forge: no single one may make
+/// a sum wrap.
+const PART_MAX: u64 = 1 << 40;
+const SUM_MAX: u64 = 1 << 62;
+
+/// Databases that have counters of their own in shared memory; in a further one each session counts
+/// for itself.
+const DATABASES_MAX: usize = 64;
+
+#[derive(Debug, Default)]
+#[repr(transparent)]
+pub struct Sum(AtomicU64);
+
+impl Sum {
+    pub fn add(&self, part: u64) {
+        if self.0.fetch_add(part.min(PART_MAX), Relaxed) > SUM_MAX {
+            self.0.store(SUM_MAX, Relaxed);
+        }
+    }
+
+    pub fn get(&self) -> u64 {
+        self.0.load(Relaxed)
+    }
+
+    pub fn reset(&self) {
+        self.0.store(0, Relaxed);
+    }
+}
+
+/// What was read through the cache.
+#[derive(Debug)]
+#[repr(C)]
+pub struct Reads {
+    pub hits: Sum,
+    pub misses: Sum,
+    pub fills: Sum,
+    pub bytes_read: Sum,
+    pub bytes_filled: Sum,
+    pub hit_us: Sum,
+    pub query_us: Sum,
+    pub saved_us: Sum,
+    pub reasons: [Sum; Reason::ALL.len()],
+}
+
+impl Default for Reads {
+    fn default() -> Self {
+        let zero = Sum::default;
+        Self {
+            hits: zero(),
+            misses: zero(),
+            fills: zero(),
+            bytes_read: zero(),
+            bytes_filled: zero(),
+            hit_us: zero(),
+            query_us: zero(),
+            saved_us: zero(),
+            // (Arrays beyond 32 members have no default of their own.)
+            reasons: std::array::from_fn(|_| zero()),
+        }
+    }
+}
+
+impl Reads {
+    /// Each of them, in a fixed order.
+    fn sums(&self) -> impl Iterator<Item = &Sum> {
+        let Self { hits, misses, fills, bytes_read, bytes_filled, .. } = self;
+        let Self { hit_us, query_us, saved_us, reasons, .. } = self;
+        [hits, misses, fills, bytes_read, bytes_filled, hit_us, query_us, saved_us]
+            .into_iter()
+            .chain(reasons)
+    }
+
+    pub fn add(&self, other: &Self) {
+        self.sums().zip(other.sums()).for_each(|(sum, part)| sum.add(part.get()));
+    }
+
+    pub fn reset(&self) {
+        self.sums().for_each(Sum::reset);
+    }
+
+    pub fn is_zero(&self) -> bool {
+        self.sums().all(|sum| sum.get() == 0)
+    }
+}
+
+/// What commits cost, and what became of them.
+#[derive(Debug, Default)]
+#[repr(C)]
+pub struct Commits {
+    pub settled: Sum,
+    pub early: Sum,
+    pub owed: Sum,
+    pub tags: Sum,
+    pub keys: Sum,
+    pub time_us: Sum,
+}
+
+impl Commits {
+    pub fn reset(&self) {
+        let Self { settled, early, owed, tags, keys, time_us } = self;
+        [settled, early, owed, tags, keys, time_us].into_iter().for_each(Sum::reset);
+    }
+}
+
+/// What is known of a database.
+#[derive(Debug, Default)]
+#[repr(C, align(64))]
+pub struct Database {
+    oid: AtomicU32,
+    has_extension: AtomicU32,
+    pub commits: Commits,
+}
+
+const UNKNOWN: u32 = 0;
+const YES: u32 = 1;
+const NO: u32 = 2;
+
+impl Database {
+    /// Whether a worker found the extension there when it last looked, if one did.
+    pub fn has_extension(&self) -> Option<bool> {
+        match self.has_extension.load(Relaxed) {
+            UNKNOWN => None,
+            found => Some(found == YES),
+        }
+    }
+
+    /// Somebody of the extension is there: what was found may be over.
+    pub fn forget_absence(&self) {
+        if self.has_extension() == Some(false) {
+            self.set_extension(None);
+        }
+    }
+
+    pub fn set_extension(&self, found: Option<bool>) {
+        let found = found.map_or(UNKNOWN, |found| if found { YES } else { NO });
+        self.has_extension.store(found, Relaxed);
+    }
+}
+
+#[repr(C)]
+pub struct Databases([Database; DATABASES_MAX]);
+
+impl Databases {
+    /// The one of this oid; `None` if there are too many.
+    pub fn of(&self, oid: u32) -> Option<&Database> {
+        let start = oid as usize;
+        let mut places = (0..DATABASES_MAX).map(|step| &self.0[(start + step) % DATABASES_MAX]);
+        places.find(|place| match place.oid.compare_exchange(0, oid, Relaxed, Relaxed) {
+            Ok(_) => true,
+            Err(taken) => taken == oid,
+        })
+    }
+}
+
+/// All that backends share, where the library was preloaded.
+#[repr(C)]
+pub struct Shared {
+    pub breakers: Breakers,
+    pub databases: Databases,
+    pub families: Families,
+}
+
+impl Default for Shared {
+    fn default() -> Self {
+        Self {
+            breakers: Breakers::default(),
+            databases: Databases(std::array::from_fn(|_| Database::default())),
+            families: Families::default(),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_forged_cost_does_not_wrap_a_sum() {
+        // Danger: a sidecar that claims u64::MAX makes `saved_ms` negative, or small.
+        let sum = Sum::default();
+        let mut before = 0;
+        for _ in 0..1 << 23 {
+            sum.add(u64::MAX);
+            assert!(sum.get() >= before);
+            before = sum.get().min(SUM_MAX);
+        }
+        assert!(sum.get() >= SUM_MAX && sum.get() < 1 << 63);
+    }
+
+    #[test]
+    fn every_counter_is_summed_and_reset() {
+        // Danger: a counter that is forgotten in one place shows the past for ever.
+        let reads = Reads::default();
+        reads.sums().enumerate().for_each(|(place, sum)| sum.add(place as u64 + 1));
+        let all = Reads::default();
+        all.add(&reads);
+        all.add(&reads);
+        let values: Vec<u64> = all.sums().map(Sum::get).collect();
+        let expected: Vec<u64> = (1..=8 + Reason::ALL.len() as u64).map(|n| 2 * n).collect();
+        assert_eq!(values, expected);
+        assert_eq!(size_of::<Reads>(), size_of::<u64>() * values.len(), "all of it is summed");
+        all.reset();
+        assert!(all.is_zero() && !reads.is_zero());
+        let commits = Commits::default();
+        commits.time_us.add(5);
+        commits.reset();
+        assert_eq!(commits.time_us.get(), 0);
+    }
+
+    #[test]
+    fn databases_keep_their_place_until_there_are_too_many() {
+        // Danger: the 65th database counts for another one.
+        let shared = Shared::default();
+        let databases = &shared.databases;
+        for oid in 5..5 + DATABASES_MAX as u32 {
+            databases.of(oid).unwrap().commits.keys.add(oid.into());
+        }
+        for oid in 5..5 + DATABASES_MAX as u32 {
+            assert_eq!(databases.of(oid).unwrap().commits.keys.get(), u64::from(oid));
+        }
+        assert!(databases.of(1).is_none());
+        let one = databases.of(5).unwrap();
+        assert_eq!(one.has_extension(), None);
+        for found in [Some(true), Some(false), None] {
+            one.set_extension(found);
+            assert_eq!(one.has_extension(), found);
+            one.forget_absence();
+            assert_eq!(one.has_extension(), found.filter(|found| *found));
+        }
+    }
+}

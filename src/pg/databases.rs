@@ -1,0 +1,42 @@
+//! The databases of this server, for a process that is connected to none of them.
+
+use pgrx::pg_sys;
+
+use super::error::Outcome;
+use super::transaction::{self, End};
+
+/// Those that a worker may connect to, by oid. Templates are left out: a session in one keeps
+/// others from copying it.
+pub fn list() -> Outcome<Vec<u32>> {
+    transaction::run(|| {
+        let mut found = Vec::new();
+        // SAFETY: a shared catalogue, with a lock that conflicts with nothing but its rewriting.
+        let catalogue = unsafe {
+            pg_sys::table_open(pg_sys::DatabaseRelationId, pg_sys::AccessShareLock as i32)
+        };
+        let (no_index, no_keys) = (pg_sys::InvalidOid, std::ptr::null_mut());
+        // SAFETY: an open catalogue, read from end to end under a catalogue snapshot.
+        let scan = unsafe {
+            let snapshot = std::ptr::null_mut();
+            pg_sys::systable_beginscan(catalogue, no_index, false, snapshot, 0, no_keys)
+        };
+        loop {
+            // SAFETY: an open scan.
+            let tuple = unsafe { pg_sys::systable_getnext(scan) };
+            if tuple.is_null() {
+                break;
+            }
+            // SAFETY: a row of pg_database, as long as the scan stands on it.
+            let row = unsafe { &*pg_sys::GETSTRUCT(tuple).cast::<pg_sys::FormData_pg_database>() };
+            // Negative beyond -1: a DROP DATABASE that did not come to its end.
+            if row.datallowconn && !row.datistemplate && row.datconnlimit >= -1 {
+                found.push(row.oid.to_u32());
+            }
+        }
+        // SAFETY: the scan from above.
+        unsafe { pg_sys::systable_endscan(scan) };
+        // SAFETY: opened above with this lock.
+        unsafe { pg_sys::table_close(catalogue, pg_sys::AccessShareLock as i32) };
+        Ok(End::Commit(found))
+    })
+}
