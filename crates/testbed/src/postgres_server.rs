@@ -159,6 +159,13 @@ impl Postgres {
         crate::eventually(STOP_TIMEOUT, "the killed backends are gone", gone);
     }
 
+    /// Kills one process of it, as the kernel does when memory runs out.
+    pub fn kill(&self, pid: u32) {
+        assert!(self.children().contains(&pid), "{pid} is no process of this server");
+        // SAFETY: kill() takes no pointers; a child of our postmaster, listed just now.
+        assert_eq!(unsafe { libc::kill(pid as libc::pid_t, libc::SIGKILL) }, 0);
+    }
+
     /// Stops it at once, as `pg_ctl stop -m immediate` does.
     pub fn stop_now(&mut self) {
         self.server.stop(libc::SIGQUIT, STOP_TIMEOUT);

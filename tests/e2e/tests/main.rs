@@ -19,6 +19,8 @@ mod invalidation;
 mod maintenance;
 mod misbehaving;
 mod plans;
+mod preload;
+mod preload_shared;
 mod privileges;
 mod privileges_fuzz;
 mod random_queries;

@@ -1,0 +1,206 @@
+//! What all backends share where the library is preloaded: what they count, and what one of them
+//! has found out about a Redis that is away.
+
+use std::time::{Duration, Instant};
+
+use pg_cache_e2e::cached;
+use pg_cache_e2e::counters::{Counters, counted};
+use pg_cache_e2e::outcome::sqlstate;
+use pg_cache_e2e::registry::count;
+use pg_cache_testbed::{Pair, eventually};
+use postgres::{Client, NoTls};
+
+use crate::preload::{QUERY, SOON, preloaded};
+
+const SESSIONS: usize = 50;
+
+fn scopes(client: &mut Client) -> Vec<String> {
+    let sql = "SELECT scope FROM redis_stat_cached UNION SELECT scope FROM redis_stat_commit";
+    client.query(sql, &[]).unwrap().iter().map(|row| row.get(0)).collect()
+}
+
+fn with_table() -> (Pair, Client) {
+    let pair = preloaded();
+    let mut client = pair.postgres.connect();
+    client.batch_execute("CREATE TABLE t AS SELECT 1 AS v; GRANT SELECT ON t TO PUBLIC").unwrap();
+    (pair, client)
+}
+
+#[test]
+fn counters_are_summed_over_all_backends_and_outlive_them() {
+    // Danger: with a pooler nobody can read the counters of the backend that did the work.
+    let (pair, mut client) = with_table();
+    cached(&mut client, "k:1", QUERY).unwrap();
+    for _ in 0..4 {
+        let mut other = pair.postgres.connect();
+        cached(&mut other, "k:1", QUERY).unwrap();
+        cached(&mut other, "a longer family than what has a name:1", QUERY).unwrap();
+    }
+    let sums = Counters::of(&mut client);
+    assert_eq!((sums.hits, sums.misses, sums.fills), (4 + 3, 2, 2), "{sums:?}");
+    assert_eq!(sums.reason("cold"), 2);
+    assert_eq!(scopes(&mut client), ["all backends"]);
+    // Another database has its own.
+    pair.postgres.connect().batch_execute("CREATE DATABASE other TEMPLATE template0").unwrap();
+    pair.postgres.create_extension("other");
+    let mut elsewhere = pair.postgres.connect_as("postgres", "other");
+    assert_eq!(Counters::of(&mut elsewhere), Counters::default());
+    assert_eq!(Counters::of(&mut client), sums);
+}
+
+#[test]
+fn who_may_not_read_all_statistics_sees_the_own_session() {
+    // Danger: the names of key families tell anybody what others read.
+    let (pair, mut client) = with_table();
+    client.batch_execute("CREATE ROLE nobody LOGIN; CREATE ROLE monitor LOGIN").unwrap();
+    client.batch_execute("GRANT pg_read_all_stats TO monitor").unwrap();
+    cached(&mut client, "secret:1", QUERY).unwrap();
+    let mut nobody = pair.postgres.connect_as("nobody", "test");
+    cached(&mut nobody, "own:1", QUERY).unwrap();
+    let families = |client: &mut Client| -> Vec<String> {
+        let sql = "SELECT key_family FROM redis_stat_cached ORDER BY 1";
+        client.query(sql, &[]).unwrap().iter().map(|row| row.get(0)).collect()
+    };
+    assert_eq!(families(&mut nobody), ["own"]);
+    assert_eq!(scopes(&mut nobody), ["session"]);
+    let mut monitor = pair.postgres.connect_as("monitor", "test");
+    assert_eq!(families(&mut monitor), ["own", "secret"]);
+    let error = nobody.batch_execute("SELECT redis_stat_reset()").unwrap_err();
+    assert_eq!(sqlstate(&error), "42501");
+}
+
+#[test]
+fn commits_are_counted_of_all_backends_and_a_reset_begins_anew() {
+    // Danger: a number that is never zero again tells nothing about today.
+    let (pair, mut client) = with_table();
+    client.batch_execute("SELECT redis_track('t')").unwrap();
+    client.batch_execute("SELECT redis_stat_reset()").unwrap();
+    for _ in 0..3 {
+        pair.postgres.connect().batch_execute("UPDATE t SET v = v + 1").unwrap();
+    }
+    let settled = "SELECT settled FROM redis_stat_commit";
+    assert_eq!(count(&mut client, settled), 3);
+    cached(&mut client, "k:1", QUERY).unwrap();
+    client.batch_execute("SELECT redis_stat_reset()").unwrap();
+    assert_eq!(count(&mut client, settled), 0);
+    assert_eq!(count(&mut client, "SELECT count(*) FROM redis_stat_cached"), 0);
+    cached(&mut client, "k:1", QUERY).unwrap();
+    assert_eq!(Counters::of(&mut client).hits, 1);
+}
+
+/// Calls that waited for Redis and learnt that it does not answer.
+fn waited(counters: &Counters) -> i64 {
+    counters.reason("timeout") + counters.reason("connect")
+}
+
+#[test]
+fn few_of_many_backends_wait_for_a_redis_that_hangs() {
+    // Danger: 500 backends wait out a dead Redis one by one, each time anew.
+    let (pair, mut client) = with_table();
+    let mut sessions: Vec<Client> = (0..SESSIONS).map(|_| pair.postgres.connect()).collect();
+    for session in &mut sessions {
+        cached(session, "k:1", QUERY).unwrap();
+    }
+    let before = Counters::of(&mut client);
+    pair.redis.freeze();
+    // One after the other: each has a connection of its own that it could wait on.
+    for session in &mut sessions {
+        cached(session, "k:1", QUERY).unwrap();
+    }
+    let first = waited(&Counters::of(&mut client).since(&before));
+    // And all at once, again and again.
+    let until = Instant::now() + Duration::from_secs(4);
+    std::thread::scope(|scope| {
+        for session in &mut sessions {
+            scope.spawn(|| {
+                while Instant::now() < until {
+                    cached(session, "k:1", QUERY).unwrap();
+                    std::thread::sleep(Duration::from_millis(5));
+                }
+            });
+        }
+    });
+    let counters = Counters::of(&mut client).since(&before);
+    println!("{first} waited at first, of {counters:?}");
+    assert!((1..=8).contains(&first), "{first} of {SESSIONS} waited");
+    assert!(waited(&counters) <= first + 8, "{counters:?}");
+    assert_eq!(counters.reason("breaker") + waited(&counters), counters.misses, "{counters:?}");
+    let health = "SELECT detail FROM redis_health() WHERE \"check\" = 'breaker'";
+    let state: String = client.query_one(health, &[]).unwrap().get(0);
+    assert!(state.contains("of all backends"), "{state}");
+    pair.redis.thaw();
+    for session in &mut sessions {
+        eventually(Duration::from_secs(11), "it is used again", || {
+            counted(session, |c| cached(c, "k:1", QUERY).unwrap()).1.hits > 0
+        });
+    }
+}
+
+#[test]
+fn a_session_with_little_patience_shuts_nobody_out() {
+    // Danger: any user sets a timeout of a millisecond, and the cache is off for all.
+    let (pair, mut client) = with_table();
+    cached(&mut client, "k:1", QUERY).unwrap();
+    let mut hasty = pair.postgres.connect();
+    hasty.batch_execute("SET pg_cache.timeout_ms = 1; SET pg_cache.connect_timeout_ms = 1").unwrap();
+    pair.redis.freeze();
+    for _ in 0..20 {
+        cached(&mut hasty, "k:1", QUERY).unwrap();
+    }
+    pair.redis.thaw();
+    let ((), counters) = counted(&mut client, |c| {
+        cached(c, "k:1", QUERY).unwrap();
+    });
+    assert_eq!(counters.hits, 1, "{counters:?}");
+}
+
+#[test]
+fn another_server_has_a_breaker_of_its_own() {
+    // Danger: one database whose Redis is away takes the cache of all others with it.
+    let (pair, mut client) = with_table();
+    cached(&mut client, "k:1", QUERY).unwrap();
+    let away = "SET pg_cache.url = 'unix:///nonexistent/redis.sock'";
+    for _ in 0..10 {
+        let mut lost = pair.postgres.connect();
+        lost.batch_execute(away).unwrap();
+        cached(&mut lost, "k:1", QUERY).unwrap();
+    }
+    let mut lost = pair.postgres.connect();
+    lost.batch_execute(away).unwrap();
+    let ((), counters) = counted(&mut lost, |c| {
+        cached(c, "k:1", QUERY).unwrap();
+        cached(&mut client, "k:1", QUERY).unwrap();
+    });
+    assert_eq!((counters.hits, counters.reason("breaker")), (1, 1), "{counters:?}");
+}
+
+#[test]
+fn a_redis_that_is_back_is_used_by_all_with_the_first_success() {
+    // Danger: each backend finds out for itself, and the last one ten seconds later.
+    let (mut pair, mut client) = with_table();
+    let mut sessions: Vec<Client> = (0..20).map(|_| pair.postgres.connect()).collect();
+    pair.redis.stop();
+    let until = Instant::now() + Duration::from_secs(2);
+    while Instant::now() < until {
+        for session in &mut sessions {
+            cached(session, "k:1", QUERY).unwrap();
+        }
+    }
+    pair.redis.start_again();
+    eventually(SOON, "it is registered", || {
+        client.batch_execute("SELECT * FROM redis_repair()").is_ok()
+    });
+    // The repair succeeded: so for everybody.
+    for session in &mut sessions {
+        cached(session, "k:2", QUERY).unwrap();
+    }
+    let ((), counters) = counted(&mut client, |_| {
+        for session in &mut sessions {
+            cached(session, "k:2", QUERY).unwrap();
+        }
+    });
+    assert_eq!(counters.hits, 20, "{counters:?}");
+    let fresh = pair.postgres.conninfo("test");
+    let mut fresh = Client::connect(&fresh, NoTls).unwrap();
+    cached(&mut fresh, "k:2", QUERY).unwrap();
+}
