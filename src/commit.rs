@@ -102,6 +102,7 @@ pub fn listen() {
                     *transaction = Transaction::default();
                 }
             });
+            worker::transaction_ended();
         },
     });
 }

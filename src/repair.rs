@@ -126,7 +126,7 @@ pub fn register(prefix: Option<&str>, buckets: Option<i32>) -> Outcome<()> {
                 buckets = coalesce({buckets}, server.buckets),
                 registered_at = pg_catalog.now()"
     ))?;
-    worker::wake();
+    worker::wake_now_and_later();
     Ok(())
 }
 

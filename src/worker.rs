@@ -36,8 +36,9 @@ const WAKE_EVERY_MS: u64 = 100;
 /// How long the worker stays without anything to do, or anything that it can do.
 const IDLE_MS_MAX: u64 = 2_000;
 
-/// How long it waits for a CREATE EXTENSION that is not committed yet.
-const ABSENT_MS_MAX: u64 = 5_000;
+/// How long it waits for a CREATE EXTENSION that is not committed yet. (DROP DATABASE waits for 5
+/// seconds.)
+const ABSENT_MS_MAX: u64 = 3_000;
 
 /// How long debts that could not be paid wait for the next worker, at first and at most.
 const WAIT_SECONDS_MIN: u32 = 5;
@@ -52,6 +53,7 @@ const LOOK_EVERY_MS: u64 = 100;
 thread_local! {
     static WAKES: RefCell<Limiter> = RefCell::new(Limiter::new(WAKE_EVERY_MS));
     static NO_SLOT: Cell<bool> = const { Cell::new(false) };
+    static WAKE_AT_END: Cell<bool> = const { Cell::new(false) };
 }
 
 background_worker!(pg_cache_worker, serve, run);
@@ -59,18 +61,32 @@ background_worker!(pg_cache_waiter, serve_alone, rest);
 
 /// Starts the worker of this database unless one runs. Never raises, waits or takes an id.
 pub fn wake() {
+    // It may be CREATE EXTENSION that calls: the launcher is to look.
+    stats::database().inspect(|database| database.forget_absence());
     let is_due = WAKES.try_with(|wakes| {
         wakes.try_borrow_mut().is_ok_and(|mut wakes| wakes.allow(host::monotonic_ms()))
     });
     if is_due != Ok(true) || !bgworker::is_possible() || wal::is_standby() {
         return;
     }
-    // It may be CREATE EXTENSION that calls: the launcher is to look once it is committed.
-    stats::database().inspect(|database| database.forget_absence());
     if lockers::is_running() {
         NO_SLOT.set(false);
     } else {
         NO_SLOT.set(!bgworker::start(WORKER, Errand::here()));
+    }
+}
+
+/// Starts it now, and again when this transaction has ended: CREATE EXTENSION calls, and what a
+/// worker may do depends on what is not committed yet.
+pub fn wake_now_and_later() {
+    wake();
+    WAKE_AT_END.set(true);
+}
+
+/// The transaction has ended. As `wake`, never raises.
+pub fn transaction_ended() {
+    if WAKE_AT_END.take() {
+        wake();
     }
 }
 
@@ -133,6 +149,8 @@ fn run(errand: Errand) -> Outcome<()> {
         }
         let limit_ms = match pass {
             _ if errand.is_visit => 0,
+            // DROP EXTENSION, and maybe DROP DATABASE is next.
+            Pass::Absent if worker.was_here => return Ok(()),
             Pass::Absent => ABSENT_MS_MAX,
             _ => IDLE_MS_MAX,
         };
@@ -153,6 +171,8 @@ fn run(errand: Errand) -> Outcome<()> {
 /// What a worker knows beside what it reads in each pass.
 #[derive(Default)]
 struct Worker {
+    /// Whether it has seen the extension.
+    was_here: bool,
     /// Whether the last look found debts that could not be paid.
     owes: bool,
     sweep: sweep::Sweep,
@@ -205,7 +225,7 @@ impl Worker {
         let found = look()?;
         stats::database().inspect(|database| database.set_extension(Some(found.is_some())));
         let Some(look) = found else { return Ok(Pass::Absent) };
-        self.owes = look.owes;
+        (self.was_here, self.owes) = (true, look.owes);
         // Trouble is paced by the passes, not by the breaker.
         connection::retry_now();
         let server = connection::ask(|session| Ok(session.identify()?))?;

@@ -68,6 +68,6 @@ fn register(call: &Call) -> Outcome<Datum> {
 }
 
 fn wake(call: &Call) -> Outcome<Datum> {
-    worker::wake();
+    worker::wake_now_and_later();
     Ok(call.void())
 }
