@@ -152,12 +152,7 @@ pub fn register_launcher(function: &CStr) {
 
 const CONNECTS: u32 = pg_sys::BGWORKER_BACKEND_DATABASE_CONNECTION;
 
-fn described(
-    name: &CStr,
-    function: &CStr,
-    errand: Errand,
-    flags: u32,
-) -> pg_sys::BackgroundWorker {
+fn described(name: &CStr, function: &CStr, errand: Errand, flags: u32) -> pg_sys::BackgroundWorker {
     let mut worker = pg_sys::BackgroundWorker {
         bgw_flags: (pg_sys::BGWORKER_SHMEM_ACCESS | flags) as c_int,
         bgw_start_time: pg_sys::BgWorkerStartTime::BgWorkerStart_RecoveryFinished,

@@ -41,9 +41,8 @@ fn a_restarted_server_is_registered_before_anybody_reads() {
     pair.postgres.restart();
     let mut client = pair.postgres.connect();
     eventually(SOON, "a new generation, by itself", || {
-        generation(&mut client).is_some_and(|now| {
-            now != before && made(&pair.redis, &mut client) == now
-        })
+        generation(&mut client)
+            .is_some_and(|now| now != before && made(&pair.redis, &mut client) == now)
     });
     assert_eq!(count(&mut client, LAUNCHERS), 1, "it shows, and is in no database");
     eventually(SOON, "its worker leaves", || count(&mut client, WORKERS) == 0);

@@ -142,7 +142,9 @@ fn a_session_with_little_patience_shuts_nobody_out() {
     let (pair, mut client) = with_table();
     cached(&mut client, "k:1", QUERY).unwrap();
     let mut hasty = pair.postgres.connect();
-    hasty.batch_execute("SET pg_cache.timeout_ms = 1; SET pg_cache.connect_timeout_ms = 1").unwrap();
+    hasty
+        .batch_execute("SET pg_cache.timeout_ms = 1; SET pg_cache.connect_timeout_ms = 1")
+        .unwrap();
     pair.redis.freeze();
     for _ in 0..20 {
         cached(&mut hasty, "k:1", QUERY).unwrap();

@@ -84,8 +84,7 @@ impl Families {
         // Never zero, and the place does not depend on the bit that makes sure of it.
         let id = hasher.finish() | 1;
         let start = (id >> 1) as usize;
-        let mut places =
-            (0..FAMILIES_MAX).map(|step| &self.places[(start + step) % FAMILIES_MAX]);
+        let mut places = (0..FAMILIES_MAX).map(|step| &self.places[(start + step) % FAMILIES_MAX]);
         let (claimed, kept) = (Ordering::AcqRel, Ordering::Acquire);
         let found = places.find(|place| match place.id.compare_exchange(0, id, claimed, kept) {
             Ok(_) => true,
@@ -104,9 +103,10 @@ impl Families {
     /// databases, and stands among the others of each.
     pub fn all_in(&self, database: u32) -> Vec<(String, Reads)> {
         let mut rows: Vec<(String, Reads)> = Vec::new();
-        let named = self.places.iter().filter_map(|place| {
-            place.family_in(database).map(|family| (family, &place.reads))
-        });
+        let named = self
+            .places
+            .iter()
+            .filter_map(|place| place.family_in(database).map(|family| (family, &place.reads)));
         let others = (FAMILY_OTHER.to_owned(), &self.others);
         for (family, reads) in named.chain([others]).filter(|(_, reads)| !reads.is_zero()) {
             match rows.iter().find(|(known, _)| *known == family) {
