@@ -16,8 +16,7 @@ use pg_cache_core::tag::{Bucket, Tag};
 use pg_cache_core::tagtable;
 
 use crate::client::failure::Failure;
-use crate::client::scripts::Generations;
-use crate::client::session::Server;
+use crate::client::session::{Generations, Server};
 use crate::pg::error::Outcome;
 use crate::pg::snapshot::{Fresh, Snapshot};
 use crate::pg::table::{READ_LOCK, Row, Table, Tables, WRITE_LOCK};

@@ -8,10 +8,11 @@ use std::time::Instant;
 use pg_cache_core::key::EntryKeys;
 use pg_cache_core::pending::Owed;
 use pg_cache_core::reason::Reason;
+use pg_cache_core::settlement::Bump;
 use pg_cache_core::tag::{Bucket, Tag};
 
 use crate::client::failure::Failure;
-use crate::client::scripts::{self, Bump, Settlement};
+use crate::client::scripts::{self, Settlement};
 use crate::pg::snapshot::Snapshot;
 use crate::pg::{host, xact};
 use crate::registry::{self, Registration};

@@ -7,11 +7,12 @@
 
 use pg_cache_core::key::EntryKeys;
 use pg_cache_core::reason::Reason;
+use pg_cache_core::settlement::Bump;
 use pg_cache_core::tag::Tag;
 use serde_json::Value;
 
 use crate::client::failure::Failure;
-use crate::client::scripts::{self, Bump, Settlement};
+use crate::client::scripts::{self, Settlement};
 use crate::connection;
 use crate::pg::error::Outcome;
 use crate::pg::snapshot::{Fresh, Snapshot};
