@@ -9,7 +9,6 @@ use std::cell::{Cell, RefCell};
 use std::rc::Rc;
 
 use pg_cache_core::error::Error;
-use pg_cache_core::key::EntryKeys;
 use pg_cache_core::reason::Reason;
 use pg_cache_core::recipe::Secret;
 use pg_cache_core::tag::{Bucket, Tag};
@@ -74,11 +73,6 @@ impl Registration {
         buckets.sort_unstable();
         buckets.dedup();
         buckets
-    }
-
-    /// The names in Redis of a key of this database.
-    pub fn entry_keys(&self, key: &[u8]) -> EntryKeys {
-        EntryKeys::new(&[&self.prefix, key].concat())
     }
 }
 

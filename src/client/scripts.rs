@@ -2,8 +2,7 @@
 
 use std::sync::LazyLock;
 
-use pg_cache_core::key::EntryKeys;
-use pg_cache_core::settlement::{self, Bump};
+use pg_cache_core::settlement::{self, Bump, Gone};
 use pg_cache_core::tagtable::{self, Field};
 use redis::{ErrorKind, RedisResult, Script, ServerErrorKind, Value, from_redis_value};
 
@@ -64,8 +63,8 @@ pub fn fill(session: &mut Session, entry: &Fill<'_>) -> RedisResult<Filled> {
 pub struct Settlement(settlement::Settlement);
 
 impl Settlement {
-    pub fn new(bump: &Bump<'_>, keys: &[EntryKeys], keep_leases: bool) -> Self {
-        Self(settlement::Settlement::new(BUMP.get_hash(), bump, keys, keep_leases))
+    pub fn new(bump: &Bump<'_>, gone: &Gone<'_>) -> Self {
+        Self(settlement::Settlement::new(BUMP.get_hash(), bump, gone))
     }
 
     /// Sends it and waits. Returns the generations that the table had, one for each call of BUMP.

@@ -25,6 +25,9 @@ pub enum Look {
     Other,
 }
 
+/// What ends every head and every argument.
+pub const LINE_END: &[u8] = b"\r\n";
+
 /// Appends `MGET value_key sidecar_key`, `HMGET table_key R B` and the fields, and
 /// `INFO replication` if the server is to prove itself.
 pub fn write_look(
@@ -65,25 +68,41 @@ pub fn write_command(out: &mut Vec<u8>, arguments: usize, name: &[u8]) {
 pub fn write_argument(out: &mut Vec<u8>, argument: &[u8]) {
     write_head(out, b'$', argument.len());
     out.extend_from_slice(argument);
-    out.extend_from_slice(b"\r\n");
+    out.extend_from_slice(LINE_END);
+}
+
+/// Appends an argument of two parts.
+pub fn write_joined(out: &mut Vec<u8>, first: &[u8], second: &[u8]) {
+    write_head(out, b'$', first.len() + second.len());
+    out.extend_from_slice(first);
+    out.extend_from_slice(second);
+    out.extend_from_slice(LINE_END);
+}
+
+/// Appends an argument that begins with `head` and goes on as `out` does at `rest`.
+pub fn write_repeated(out: &mut Vec<u8>, head: &[u8], rest: Range<usize>) {
+    write_head(out, b'$', head.len() + rest.len());
+    out.extend_from_slice(head);
+    out.extend_from_within(rest);
+    out.extend_from_slice(LINE_END);
 }
 
 pub fn write_number(out: &mut Vec<u8>, number: u64) {
     write_head(out, b'$', decimal::width(number));
     decimal::write(out, number);
-    out.extend_from_slice(b"\r\n");
+    out.extend_from_slice(LINE_END);
 }
 
 pub fn write_field(out: &mut Vec<u8>, field: Bucket) {
     write_head(out, b'$', field.field_bytes());
     field.write_field(out);
-    out.extend_from_slice(b"\r\n");
+    out.extend_from_slice(LINE_END);
 }
 
 fn write_head(out: &mut Vec<u8>, kind: u8, number: usize) {
     out.push(kind);
     decimal::write(out, number as u64);
-    out.extend_from_slice(b"\r\n");
+    out.extend_from_slice(LINE_END);
 }
 
 /// Reads the answer to [`write_look`] with so many fields. Of a complete one, `ranges` says where

@@ -5,7 +5,7 @@
 
 use std::ops::Range;
 
-use crate::key::EntryKeys;
+use crate::key;
 use crate::resp::{self, Look};
 use crate::tag::Bucket;
 use crate::tagtable;
@@ -31,6 +31,30 @@ pub struct Bump<'a> {
     pub buckets: &'a [Bucket],
 }
 
+/// The keys that are to be gone.
+pub struct Gone<'a> {
+    /// The database's, in front of every key.
+    pub prefix: &'a [u8],
+    pub keys: &'a [Box<[u8]>],
+    /// For tests that show what taking the lease is good for.
+    pub keep_leases: bool,
+}
+
+impl Gone<'_> {
+    /// Appends the names of a key: of its value, its sidecar and its lease. A statement may name a
+    /// key for each row, so nothing is put together elsewhere first.
+    fn write(&self, packed: &mut Vec<u8>, key: &[u8]) {
+        resp::write_joined(packed, self.prefix, key);
+        let end = packed.len() - resp::LINE_END.len();
+        let value = end - self.prefix.len() - key.len()..end;
+        let [sidecar, lease] = key::heads(&packed[value.clone()]);
+        resp::write_repeated(packed, &sidecar, value.clone());
+        if !self.keep_leases {
+            resp::write_repeated(packed, &lease, value);
+        }
+    }
+}
+
 /// The request.
 #[derive(Debug)]
 pub struct Settlement {
@@ -40,8 +64,8 @@ pub struct Settlement {
 }
 
 impl Settlement {
-    /// `script` is the hash of BUMP.
-    pub fn new(script: &str, bump: &Bump<'_>, keys: &[EntryKeys], keep_leases: bool) -> Self {
+    /// `script` is the hash of BUMP; the keys stand without the database's prefix.
+    pub fn new(script: &str, bump: &Bump<'_>, gone: &Gone<'_>) -> Self {
         let mut packed = Vec::with_capacity(512);
         let generation = bump.generation.map(tagtable::generation_text);
         let generation = generation.as_ref().map_or(&[][..], |text| &text[..]);
@@ -60,20 +84,16 @@ impl Settlement {
                 resp::write_field(&mut packed, *bucket);
             }
         }
-        for keys in keys.chunks(DEL_KEYS_MAX) {
-            let names = if keep_leases { 2 } else { 3 };
+        for keys in gone.keys.chunks(DEL_KEYS_MAX) {
+            let names = if gone.keep_leases { 2 } else { 3 };
             resp::write_command(&mut packed, 1 + names * keys.len(), b"DEL");
             for key in keys {
-                resp::write_argument(&mut packed, key.value());
-                resp::write_argument(&mut packed, key.sidecar());
-                if !keep_leases {
-                    resp::write_argument(&mut packed, &key.lease());
-                }
+                gone.write(&mut packed, key);
             }
         }
         resp::write_proof(&mut packed);
         let bumps = bump.buckets.len().div_ceil(BUMP_BUCKETS_MAX);
-        Self { packed, bumps, dels: keys.len().div_ceil(DEL_KEYS_MAX) }
+        Self { packed, bumps, dels: gone.keys.len().div_ceil(DEL_KEYS_MAX) }
     }
 
     pub fn packed(&self) -> &[u8] {
@@ -99,8 +119,9 @@ impl Settlement {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::key::EntryKeys;
 
-    fn settlement(buckets: &[Bucket], keys: &[EntryKeys]) -> Settlement {
+    fn settlement(buckets: &[Bucket], keys: &[Box<[u8]>]) -> Settlement {
         let bump = Bump {
             table: b"t",
             generation: Some(1),
@@ -109,20 +130,20 @@ mod tests {
             in_progress: &[7, 9],
             buckets,
         };
-        Settlement::new("sha", &bump, keys, false)
+        Settlement::new("sha", &bump, &Gone { prefix: b"p:", keys, keep_leases: false })
     }
 
     /// Danger: an argument too few or too many, and every command behind it is read wrong.
     #[test]
     fn it_is_what_redis_reads() {
-        let keys = [EntryKeys::new(b"{a}")];
-        let found = settlement(&[Bucket(5), Bucket::CATALOGUE], &keys);
-        let tag = keys[0].sidecar().escape_ascii().to_string();
-        let lease = keys[0].lease().escape_ascii().to_string();
+        let found = settlement(&[Bucket(5), Bucket::CATALOGUE], &[Box::from(&b"{a}"[..])]);
+        let keys = EntryKeys::new(b"p:{a}");
+        let tag = keys.sidecar().escape_ascii().to_string();
+        let lease = keys.lease().escape_ascii().to_string();
         let expected = format!(
             "*10\r\n$7\r\nEVALSHA\r\n$3\r\nsha\r\n$1\r\n1\r\n$1\r\nt\r\n\
              $32\r\n{:032x}\r\n$1\r\n7\r\n$2\r\n12\r\n$3\r\n7,9\r\n$1\r\n5\r\n$1\r\nC\r\n\
-             *4\r\n$3\r\nDEL\r\n$3\r\n{{a}}\r\n${}\r\n{tag}\r\n${}\r\n{lease}\r\n\
+             *4\r\n$3\r\nDEL\r\n$5\r\np:{{a}}\r\n${}\r\n{tag}\r\n${}\r\n{lease}\r\n\
              *2\r\n$4\r\nINFO\r\n$11\r\nreplication\r\n",
             1,
             tag.len(),
@@ -139,8 +160,7 @@ mod tests {
     #[test]
     fn large_ones_are_cut() {
         let buckets: Vec<Bucket> = (0..2001).map(Bucket).collect();
-        let keys: Vec<EntryKeys> =
-            (0..401).map(|key: i32| EntryKeys::new(&key.to_be_bytes())).collect();
+        let keys: Vec<Box<[u8]>> = (0..401i32).map(|key| Box::from(key.to_be_bytes())).collect();
         let found = settlement(&buckets, &keys);
         assert_eq!((found.bumps(), found.replies()), (2, 6));
     }
@@ -148,7 +168,7 @@ mod tests {
     /// Danger: the answer to one command is taken for that to another.
     #[test]
     fn answers_are_read_in_their_order() {
-        let found = settlement(&[Bucket(5)], &[EntryKeys::new(b"a")]);
+        let found = settlement(&[Bucket(5)], &[Box::from(&b"a"[..])]);
         let bytes = b"$2\r\nab\r\n:12\r\n=7\r\ntxt:abc\r\n";
         let mut ranges = Vec::new();
         assert_eq!(found.read(bytes, &mut ranges), Look::Complete { used: bytes.len() });
