@@ -5,13 +5,13 @@
 
 use std::time::Instant;
 
-use pg_cache_core::key::EntryKeys;
 use pg_cache_core::pending::Owed;
 use pg_cache_core::reason::Reason;
+use pg_cache_core::settlement::{Bump, Gone};
 use pg_cache_core::tag::{Bucket, Tag};
 
 use crate::client::failure::Failure;
-use crate::client::scripts::{self, Bump, Settlement};
+use crate::client::scripts::{self, Settlement};
 use crate::pg::snapshot::Snapshot;
 use crate::pg::{host, xact};
 use crate::registry::{self, Registration};
@@ -92,9 +92,8 @@ impl<'a> Delivery<'a> {
             in_progress: if drops_all { &[] } else { &in_progress },
             buckets,
         };
-        let keys: Vec<EntryKeys> =
-            keys.iter().map(|key| self.registration.entry_keys(key)).collect();
-        Settlement::new(&bump, &keys, host::skips("guard.keeplease"))
+        let keep_leases = host::skips("guard.keeplease");
+        Settlement::new(&bump, &Gone { prefix: &self.registration.prefix, keys, keep_leases })
     }
 
     /// A reader trusts its caches once those who are listed for the catalogue have let go of their

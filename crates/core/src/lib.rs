@@ -23,6 +23,7 @@ pub mod recipe;
 pub mod resp;
 pub mod rounds;
 pub mod rows;
+pub mod settlement;
 pub mod sidecar;
 pub mod tag;
 pub mod tagtable;
