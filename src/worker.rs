@@ -50,6 +50,9 @@ pub const WORKER: &CStr = c"pg_cache_worker";
 /// Between two looks of an idle worker.
 const LOOK_EVERY_MS: u64 = 100;
 
+/// The longest pause of one that cannot do what there is to do; they double up to it.
+const BLOCKED_MS_MAX: u64 = 800;
+
 thread_local! {
     static WAKES: RefCell<Limiter> = RefCell::new(Limiter::new(WAKE_EVERY_MS));
     static NO_SLOT: Cell<bool> = const { Cell::new(false) };
@@ -164,7 +167,7 @@ fn run(errand: Errand) -> Outcome<()> {
             }
             idle_since_ms = host::monotonic_ms();
         }
-        bgworker::wait(LOOK_EVERY_MS);
+        bgworker::wait(worker.pause_ms(&pass));
     }
 }
 
@@ -176,6 +179,8 @@ struct Worker {
     /// Whether the last look found debts that could not be paid.
     owes: bool,
     sweep: sweep::Sweep,
+    /// Passes in a row that came to nothing.
+    blocked: u32,
     /// The last trouble that the log heard of.
     reported: Option<Reason>,
 }
@@ -218,6 +223,14 @@ impl Worker {
             }
             Err(Trouble::Postgres(raised)) => Err(raised),
         }
+    }
+
+    /// Before the next look: a Redis that is away is asked less and less often.
+    fn pause_ms(&mut self, pass: &Pass) -> u64 {
+        let is_blocked = matches!(pass, Pass::Blocked);
+        self.blocked = if is_blocked { self.blocked + 1 } else { 0 };
+        let doublings = self.blocked.saturating_sub(1).min(8);
+        (LOOK_EVERY_MS << doublings).min(BLOCKED_MS_MAX)
     }
 
     fn step(&mut self) -> Step<Pass> {

@@ -26,8 +26,10 @@ pub fn list() -> Outcome<Vec<u32>> {
             if tuple.is_null() {
                 break;
             }
-            // SAFETY: a row of pg_database, as long as the scan stands on it.
-            let row = unsafe { &*pg_sys::GETSTRUCT(tuple).cast::<pg_sys::FormData_pg_database>() };
+            // SAFETY: the fixed part of a row.
+            let row = unsafe { pg_sys::GETSTRUCT(tuple) }.cast::<pg_sys::FormData_pg_database>();
+            // SAFETY: of pg_database, as long as the scan stands on it.
+            let row = unsafe { &*row };
             // Negative beyond -1: a DROP DATABASE that did not come to its end.
             if row.datallowconn && !row.datistemplate && row.datconnlimit >= -1 {
                 found.push(row.oid.to_u32());

@@ -44,3 +44,4 @@ mod values;
 mod verify;
 mod verify_rights;
 mod worker;
+mod worker_life;

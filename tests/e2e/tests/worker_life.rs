@@ -1,0 +1,130 @@
+//! The life of a worker: what makes it stop, what it hears of while it runs, and how seldom it asks
+//! a Redis that is away.
+
+use std::time::{Duration, Instant};
+
+use pg_cache_e2e::registry::{WORKERS, count, made, repair};
+use pg_cache_e2e::{Scene, cached};
+use pg_cache_testbed::fake::{FakeRedis, Reply};
+use pg_cache_testbed::{Pair, Redis, eventually};
+use postgres::Client;
+
+const SOON: Duration = Duration::from_secs(20);
+
+fn worker_pid(client: &mut Client) -> Option<i32> {
+    let sql = "SELECT pid FROM pg_stat_activity
+               WHERE backend_type = 'pg_cache worker' AND datname = current_database()";
+    client.query_opt(sql, &[]).unwrap().map(|row| row.get(0))
+}
+
+#[test]
+fn drop_extension_ends_the_worker_at_once() {
+    // Danger: a process goes on in a database that has no extension, and blocks what comes next.
+    let scene = Scene::new();
+    let mut client = scene.connect();
+    for _ in 0..3 {
+        client.batch_execute("SELECT redis_wake()").unwrap();
+        eventually(SOON, "it runs", || count(&mut client, WORKERS) == 1);
+        client.batch_execute("DROP EXTENSION pg_cache").unwrap();
+        // Less than the two seconds for which an idle one stays.
+        eventually(Duration::from_millis(1500), "it is gone", || count(&mut client, WORKERS) == 0);
+        client.batch_execute("CREATE EXTENSION pg_cache").unwrap();
+        repair(&mut client);
+    }
+}
+
+#[test]
+fn a_rolled_back_extension_leaves_no_worker() {
+    // Danger: CREATE EXTENSION starts one, and is undone.
+    let scene = Scene::new();
+    let mut client = scene.connect();
+    client.batch_execute("DROP EXTENSION pg_cache").unwrap();
+    scene.quiet();
+    client.batch_execute("BEGIN; CREATE EXTENSION pg_cache; ROLLBACK").unwrap();
+    eventually(Duration::from_secs(8), "it is gone", || count(&mut client, WORKERS) == 0);
+    assert_eq!(count(&mut client, "SELECT count(*) FROM pg_proc WHERE proname = 'redis_wake'"), 0);
+}
+
+#[test]
+fn a_database_that_owes_can_be_dropped_while_redis_hangs() {
+    // Danger: the worker waits for Redis, and DROP DATABASE for the worker.
+    let scene = Scene::new();
+    let name = format!("{}_owes", scene.database());
+    scene.create_database(&name);
+    let mut client = scene.connect_to("postgres", &name);
+    repair(&mut client);
+    scene.redis.freeze();
+    client.batch_execute("SELECT redis_touch('price')").unwrap();
+    assert_eq!(count(&mut client, "SELECT count(*) FROM redis_debt"), 1, "it is owed");
+    eventually(SOON, "the worker tries", || count(&mut client, WORKERS) == 1);
+    drop(client);
+    let start = Instant::now();
+    scene.postgres().connect().batch_execute(&format!("DROP DATABASE {name}")).unwrap();
+    println!("dropped in {:?}", start.elapsed());
+    scene.redis.thaw();
+}
+
+#[test]
+fn a_running_worker_follows_the_configuration() {
+    // Danger: it goes on with a server that the administrator has taken out of the file.
+    let pair = Pair::start_with(&[("max_worker_processes", "16")], &[]);
+    let next = Redis::start();
+    let mut client = pair.postgres.connect();
+    repair(&mut client);
+    client.batch_execute("SELECT redis_wake()").unwrap();
+    eventually(SOON, "it runs", || worker_pid(&mut client).is_some());
+    let before = worker_pid(&mut client);
+    client.batch_execute(&format!("ALTER SYSTEM SET pg_cache.url = '{}'", next.url())).unwrap();
+    client.batch_execute("SELECT pg_reload_conf()").unwrap();
+    eventually(SOON, "the new server is registered", || !made(&next, &mut client).is_empty());
+    assert_eq!(worker_pid(&mut client), before, "by the one that ran already");
+    assert_eq!(repair(&mut client), made(&next, &mut client));
+}
+
+#[test]
+fn a_storm_of_reloads_does_no_harm() {
+    // Danger: a signal in the middle of a wait for Redis, or of a commit, ends the worker or makes
+    // it read the file inside the signal handler.
+    let scene = Scene::new();
+    let mut client = scene.connect();
+    let mut admin = scene.connect();
+    let mut seen = std::collections::BTreeSet::new();
+    for _ in 0..5 {
+        scene.redis.cli(&["FLUSHALL"]);
+        client.batch_execute("SELECT redis_wake()").unwrap();
+        for _ in 0..40 {
+            admin.batch_execute("SELECT pg_reload_conf()").unwrap();
+        }
+        assert!(seen.insert(repair(&mut client)));
+    }
+    let log = scene.postgres().log();
+    let name = format!("@{} ", scene.database());
+    let bad = ["ERROR", "FATAL", "PANIC"];
+    let lines = log.lines().filter(|line| line.contains(&name));
+    let errors: Vec<_> = lines.filter(|line| bad.iter().any(|bad| line.contains(bad))).collect();
+    assert_eq!(errors, Vec::<&str>::new());
+}
+
+#[test]
+fn a_redis_that_is_away_is_asked_seldom() {
+    // Danger: hundreds of readers wake the worker, and it knocks without a pause for hours.
+    let scene = Scene::alone();
+    let fake = FakeRedis::start(|_| Reply::Close);
+    let mut client = scene.connect();
+    client.batch_execute("CREATE TABLE t AS SELECT 1 AS v").unwrap();
+    scene.quiet();
+    let url = fake.url();
+    let set = format!("ALTER DATABASE {} SET pg_cache.url = '{url}'", scene.database());
+    client.batch_execute(&set).unwrap();
+    // What readers of a database do that nobody could register yet.
+    client.batch_execute("DROP EXTENSION pg_cache; CREATE EXTENSION pg_cache").unwrap();
+    let start = Instant::now();
+    let before = fake.connections();
+    while start.elapsed() < Duration::from_secs(8) {
+        cached(&mut client, "k", "SELECT v FROM t").unwrap();
+        std::thread::sleep(Duration::from_millis(1));
+    }
+    let asked = fake.connections() - before;
+    println!("{asked} connections in 8 s");
+    assert!((3..=40).contains(&asked), "{asked} connections in 8 s");
+}
