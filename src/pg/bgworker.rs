@@ -142,8 +142,12 @@ impl Drop for Started {
 }
 
 /// Has the postmaster start the launcher with the server, and again after an error. While
-/// libraries are preloaded.
+/// libraries are preloaded; not while pg_upgrade runs, which wants nobody but itself.
 pub fn register_launcher(function: &CStr) {
+    // SAFETY: a global of the process.
+    if unsafe { pg_sys::IsBinaryUpgrade } {
+        return;
+    }
     let mut worker = described(NAME_LAUNCHER, function, Errand::visit(0), CONNECTS);
     worker.bgw_restart_time = RESTART_SECONDS;
     // SAFETY: copies the description.

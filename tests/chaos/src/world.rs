@@ -35,6 +35,8 @@ pub struct Setup {
     pub tracked: bool,
     /// Whether a hot standby is read too, and promoted in the end.
     pub standby: bool,
+    /// Whether the library is preloaded: a launcher, and a breaker of all backends.
+    pub preloaded: bool,
     /// Only these troubles; None: all of them, by weight.
     pub only: Option<Vec<String>>,
     /// Only changes of the catalogue whose name contains this, and those more often.
@@ -55,6 +57,7 @@ impl Default for Setup {
             keep_guard: false,
             tracked: true,
             standby: true,
+            preloaded: false,
             only: None,
             changes: None,
             questions: None,
@@ -282,6 +285,9 @@ fn start_primary(door: &Path, setup: &Setup) -> Postgres {
         ("pg_cache.fill_wait_ms", "300"),
         ("log_min_messages", "log"),
     ];
+    if setup.preloaded {
+        conf.push(("shared_preload_libraries", "pg_cache"));
+    }
     if without.is_some() && !setup.keep_guard {
         conf.push(("pg_cache.fault_point", fault.as_str()));
     }

@@ -53,6 +53,23 @@ fn a_restarted_server_is_registered_before_anybody_reads() {
 }
 
 #[test]
+fn a_promoted_standby_is_registered_before_anybody_reads() {
+    // Danger: the launcher writes on a standby; or the new primary waits for its first reader.
+    let pair = preloaded();
+    pair.postgres.register("test");
+    let standby = pair.postgres.standby(&[]);
+    let mut client = standby.connect();
+    assert_eq!(count(&mut client, LAUNCHERS), 0, "it has nothing to do on a standby");
+    let before = generation(&mut client);
+    standby.promote();
+    eventually(SOON, "a new generation, by itself", || {
+        let now = generation(&mut client);
+        now != before && now == Some(made(&pair.redis, &mut client))
+    });
+    assert_eq!(count(&mut client, LAUNCHERS), 1);
+}
+
+#[test]
 fn an_extension_that_is_committed_late_is_found() {
     // Danger: CREATE EXTENSION in a migration that runs for minutes: the worker has left by then.
     let pair = preloaded();

@@ -137,6 +137,40 @@ fn few_of_many_backends_wait_for_a_redis_that_hangs() {
 }
 
 #[test]
+fn commits_do_not_wait_for_what_readers_found_out() {
+    // Danger: a second for each commit of each backend, for as long as Redis hangs; or a change
+    // that nobody told of because the breaker was open.
+    let (pair, mut client) = with_table();
+    client.batch_execute("SELECT redis_track('t')").unwrap();
+    let mut writers: Vec<Client> = (0..20).map(|_| pair.postgres.connect()).collect();
+    for writer in &mut writers {
+        writer.batch_execute("UPDATE t SET v = v + 1").unwrap();
+        cached(writer, "k:1", QUERY).unwrap();
+    }
+    pair.redis.freeze();
+    for writer in &mut writers {
+        cached(writer, "k:1", QUERY).unwrap();
+    }
+    let started = Instant::now();
+    for writer in &mut writers {
+        writer.batch_execute("UPDATE t SET v = v + 1").unwrap();
+    }
+    // Three of them may be the one that tries.
+    let time = started.elapsed();
+    assert!(time < Duration::from_secs(5), "{time:?}");
+    assert!(count(&mut client, "SELECT count(*) FROM redis_debt") > 0, "they owe");
+    let direct: i32 = client.query_one("SELECT v FROM t", &[]).unwrap().get(0);
+    for writer in &mut writers {
+        assert_eq!(cached(writer, "k:1", QUERY), Ok(format!(r#"[{{"v":{direct}}}]"#)));
+    }
+    pair.redis.thaw();
+    client.batch_execute("SELECT * FROM redis_repair()").unwrap();
+    for writer in &mut writers {
+        assert_eq!(cached(writer, "k:1", QUERY), Ok(format!(r#"[{{"v":{direct}}}]"#)));
+    }
+}
+
+#[test]
 fn a_session_with_little_patience_shuts_nobody_out() {
     // Danger: any user sets a timeout of a millisecond, and the cache is off for all.
     let (pair, mut client) = with_table();
