@@ -70,7 +70,7 @@ pub fn ask_within<T>(
         },
         secret_source: guc::password_file(),
         client_name: client_name(),
-        is_patient: guc::is_patient(timeout, connect_timeout),
+        is_patient: guc::is_patient(timeout),
         resolve: &resolve,
     };
     let moment = Moment { now_ms: host::monotonic_ms, random: host::random };

@@ -73,6 +73,15 @@ impl Link {
         moment: Moment,
         request: impl Fn(&mut Session) -> Result<T, Failure>,
     ) -> Result<T, Failure> {
+        let permit = self.permit(route, moment)?;
+        let outcome = self.attempt(route, moment, request);
+        self.heed(&outcome, permit, route, moment);
+        outcome
+    }
+
+    /// Whether the shared breaker lets a request through, kept connection or not. Each one that is
+    /// let through tells by `heed` what became of it.
+    fn permit(&mut self, route: &Route<'_>, moment: Moment) -> Result<Permit, Failure> {
         if self.source != route.source || self.secret_source != route.secret_source {
             self.start_over(route);
         }
@@ -81,21 +90,37 @@ impl Link {
             Some(shared) if !insists => shared.admit((moment.now_ms)(), probe_ms(route.bounds)),
             _ => Permit::Free,
         };
-        if let Permit::Refused { retry_in_ms } = permit {
-            return Err(refused(retry_in_ms));
+        match permit {
+            Permit::Refused { retry_in_ms } => return Err(refused(retry_in_ms)),
+            // Who tries for all must not be kept from it by what it alone remembers.
+            Permit::Probe => self.breaker = Breaker::new(),
+            Permit::Free => {}
         }
-        let outcome = self.attempt(route, moment, request);
-        match &outcome {
-            Ok(_) => {
-                self.breaker.succeeded();
-                self.shared.inspect(|shared| shared.succeeded());
-            }
-            Err(failure) if failure.counts_against_server() => {
-                self.failed(permit, failure.tells_of_server() && route.is_patient, moment);
-            }
-            Err(_) => {}
+        Ok(permit)
+    }
+
+    /// The breakers learn from every outcome. A server that refuses this client is there for
+    /// others.
+    fn heed<T>(
+        &mut self,
+        outcome: &Result<T, Failure>,
+        permit: Permit,
+        route: &Route<'_>,
+        moment: Moment,
+    ) {
+        let failure = outcome.as_ref().err();
+        let is_silent = failure.is_some_and(Failure::tells_of_server);
+        let is_untried = failure.is_some_and(|failure| failure.reason == Reason::Breaker);
+        if !is_silent && !is_untried {
+            self.shared.inspect(|shared| shared.succeeded());
         }
-        outcome
+        match failure {
+            None => self.breaker.succeeded(),
+            Some(failure) if failure.counts_against_server() => {
+                self.failed(permit, is_silent && route.is_patient, moment);
+            }
+            Some(_) => {}
+        }
     }
 
     fn failed(&mut self, permit: Permit, tells_others: bool, moment: Moment) {

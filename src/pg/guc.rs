@@ -297,11 +297,12 @@ pub fn keep_waits() {
     let _ = WAITS_OF_ALL.set((timeout_ms(), connect_timeout_ms()));
 }
 
-/// Whether waits are as long as those that hold for everybody.
-pub fn is_patient(timeout: Duration, connect_timeout: Duration) -> bool {
-    let is_as_long = |wait: Duration, ms: u64| wait >= Duration::from_millis(ms);
-    WAITS_OF_ALL.get().is_some_and(|(timeout_ms, connect_ms)| {
-        is_as_long(timeout, *timeout_ms) && is_as_long(connect_timeout, *connect_ms)
+/// Whether a request that waits this long, in a session with these settings, waits as long as all
+/// others.
+pub fn is_patient(timeout: Duration) -> bool {
+    WAITS_OF_ALL.get().is_some_and(|(timeout_of_all_ms, connect_timeout_of_all_ms)| {
+        timeout >= Duration::from_millis(*timeout_of_all_ms)
+            && connect_timeout_ms() >= *connect_timeout_of_all_ms
     })
 }
 

@@ -240,3 +240,24 @@ fn a_redis_that_is_back_is_used_by_all_with_the_first_success() {
     let mut fresh = Client::connect(&fresh, NoTls).unwrap();
     cached(&mut fresh, "k:2", QUERY).unwrap();
 }
+
+#[test]
+fn readers_alone_bring_a_restarted_redis_back() {
+    // Danger: the one that tries finds another server, and nobody tells the worker or the others.
+    let (mut pair, mut client) = with_table();
+    let mut sessions: Vec<Client> = (0..10).map(|_| pair.postgres.connect()).collect();
+    pair.redis.stop();
+    let until = Instant::now() + Duration::from_secs(2);
+    while Instant::now() < until {
+        sessions.iter_mut().for_each(|session| _ = cached(session, "k:1", QUERY).unwrap());
+    }
+    pair.redis.start_again();
+    let started = Instant::now();
+    eventually(Duration::from_secs(12), "every session is served again", || {
+        let ((), counters) = counted(&mut client, |_| {
+            sessions.iter_mut().for_each(|session| _ = cached(session, "k:1", QUERY).unwrap());
+        });
+        counters.hits == 10
+    });
+    println!("after {:?}", started.elapsed());
+}
