@@ -122,7 +122,9 @@ pub fn start_watched(function: &CStr, errand: Errand) -> Option<Started> {
     // SAFETY: a global of the process.
     worker.bgw_notify_pid = unsafe { pg_sys::MyProcPid };
     let mut handle = std::ptr::null_mut();
-    start_dynamic(worker, &raw mut handle).then_some(Started(handle))
+    let is_started = start_dynamic(worker, &raw mut handle);
+    // Not made before: it would be dropped without a handle.
+    is_started.then(|| Started(handle))
 }
 
 impl Started {

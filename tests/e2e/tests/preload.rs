@@ -70,6 +70,27 @@ fn a_promoted_standby_is_registered_before_anybody_reads() {
 }
 
 #[test]
+fn many_databases_with_few_slots_are_all_registered() {
+    // Danger: the launcher takes all slots, or those that came first keep the others out.
+    let conf = [("shared_preload_libraries", "pg_cache"), ("max_worker_processes", "4")];
+    let mut pair = Pair::start_with(&conf, &[]);
+    let names: Vec<String> = (0..12).map(|number| format!("many_{number}")).collect();
+    let mut admin = pair.postgres.connect();
+    for name in &names {
+        admin.batch_execute(&format!("CREATE DATABASE {name}")).unwrap();
+        pair.postgres.create_extension(name);
+    }
+    drop(admin);
+    pair.postgres.restart();
+    let mut clients: Vec<Client> =
+        names.iter().map(|name| pair.postgres.connect_as("postgres", name)).collect();
+    let alive = "SELECT count(*) FROM redis_alive WHERE started_at = pg_postmaster_start_time()";
+    eventually(Duration::from_secs(60), "all of them, by themselves", || {
+        clients.iter_mut().all(|client| count(client, alive) == 1)
+    });
+}
+
+#[test]
 fn an_extension_that_is_committed_late_is_found() {
     // Danger: CREATE EXTENSION in a migration that runs for minutes: the worker has left by then.
     let pair = preloaded();

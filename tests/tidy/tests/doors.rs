@@ -16,6 +16,7 @@ const DOORS: &[(&str, &[&str])] = &[
     ("shmem_startup_hook", &["src/pg/shmem.rs"]),
     ("shmem_request_hook", &["src/pg/shmem.rs"]),
     ("ShmemInitStruct", &["src/pg/shmem.rs"]),
+    ("BackgroundWorker", &["src/pg/bgworker.rs"]),
     ("std::thread::spawn", &[]),
     ("std::process", &[]),
 ];
