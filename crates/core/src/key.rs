@@ -22,6 +22,7 @@ const TAG_BYTES: usize = 3;
 const SIDECAR_PREFIX: &[u8] = b"pgc:e:{";
 const LEASE_PREFIX: &[u8] = b"pgc:l:{";
 const RECIPE_PREFIX: &[u8] = b"pgc:q:{";
+const TOKEN_PREFIX: &[u8] = b"pgc:s:{";
 const TAG_END: &[u8] = b"}:";
 const NAME_HEAD_BYTES: usize = SIDECAR_PREFIX.len() + TAG_BYTES + TAG_END.len();
 const SCOPE_HEX_DIGITS: usize = 16;
@@ -76,6 +77,11 @@ impl EntryKeys {
 
     pub fn lease(&self) -> Vec<u8> {
         [LEASE_PREFIX, &self.sidecar[SIDECAR_PREFIX.len()..]].concat()
+    }
+
+    /// Where the last transaction that stores this key leaves its mark until it has done so.
+    pub fn token(&self) -> Vec<u8> {
+        [TOKEN_PREFIX, &self.sidecar[SIDECAR_PREFIX.len()..]].concat()
     }
 
     pub fn recipe(&self) -> Vec<u8> {

@@ -51,12 +51,14 @@ pub fn write_look(
     }
 }
 
-fn write_command(out: &mut Vec<u8>, arguments: usize, name: &[u8]) {
+/// Appends the head of a command of so many parts, and its name, the first of them.
+pub fn write_command(out: &mut Vec<u8>, arguments: usize, name: &[u8]) {
     write_head(out, b'*', arguments);
     write_argument(out, name);
 }
 
-fn write_argument(out: &mut Vec<u8>, argument: &[u8]) {
+/// Appends one more part of a command.
+pub fn write_argument(out: &mut Vec<u8>, argument: &[u8]) {
     write_head(out, b'$', argument.len());
     out.extend_from_slice(argument);
     out.extend_from_slice(b"\r\n");
