@@ -81,14 +81,31 @@ const DEL_KEYS_MAX: usize = 200;
 /// How many buckets one script call may take: it holds up everybody else on that Redis.
 const BUMP_BUCKETS_MAX: usize = 2000;
 
-/// BUMP, then DEL of value, sidecar and lease of each key: one round trip, now or later.
+/// How long a token waits for a backend that has most likely died.
+const TOKEN_SECONDS: u64 = 24 * 3600;
+
+/// What is left beside a key that will be stored after the commit.
+pub struct Laid<'a> {
+    pub beside: Vec<u8>,
+    pub token: &'a [u8],
+    /// For as long as it takes.
+    pub lasts: bool,
+}
+
+/// BUMP, then DEL of value, sidecar, lease and token of each key, then SET of new tokens: one round
+/// trip, now or later.
 pub struct Settlement {
     pipeline: Pipeline,
     bumps: usize,
 }
 
 impl Settlement {
-    pub fn new(bump: &Bump<'_>, keys: &[EntryKeys], keep_leases: bool) -> Self {
+    pub fn new(
+        bump: &Bump<'_>,
+        keys: &[EntryKeys],
+        tokens: &[Laid<'_>],
+        keep_leases: bool,
+    ) -> Self {
         let mut pipeline = redis::pipe();
         let running: Vec<String> = bump.in_progress.iter().map(u64::to_string).collect();
         let running = running.join(",");
@@ -106,10 +123,16 @@ impl Settlement {
         for keys in keys.chunks(DEL_KEYS_MAX) {
             let del = pipeline.cmd("DEL");
             for key in keys {
-                del.arg(key.value()).arg(key.sidecar());
+                del.arg(key.value()).arg(key.sidecar()).arg(key.token());
                 if !keep_leases {
                     del.arg(key.lease());
                 }
+            }
+        }
+        for Laid { beside, token, lasts } in tokens {
+            let set = pipeline.cmd("SET").arg(beside).arg(token);
+            if !lasts {
+                set.arg("EX").arg(TOKEN_SECONDS);
             }
         }
         // Last, so that it tells of the server after all of this was done.

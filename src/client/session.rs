@@ -170,6 +170,17 @@ impl Session {
         self.reply_bytes_max = bounds.reply_bytes_max;
     }
 
+    /// Another time for what is asked next.
+    pub fn set_timeout(&mut self, timeout: Duration) {
+        // No time at all would mean no limit.
+        self.timeout = timeout.max(Duration::from_millis(1));
+    }
+
+    /// Whether the server has hung up meanwhile, as far as this machine knows.
+    pub fn is_closed(&self) -> bool {
+        self.transport.is_closed()
+    }
+
     pub fn server(&self) -> &Server {
         &self.server
     }

@@ -11,13 +11,14 @@ use pg_cache_core::reason::Reason;
 use pg_cache_core::tag::{Bucket, Tag};
 
 use crate::client::failure::Failure;
-use crate::client::scripts::{self, Bump, Settlement};
+use crate::client::scripts::{self, Bump, Laid, Settlement};
 use crate::pg::snapshot::Snapshot;
 use crate::pg::{host, xact};
 use crate::registry::{self, Registration};
 use crate::{connection, stats};
 
 use super::Deadline;
+use crate::events::Token;
 
 /// Who tells Redis, and by when.
 pub struct Delivery<'a> {
@@ -47,19 +48,29 @@ impl<'a> Delivery<'a> {
     }
 
     /// One round trip.
-    pub fn settle(&self, buckets: &[Bucket], keys: &[Box<[u8]>]) -> Result<(), Failure> {
+    pub fn settle(
+        &self,
+        buckets: &[Bucket],
+        keys: &[Box<[u8]>],
+        tokens: &[Token],
+    ) -> Result<(), Failure> {
         let started = Instant::now();
-        let settled = self.send(buckets, keys);
+        let settled = self.send(buckets, keys, tokens);
         let time_us = u64::try_from(started.elapsed().as_micros()).unwrap_or(u64::MAX);
         stats::delivered(settled.is_ok(), buckets.len(), keys.len(), time_us);
         settled
     }
 
-    fn send(&self, buckets: &[Bucket], keys: &[Box<[u8]>]) -> Result<(), Failure> {
+    fn send(
+        &self,
+        buckets: &[Bucket],
+        keys: &[Box<[u8]>],
+        tokens: &[Token],
+    ) -> Result<(), Failure> {
         if buckets.contains(&Bucket::CATALOGUE) {
             self.let_messages_pass()?;
         }
-        let settlement = self.settlement(buckets, keys);
+        let settlement = self.settlement(buckets, keys, tokens);
         connection::ask_within(self.deadline.left(), |session| {
             let found = settlement.settle(session)?;
             match self.is_former {
@@ -75,13 +86,13 @@ impl<'a> Delivery<'a> {
         buckets: &[Bucket],
         keys: &[Box<[u8]>],
     ) -> Result<(Settlement, u64), Failure> {
-        let settlement = self.settlement(buckets, keys);
+        let settlement = self.settlement(buckets, keys, &[]);
         let ticket =
             connection::ask_within(self.deadline.left(), |session| Ok(settlement.post(session)?))?;
         Ok((settlement, ticket))
     }
 
-    fn settlement(&self, buckets: &[Bucket], keys: &[Box<[u8]>]) -> Settlement {
+    fn settlement(&self, buckets: &[Bucket], keys: &[Box<[u8]>], tokens: &[Token]) -> Settlement {
         let in_progress = self.snapshot.in_progress();
         let drops_all = host::skips("guard.droplist");
         let bump = Bump {
@@ -94,7 +105,13 @@ impl<'a> Delivery<'a> {
         };
         let keys: Vec<EntryKeys> =
             keys.iter().map(|key| self.registration.entry_keys(key)).collect();
-        Settlement::new(&bump, &keys, host::skips("guard.keeplease"))
+        let tokens = tokens.iter().map(|token| Laid {
+            beside: self.registration.entry_keys(&token.key).token(),
+            token: &token.token,
+            lasts: token.lasts,
+        });
+        let tokens: Vec<Laid<'_>> = tokens.collect();
+        Settlement::new(&bump, &keys, &tokens, host::skips("guard.keeplease"))
     }
 
     /// A reader trusts its caches once those who are listed for the catalogue have let go of their

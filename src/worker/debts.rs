@@ -158,7 +158,7 @@ fn settle(registration: &Registration, debts: &[Debt]) -> Result<(), Failure> {
         in_progress: &in_progress,
         buckets: &buckets,
     };
-    let settlement = Settlement::new(&bump, &keys, false);
+    let settlement = Settlement::new(&bump, &keys, &[], false);
     connection::ask(|session| {
         let found = settlement.settle(session)?;
         registration.check_settled(session.server(), &found)

@@ -43,6 +43,19 @@ impl Message {
     }
 }
 
+impl Message {
+    /// The name of the key that it writes, which takes the database's prefix. Channels are no keys,
+    /// and a command is sent as it was written.
+    pub fn key_mut(&mut self) -> Option<&mut Box<[u8]>> {
+        match self {
+            Message::Append { stream: key, .. }
+            | Message::Store { key, .. }
+            | Message::Job { queue: key, .. } => Some(key),
+            Message::Publish { .. } | Message::Command { .. } => None,
+        }
+    }
+}
+
 impl Stored {
     fn bytes(&self) -> usize {
         match self {
@@ -114,8 +127,13 @@ impl Log {
         }
     }
 
-    pub fn is_empty(&self) -> bool {
-        self.entries.is_empty()
+    pub fn entries(&self) -> &[Entry] {
+        &self.entries
+    }
+
+    /// What a change does to their sizes is not counted.
+    pub fn entries_mut(&mut self) -> &mut [Entry] {
+        &mut self.entries
     }
 
     /// What the messages take of memory, roughly.

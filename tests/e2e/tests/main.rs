@@ -9,6 +9,7 @@ mod bump;
 mod commits;
 mod debts;
 mod encodings;
+mod events;
 mod exactness;
 mod faults;
 mod flush_health;
