@@ -120,6 +120,14 @@ CREATE FUNCTION redis_track_truncate() RETURNS trigger
     LANGUAGE c
     AS 'MODULE_PATHNAME', 'redis_track_truncate';
 
+-- The condition of that trigger where there are no row groups to tell: it notes the change and is
+-- never true, so that PostgreSQL queues nothing and calls no trigger function.
+CREATE FUNCTION redis_track_note(rel regclass) RETURNS boolean
+    LANGUAGE c VOLATILE STRICT PARALLEL UNSAFE
+    AS 'MODULE_PATHNAME', 'redis_track_note';
+
+COMMENT ON FUNCTION redis_track_note(regclass) IS
+    'notes a change of a tracked table, and is false; the condition of redis_track''s trigger';
 COMMENT ON FUNCTION redis_track_row() IS
     'notes the changes of a tracked table; attached by redis_track';
 COMMENT ON FUNCTION redis_track_truncate() IS

@@ -35,10 +35,10 @@ use std::time::{Duration, Instant};
 use pg_cache_core::error::Error;
 use pg_cache_core::pending::{Owed, Pending};
 use pg_cache_core::reason::Reason;
+use pg_cache_core::settlement::Token;
 use pg_cache_core::tag::Tag;
 
 use crate::client::failure::Failure;
-use crate::events::Token;
 use crate::pg::error::Outcome;
 use crate::pg::snapshot::Fresh;
 use crate::pg::xact::{self, Listener};

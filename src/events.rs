@@ -1,10 +1,10 @@
 //! What this transaction sends after its commit, and only then.
 //!
 //! Triggers and functions only note messages, in a log that mirrors the savepoints. What is durable
-//! goes into the outbox before the commit record, in the same transaction; the rest is packed then
+//! goes into the outbox before the commit record, in the same transaction; the rest is packed then,
 //! and sent once everybody sees the commit and no lock is held: in one pipeline, within
-//! `pg_cache.commit_timeout_ms`, and never with an error. A prepared transaction leaves all of it in
-//! the outbox: whoever commits it has not made it.
+//! `pg_cache.commit_timeout_ms`, and never with an error. A prepared transaction leaves all of it
+//! in the outbox: whoever commits it has not made it.
 //!
 //! Invariant: nothing leaves before its commit, or without it; and what leaves by one way keeps the
 //! order of its making. If a message left in PRE_COMMIT, it could be that of a transaction that
@@ -26,6 +26,7 @@ use std::time::{Duration, Instant};
 
 use pg_cache_core::error::Error;
 use pg_cache_core::message::{Entry, Log, Message, Stored};
+use pg_cache_core::settlement::Token;
 
 use crate::client::messages::Outgoing;
 use crate::pg::error::Outcome;
@@ -53,15 +54,6 @@ struct Transaction {
     settled: Option<bool>,
     /// What is ready to leave, once it has committed.
     ready: Option<Outgoing>,
-}
-
-/// A key to be stored after the commit, and the mark that says by whom.
-pub struct Token {
-    /// Without the database's prefix.
-    pub key: Box<[u8]>,
-    pub token: Box<[u8]>,
-    /// It stays until it is used, however long that takes.
-    pub lasts: bool,
 }
 
 thread_local! {
@@ -132,7 +124,7 @@ fn spill(level: u32) -> Outcome<()> {
                 *token = Box::from(UNSURE);
             }
         }
-        put(entries)?;
+        put(entries, outbox::spill)?;
     }
     Ok(())
 }
@@ -215,7 +207,7 @@ fn settle(is_prepare: bool) -> Outcome<()> {
     let by_outbox = |entry: &Entry| entry.durable || is_prepare || spilled;
     let (durable, inline): (Vec<_>, Vec<_>) = entries.into_iter().partition(by_outbox);
     if !durable.is_empty() || spilled {
-        put(durable)?;
+        put(durable, outbox::put)?;
         outbox::wake_after_commit();
     }
     if inline.is_empty() {
@@ -268,7 +260,7 @@ fn prefix() -> Outcome<Option<Vec<u8>>> {
 }
 
 /// Into the outbox, in runs of places that follow one another.
-fn put(entries: Vec<Entry>) -> Outcome<()> {
+fn put(entries: Vec<Entry>, write: fn(u64, &[Message]) -> Outcome<()>) -> Outcome<()> {
     let mut run: Vec<Message> = Vec::with_capacity(entries.len());
     let (mut first, mut next) = (0, 0);
     // Of several that store one key the last has the token, and counts.
@@ -278,7 +270,7 @@ fn put(entries: Vec<Entry>) -> Outcome<()> {
     };
     for entry in entries.into_iter().filter(|entry| !overtaken(entry)) {
         if entry.seq != next && !run.is_empty() {
-            outbox::put(first, &run)?;
+            write(first, &run)?;
             run.clear();
         }
         if run.is_empty() {
@@ -287,5 +279,5 @@ fn put(entries: Vec<Entry>) -> Outcome<()> {
         next = entry.seq + 1;
         run.push(entry.message);
     }
-    outbox::put(first, &run)
+    write(first, &run)
 }

@@ -15,5 +15,10 @@ pub fn put(_first_seq: u64, messages: &[Message]) -> Outcome<()> {
     }
 }
 
+/// The same in the middle of the transaction, before which nothing of it may be delivered.
+pub fn spill(first_seq: u64, messages: &[Message]) -> Outcome<()> {
+    put(first_seq, messages)
+}
+
 /// Has the worker look once this transaction has committed.
 pub fn wake_after_commit() {}

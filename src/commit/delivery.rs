@@ -5,20 +5,19 @@
 
 use std::time::Instant;
 
-use pg_cache_core::key::EntryKeys;
 use pg_cache_core::pending::Owed;
 use pg_cache_core::reason::Reason;
+use pg_cache_core::settlement::{Bump, Gone, Token};
 use pg_cache_core::tag::{Bucket, Tag};
 
 use crate::client::failure::Failure;
-use crate::client::scripts::{self, Bump, Laid, Settlement};
+use crate::client::scripts::{self, Settlement};
 use crate::pg::snapshot::Snapshot;
 use crate::pg::{host, xact};
 use crate::registry::{self, Registration};
 use crate::{connection, stats};
 
 use super::Deadline;
-use crate::events::Token;
 
 /// Who tells Redis, and by when.
 pub struct Delivery<'a> {
@@ -103,15 +102,9 @@ impl<'a> Delivery<'a> {
             in_progress: if drops_all { &[] } else { &in_progress },
             buckets,
         };
-        let keys: Vec<EntryKeys> =
-            keys.iter().map(|key| self.registration.entry_keys(key)).collect();
-        let tokens = tokens.iter().map(|token| Laid {
-            beside: self.registration.entry_keys(&token.key).token(),
-            token: &token.token,
-            lasts: token.lasts,
-        });
-        let tokens: Vec<Laid<'_>> = tokens.collect();
-        Settlement::new(&bump, &keys, &tokens, host::skips("guard.keeplease"))
+        let keep_leases = host::skips("guard.keeplease");
+        let prefix = &self.registration.prefix;
+        Settlement::new(&bump, &Gone { prefix, keys, tokens, keep_leases })
     }
 
     /// A reader trusts its caches once those who are listed for the catalogue have let go of their

@@ -11,6 +11,7 @@ pub mod analysis;
 pub mod arguments;
 pub mod assume;
 pub mod classify;
+pub mod condition;
 pub mod dependencies;
 pub mod error;
 pub mod event_trigger;

@@ -326,6 +326,11 @@ extern "C-unwind" fn changed(_argument: pg_sys::Datum, _relation: pg_sys::Oid) {
     CHANGES.set(CHANGES.get() + 1);
 }
 
+/// How many changes of tables' definitions this backend has heard of.
+pub fn changes() -> u64 {
+    CHANGES.get()
+}
+
 /// What each trigger needs at every row, made when it first fires after a change of any table. Any:
 /// what is made from one table's definition may hang on another's, the root's of its partitions.
 pub struct Kept<T> {

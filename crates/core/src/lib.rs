@@ -24,6 +24,7 @@ pub mod reason;
 pub mod recipe;
 pub mod resp;
 pub mod rows;
+pub mod settlement;
 pub mod sidecar;
 pub mod tag;
 pub mod tagtable;
