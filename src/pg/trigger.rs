@@ -74,6 +74,11 @@ impl<'a> Fired<'a> {
         unsafe { &*self.data.tg_trigger }
     }
 
+    /// The trigger that fires, as it stands in its table.
+    pub fn attached(self) -> Attached<'a> {
+        Attached { trigger: self.trigger(), relation: self.relation() }
+    }
+
     pub fn relation(self) -> Relation<'a> {
         // SAFETY: open while its trigger fires.
         Relation { relation: unsafe { &*self.data.tg_relation } }
@@ -103,11 +108,6 @@ impl<'a> Fired<'a> {
         Row { tuple, description: self.relation().relation.rd_att }
     }
 
-    /// The trigger's own name.
-    pub fn name(self) -> String {
-        super::text::c_string(self.trigger().tgname)
-    }
-
     /// What happened to the row, as PL/pgSQL's TG_OP has it.
     pub fn operation(self) -> &'static str {
         match self.data.tg_event & pg_sys::TRIGGER_EVENT_OPMASK {
@@ -120,13 +120,71 @@ impl<'a> Fired<'a> {
 
     /// The arguments of CREATE TRIGGER.
     pub fn arguments(self) -> Vec<String> {
-        let trigger = self.trigger();
-        let count = usize::try_from(trigger.tgnargs).unwrap_or(0);
+        self.attached().arguments()
+    }
+}
+
+/// A trigger as it stands in its table, firing or not.
+#[derive(Clone, Copy)]
+pub struct Attached<'a> {
+    trigger: &'a pg_sys::Trigger,
+    relation: Relation<'a>,
+}
+
+impl<'a> Attached<'a> {
+    /// Hands a trigger over that was created in this transaction: its table is locked.
+    pub fn created<T>(
+        table: pg_sys::Oid,
+        trigger: pg_sys::Oid,
+        look: impl FnOnce(Attached<'_>) -> T,
+    ) -> Option<T> {
+        // SAFETY: locked by whoever created the trigger.
+        let relation = unsafe { pg_sys::relation_open(table, pg_sys::NoLock as i32) };
+        // SAFETY: just opened.
+        let opened = unsafe { &*relation };
+        // SAFETY: NULL or the relation's own list.
+        let list = unsafe { opened.trigdesc.as_ref() };
+        let found = list.and_then(|list| {
+            let count = usize::try_from(list.numtriggers).unwrap_or(0);
+            // SAFETY: the list has that many members.
+            let all = unsafe { std::slice::from_raw_parts(list.triggers, count) };
+            all.iter().find(|found| found.tgoid == trigger)
+        });
+        let relation_of = Relation { relation: opened };
+        let seen = found.map(|trigger| look(Attached { trigger, relation: relation_of }));
+        // SAFETY: opened above; an error closes it by itself.
+        unsafe { pg_sys::relation_close(relation, pg_sys::NoLock as i32) };
+        seen
+    }
+
+    /// The trigger's own name.
+    pub fn name(self) -> String {
+        super::text::c_string(self.trigger.tgname)
+    }
+
+    pub fn function(self) -> pg_sys::Oid {
+        self.trigger.tgfoid
+    }
+
+    pub fn relation(self) -> Relation<'a> {
+        self.relation
+    }
+
+    /// Whether it fires after what changes a row, for each row.
+    pub fn is_after_row(self) -> bool {
+        let bits = u32::from(self.trigger.tgtype.cast_unsigned());
+        let other = pg_sys::TRIGGER_TYPE_BEFORE | pg_sys::TRIGGER_TYPE_INSTEAD;
+        bits & pg_sys::TRIGGER_TYPE_ROW != 0 && bits & other == 0
+    }
+
+    /// The arguments of CREATE TRIGGER.
+    pub fn arguments(self) -> Vec<String> {
+        let count = usize::try_from(self.trigger.tgnargs).unwrap_or(0);
         if count == 0 {
             return Vec::new();
         }
         // SAFETY: the relcache entry has that many C strings.
-        let texts = unsafe { std::slice::from_raw_parts(trigger.tgargs, count) };
+        let texts = unsafe { std::slice::from_raw_parts(self.trigger.tgargs, count) };
         texts.iter().map(|text: &*mut c_char| super::text::c_string(*text)).collect()
     }
 }

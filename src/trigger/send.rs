@@ -6,17 +6,17 @@
 
 use std::mem::ManuallyDrop;
 
-use pg_cache_core::error::{Error, Flaw, Tracking};
+use pg_cache_core::error::{Error, Tracking};
 use pg_cache_core::message::{Message, Stored};
 use pg_cache_core::options::Kind;
 
 use crate::pg::call::Call;
 use crate::pg::error::Outcome;
-use crate::pg::trigger::{Fired, Kept};
-use crate::pg::{Datum, classify, host, xact};
+use crate::pg::trigger::{Attached, Fired, Kept};
+use crate::pg::{Datum, Oid, classify, host, xact};
 use crate::{commit, events};
 
-use super::sending::{Rows, Sender, flawed};
+use super::sending::{Rows, Sender};
 
 sql_function!(redis_publish, pg_finfo_redis_publish, publish);
 sql_function!(redis_stream, pg_finfo_redis_stream, stream);
@@ -43,15 +43,28 @@ fn job(call: &Call) -> Outcome<Datum> {
     send(call, Kind::Job)
 }
 
+/// Refuses a new trigger of ours that could never send.
+pub fn check_new(table: Oid, trigger: Oid) -> Outcome<()> {
+    let check = |trigger: Attached<'_>| {
+        let all = [Kind::Publish, Kind::Stream, Kind::Store, Kind::Job];
+        let name = classify::function_name(trigger.function());
+        match all.into_iter().find(|kind| kind.function() == name) {
+            Some(kind) if classify::is_ours(trigger.function()) => {
+                Sender::new(kind, trigger).map(|_| ())
+            }
+            _ => Ok(()),
+        }
+    };
+    Attached::created(table, trigger, check).unwrap_or(Ok(()))
+}
+
 fn send(call: &Call, kind: Kind) -> Outcome<Datum> {
     let Some(fired) = Fired::of(call) else {
         let (function, wanted) = (kind.function().to_owned(), "a trigger");
         return Err(Error::from(Tracking::Protocol { function, wanted }).into());
     };
-    if !(fired.is_after() && fired.is_for_row()) {
-        return Err(flawed(fired, Flaw::Timing));
-    }
-    let sender = SENDERS.with(|kept| kept.get(fired, |fired| Sender::new(kind, fired)))?;
+    let sender =
+        SENDERS.with(|kept| kept.get(fired, |fired| Sender::new(kind, fired.attached())))?;
     // A write to a foreign table takes no id here, and an event names its transaction.
     if xact::xid().is_none() && classify::is_foreign(fired.relation().oid()) {
         xact::assign_xid(c"a trigger of pg_cache");

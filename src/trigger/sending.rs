@@ -14,8 +14,8 @@ use pg_cache_core::template::Template;
 use crate::pg::error::{Outcome, Raised};
 use crate::pg::row_json::{self, Column};
 use crate::pg::row_text::Writer;
-use crate::pg::trigger::{Attribute, Fired, Row, Values};
-use crate::pg::{guc, ttl, xact};
+use crate::pg::trigger::{Attached, Attribute, Fired, Row, Values};
+use crate::pg::{classify, guc, ttl, xact};
 
 /// A trigger, ready to fire.
 pub struct Sender {
@@ -49,10 +49,13 @@ pub struct Rows {
 }
 
 impl Sender {
-    pub fn new(kind: Kind, fired: Fired<'_>) -> Outcome<Self> {
-        let wrong = |flaw| flawed(fired, flaw);
-        let options = Options::parse(kind, &fired.arguments()).map_err(wrong)?;
-        let table = fired.relation();
+    pub fn new(kind: Kind, trigger: Attached<'_>) -> Outcome<Self> {
+        let wrong = |flaw| flawed(trigger, flaw);
+        if !trigger.is_after_row() {
+            return Err(wrong(Flaw::Timing));
+        }
+        let options = Options::parse(kind, &trigger.arguments()).map_err(wrong)?;
+        let table = trigger.relation();
         let columns = table.attributes();
         let names: Vec<String> = columns.iter().map(|(name, _)| name.clone()).collect();
         let chosen = options.choose(&names).map_err(wrong)?;
@@ -68,7 +71,7 @@ impl Sender {
         let key = columns.iter().filter(is_key);
         let key = key.map(|(name, attribute)| Column::new(name.clone(), *attribute)).collect();
         let ttl_ms = match &options.ttl {
-            Some(text) => Some(read_ttl(fired, text)?),
+            Some(text) => Some(read_ttl(trigger, text)?),
             None => None,
         };
         let (schema, name) = table.root_names();
@@ -112,7 +115,7 @@ impl Sender {
         });
         match checked {
             Ok(()) => Ok(name.into()),
-            Err(error) => Err(flawed(fired, Flaw::Target(Box::new(error)))),
+            Err(error) => Err(flawed(fired.attached(), Flaw::Target(Box::new(error)))),
         }
     }
 
@@ -226,9 +229,9 @@ impl Rows {
     }
 }
 
-fn read_ttl(fired: Fired<'_>, text: &str) -> Outcome<u64> {
+fn read_ttl(trigger: Attached<'_>, text: &str) -> Outcome<u64> {
     ttl::from_text(text, guc::ttl_max_seconds()).map_err(|raised| match raised {
-        Raised::Refused(error) => flawed(fired, Flaw::Target(Box::new(error))),
+        Raised::Refused(error) => flawed(trigger, Flaw::Target(Box::new(error))),
         raised => raised,
     })
 }
@@ -241,13 +244,14 @@ fn checked(fired: Fired<'_>, out: Vec<u8>) -> Outcome<Box<[u8]>> {
 fn check_size(fired: Fired<'_>, bytes: usize) -> Outcome<()> {
     let bytes_max = guc::value_bytes_max();
     if bytes > bytes_max {
-        return Err(flawed(fired, Flaw::TooLarge { bytes, bytes_max }));
+        return Err(flawed(fired.attached(), Flaw::TooLarge { bytes, bytes_max }));
     }
     Ok(())
 }
 
 /// An error that names the trigger and its table.
-pub fn flawed(fired: Fired<'_>, flaw: Flaw) -> Raised {
-    let (trigger, relation) = (fired.name(), fired.relation_name());
+fn flawed(trigger: Attached<'_>, flaw: Flaw) -> Raised {
+    let relation = classify::relation_name(trigger.relation().oid());
+    let trigger = trigger.name();
     Error::from(Sending { trigger, relation, flaw }).into()
 }
