@@ -3,6 +3,8 @@
 //! A session that fails in any way is dropped by its owner ([`super::link::Link`]), never mended:
 //! a reply that comes late would otherwise answer the next question.
 
+mod pour;
+
 use std::io;
 use std::ops::Range;
 use std::time::Duration;
@@ -184,12 +186,6 @@ impl Session {
     pub fn set_bounds(&mut self, bounds: Bounds) {
         self.timeout = bounds.timeout;
         self.reply_bytes_max = bounds.reply_bytes_max;
-    }
-
-    /// Another time for what is asked next.
-    pub fn set_timeout(&mut self, timeout: Duration) {
-        // No time at all would mean no limit.
-        self.timeout = timeout.max(Duration::from_millis(1));
     }
 
     /// Whether the server has hung up meanwhile, as far as this machine knows.

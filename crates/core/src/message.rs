@@ -1,8 +1,8 @@
 //! What leaves for Redis after a commit, and the order in which it leaves.
 //!
 //! Invariant: what was made in a savepoint is in the log if and only if that savepoint and all
-//! below it are kept, at the place where it was made. If one outlived its rollback, a subscriber would
-//! hear of what never happened.
+//! below it are kept, at the place where it was made. If one outlived its rollback, a subscriber
+//! would hear of what never happened.
 
 /// One message.
 #[derive(Debug, Clone, PartialEq, Eq)]
