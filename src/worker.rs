@@ -10,6 +10,7 @@
 mod debts;
 mod making;
 mod sweep;
+mod waiting;
 
 use std::cell::{Cell, RefCell};
 use std::ffi::CStr;
@@ -261,16 +262,4 @@ fn look() -> Outcome<Option<Look>> {
 /// Whether a transaction that is not over has written debts.
 fn somebody_owes() -> bool {
     registry::debt_table().is_some_and(|table| !lockers::holders(table).is_empty())
-}
-
-/// Waits until everybody who holds a lock on `redis_server` for writing has ended.
-fn outwait_writers(server: crate::pg::Oid) {
-    const POLL_MS: u64 = 20;
-    let mut left = lockers::holders(server);
-    while !left.is_empty() {
-        activity::show(&format!("waiting for {} transactions that write", left.len()));
-        bgworker::wait(POLL_MS);
-        let still = lockers::holders(server);
-        left.retain(|holder| still.contains(holder));
-    }
 }
