@@ -105,6 +105,12 @@ pub fn seen(snapshot: &Snapshot) -> Option<Rc<Registration>> {
     snapshot.first(&table, decoded)?
 }
 
+/// What stands before every key of this database, as of this moment.
+pub fn prefix() -> Option<Vec<u8>> {
+    let fresh = Fresh::push();
+    seen(&fresh.snapshot).map(|registration| registration.prefix.clone())
+}
+
 /// The registration that the snapshot sees, if a reader may use it.
 pub fn usable(snapshot: &Snapshot) -> Result<Rc<Registration>, Reason> {
     let registration = seen(snapshot).filter(|found| found.is_made());

@@ -3,6 +3,8 @@
 //! A session that fails in any way is dropped by its owner ([`super::link::Link`]), never mended:
 //! a reply that comes late would otherwise answer the next question.
 
+mod pour;
+
 use std::io;
 use std::ops::Range;
 use std::time::Duration;
@@ -184,6 +186,11 @@ impl Session {
     pub fn set_bounds(&mut self, bounds: Bounds) {
         self.timeout = bounds.timeout;
         self.reply_bytes_max = bounds.reply_bytes_max;
+    }
+
+    /// Whether the server has hung up meanwhile, as far as this machine knows.
+    pub fn is_closed(&self) -> bool {
+        self.transport.is_closed()
     }
 
     pub fn server(&self) -> &Server {

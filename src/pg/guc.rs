@@ -24,6 +24,7 @@ static TTL_MAX: GucSetting<i32> = GucSetting::<i32>::new(30 * 24 * 3600);
 static PLANS_MAX: GucSetting<i32> = GucSetting::<i32>::new(200);
 static COMMIT_TIMEOUT_MS: GucSetting<i32> = GucSetting::<i32>::new(1_000);
 static PENDING_KEYS_MAX: GucSetting<i32> = GucSetting::<i32>::new(10_000);
+static PENDING_EVENTS_BYTES_MAX: GucSetting<i32> = GucSetting::<i32>::new(64 * 1024 * 1024);
 static ON_UNREACHABLE: GucSetting<OnUnreachable> =
     GucSetting::<OnUnreachable>::new(OnUnreachable::Fence);
 #[cfg(feature = "faults")]
@@ -177,6 +178,14 @@ fn register_commit() {
         &PENDING_KEYS_MAX,
         1..=10_000_000,
         GucFlags::default(),
+    );
+    integer(
+        GucContext::Suset,
+        c"pg_cache.pending_events_bytes_max",
+        c"How much of its messages a transaction keeps in memory; beyond, all go by the outbox.",
+        &PENDING_EVENTS_BYTES_MAX,
+        64 * 1024..=i32::MAX,
+        GucFlags::UNIT_BYTE,
     );
     GucRegistry::define_enum_guc(
         c"pg_cache.on_unreachable",
@@ -332,6 +341,10 @@ pub fn commit_timeout_ms() -> u64 {
 
 pub fn pending_keys_max() -> usize {
     usize::try_from(PENDING_KEYS_MAX.get()).unwrap_or(1)
+}
+
+pub fn pending_events_bytes_max() -> usize {
+    usize::try_from(PENDING_EVENTS_BYTES_MAX.get()).unwrap_or(0)
 }
 
 pub fn on_unreachable_is_error() -> bool {

@@ -31,6 +31,7 @@ pub mod privileges;
 pub mod quote;
 pub mod recordset;
 pub mod row_groups;
+pub mod row_json;
 pub mod row_text;
 pub mod settings;
 pub mod shape;

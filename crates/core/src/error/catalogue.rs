@@ -3,7 +3,7 @@
 //! Invariant: every variant of `Error` and every `Reason` stands in it. Without it, people would
 //! meet errors that no page explains.
 
-use super::{Error, Tracking};
+use super::{Error, Sending, Tracking};
 use crate::key::{KEY_BYTES_MAX, RESERVED_PREFIX};
 use crate::reason::Reason;
 
@@ -81,6 +81,14 @@ pub fn catalogue() -> Vec<Error> {
         Error::ServerTooOld { found: "Redis 6.2.7".into() },
     ];
     errors.extend(Tracking::examples().into_iter().map(Error::Tracking));
+    errors.extend(Sending::examples().into_iter().map(Error::Sending));
+    errors.extend([
+        Error::MessageTooLarge { bytes: 9_000_000, bytes_max: 8_388_608 },
+        Error::CommandRefused {
+            command: "FLUSHALL".into(),
+            why: crate::command::Kind::Administrative.sentence(),
+        },
+    ]);
     errors.extend(
         [
             Reason::Breaker,
