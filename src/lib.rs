@@ -21,6 +21,8 @@ mod entry;
 mod explain;
 mod flush;
 mod health;
+#[allow(dead_code)]
+mod outbox;
 mod read;
 mod recipe;
 mod registry;

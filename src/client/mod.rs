@@ -7,6 +7,7 @@ pub mod failure;
 pub mod inbox;
 pub mod link;
 pub mod making;
+pub mod relay;
 pub mod scripts;
 pub mod session;
 pub mod transport;

@@ -4,6 +4,7 @@
 //! a reply that comes late would otherwise answer the next question.
 
 use std::io;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use pg_cache_core::fence;
@@ -27,6 +28,9 @@ pub const ENTRY_PARTS: usize = 2;
 
 /// What it asks of the table besides buckets: generation and base.
 pub const TABLE_PARTS: usize = 2;
+
+/// How many connections this process has opened.
+static OPENED: AtomicU64 = AtomicU64::new(1);
 
 /// Scripts with flags, and BUMP's `allow-oom`, need these.
 const REDIS_AT_LEAST: (u32, u32) = (7, 0);
@@ -122,6 +126,7 @@ pub struct Session {
     server: Server,
     posted: Posted,
     posts: u64,
+    number: u64,
 }
 
 /// Requests that were sent and whose answers are taken later: those of one post, and whatever asks
@@ -159,6 +164,7 @@ impl Session {
             },
             posted: Posted::default(),
             posts: 0,
+            number: OPENED.fetch_add(1, Ordering::Relaxed),
         };
         session.server = session.handshake(target, name)?;
         session.set_bounds(bounds);
@@ -168,6 +174,11 @@ impl Session {
     pub fn set_bounds(&mut self, bounds: Bounds) {
         self.timeout = bounds.timeout;
         self.reply_bytes_max = bounds.reply_bytes_max;
+    }
+
+    /// Tells this connection from any other that this process opened.
+    pub fn number(&self) -> u64 {
+        self.number
     }
 
     pub fn server(&self) -> &Server {

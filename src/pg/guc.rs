@@ -22,6 +22,7 @@ static TTL_MAX: GucSetting<i32> = GucSetting::<i32>::new(30 * 24 * 3600);
 static PLANS_MAX: GucSetting<i32> = GucSetting::<i32>::new(200);
 static COMMIT_TIMEOUT_MS: GucSetting<i32> = GucSetting::<i32>::new(1_000);
 static PENDING_KEYS_MAX: GucSetting<i32> = GucSetting::<i32>::new(10_000);
+static OUTBOX_MB_MAX: GucSetting<i32> = GucSetting::<i32>::new(1024);
 static ON_UNREACHABLE: GucSetting<OnUnreachable> =
     GucSetting::<OnUnreachable>::new(OnUnreachable::Fence);
 #[cfg(feature = "faults")]
@@ -176,6 +177,14 @@ fn register_commit() {
         1..=10_000_000,
         GucFlags::default(),
     );
+    integer(
+        GucContext::Suset,
+        c"pg_cache.outbox_mb_max",
+        c"How large redis_outbox may grow before a durable event fails its transaction.",
+        &OUTBOX_MB_MAX,
+        1..=i32::MAX,
+        GucFlags::UNIT_MB,
+    );
     GucRegistry::define_enum_guc(
         c"pg_cache.on_unreachable",
         c"What a commit does that cannot reach Redis: fence readers by redis_debt, or fail.",
@@ -258,7 +267,7 @@ fn borrowed(setting: &'static GucSetting<Option<CString>>) -> &'static str {
     unsafe { CStr::from_ptr(value) }.to_str().unwrap_or("")
 }
 
-fn millis(setting: &GucSetting<i32>) -> u64 {
+fn natural(setting: &GucSetting<i32>) -> u64 {
     u64::try_from(setting.get()).unwrap_or(0)
 }
 
@@ -279,19 +288,19 @@ pub fn enabled() -> bool {
 }
 
 pub fn connect_timeout_ms() -> u64 {
-    millis(&CONNECT_TIMEOUT_MS)
+    natural(&CONNECT_TIMEOUT_MS)
 }
 
 pub fn timeout_ms() -> u64 {
-    millis(&TIMEOUT_MS)
+    natural(&TIMEOUT_MS)
 }
 
 pub fn lease_timeout_ms() -> u64 {
-    millis(&LEASE_TIMEOUT_MS)
+    natural(&LEASE_TIMEOUT_MS)
 }
 
 pub fn fill_wait_ms() -> u64 {
-    millis(&FILL_WAIT_MS)
+    natural(&FILL_WAIT_MS)
 }
 
 pub fn value_bytes_max() -> usize {
@@ -307,11 +316,15 @@ pub fn plans_max() -> usize {
 }
 
 pub fn commit_timeout_ms() -> u64 {
-    millis(&COMMIT_TIMEOUT_MS)
+    natural(&COMMIT_TIMEOUT_MS)
 }
 
 pub fn pending_keys_max() -> usize {
     usize::try_from(PENDING_KEYS_MAX.get()).unwrap_or(1)
+}
+
+pub fn outbox_mb_max() -> u64 {
+    natural(&OUTBOX_MB_MAX)
 }
 
 pub fn on_unreachable_is_error() -> bool {

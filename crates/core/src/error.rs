@@ -6,14 +6,22 @@
 //! `docs/errors.md` is rendered from here.
 
 mod catalogue;
+mod outbox;
 mod tracking;
 
 pub use catalogue::{catalogue, markdown};
+pub use outbox::Outbox;
 pub use tracking::Tracking;
 
 use crate::reason::Reason;
 
 const TTL_HINT: &str = "Give a number of seconds or an interval, such as 300 or '5 minutes'.";
+
+impl From<Outbox> for Error {
+    fn from(error: Outbox) -> Self {
+        Error::Outbox(error)
+    }
+}
 
 impl From<Tracking> for Error {
     fn from(error: Tracking) -> Self {
@@ -61,6 +69,7 @@ pub enum Error {
     NoWorkerSlot,
     PrefixTooLong { bytes: usize, bytes_max: usize },
     BucketsOutOfRange { given: i32, most: i32 },
+    Outbox(Outbox),
     Tracking(Tracking),
 }
 
@@ -99,6 +108,7 @@ impl Error {
             Error::PrefixTooLong { .. } => "54000",
             Error::BucketsOutOfRange { .. } => "22023",
             Error::Unreachable { reason, .. } => unreachable_sqlstate(*reason),
+            Error::Outbox(error) => error.sqlstate(),
             Error::Tracking(error) => error.sqlstate(),
         }
     }
@@ -162,6 +172,7 @@ impl Error {
             Error::BucketsOutOfRange { given, .. } => {
                 format!("number of buckets out of range: {given}")
             }
+            Error::Outbox(error) => error.message(),
             Error::Tracking(error) => error.message(),
         }
     }
@@ -226,6 +237,7 @@ impl Error {
                  either."
                     .into()
             }
+            Error::Outbox(error) => return error.detail(),
             Error::Tracking(error) => return error.detail(),
             _ => return None,
         })
@@ -295,6 +307,7 @@ impl Error {
                 "Write the names of columns in braces and a colon between them, as in \
                  'user:{id}:{language}'."
             }
+            Error::Outbox(error) => return error.hint(),
             Error::Tracking(error) => return error.hint(),
         };
         Some(hint.to_owned())
@@ -411,6 +424,7 @@ mod tests {
             Error::DependsArgument => 35,
             Error::Tracking(_) => 36,
             Error::CannotVerify { .. } => 37,
+            Error::Outbox(_) => 38,
         }
     }
 
@@ -418,7 +432,7 @@ mod tests {
     fn every_error_stands_in_the_catalogue() {
         // Danger: an error that users meet and the documentation does not know.
         let listed: BTreeSet<usize> = catalogue().iter().map(variant).collect();
-        assert_eq!(listed, (0..=37).collect());
+        assert_eq!(listed, (0..=38).collect());
     }
 
     #[test]

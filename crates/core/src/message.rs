@@ -4,6 +4,10 @@
 //! it are kept, at the place where it was made. If one outlived its rollback, a subscriber would
 //! hear of what never happened.
 
+pub mod batch;
+pub mod codec;
+pub mod place;
+
 /// One message.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Message {

@@ -6,6 +6,7 @@
 pub mod counters;
 pub mod notes;
 pub mod outcome;
+pub mod outbox;
 pub mod registry;
 pub mod scene;
 pub mod stopwatch;

@@ -23,6 +23,7 @@ mod privileges;
 mod privileges_fuzz;
 mod random_queries;
 mod read_through;
+mod relay;
 mod row_groups;
 mod row_groups_live;
 mod row_groups_random;

@@ -1,0 +1,177 @@
+//! The relay: what stands in the outbox arrives, in order, into a stream once, whatever is in the
+//! way; and what Redis refuses keeps nobody else waiting.
+
+use std::time::Duration;
+
+use pg_cache_core::message::{Message, Stored};
+use pg_cache_e2e::Scene;
+use pg_cache_e2e::counters::value;
+use pg_cache_e2e::outbox::{append, events, put, put_bytes, rows, wake};
+use pg_cache_e2e::registry::repair;
+use pg_cache_testbed::eventually;
+
+const SOON: Duration = Duration::from_secs(20);
+
+fn bytes(text: &str) -> Box<[u8]> {
+    text.as_bytes().into()
+}
+
+fn numbers(count: usize) -> Vec<String> {
+    (0..count).map(|number| number.to_string()).collect()
+}
+
+#[test]
+fn events_arrive_once_and_in_order() {
+    // Danger: the whole promise: an event is lost, doubled, or overtaken.
+    let scene = Scene::new();
+    let mut client = scene.connect();
+    repair(&mut client);
+    let wanted = numbers(2500);
+    for chunk in wanted.chunks(700) {
+        put(&mut client, &chunk.iter().map(|n| append("s", n)).collect::<Vec<_>>());
+    }
+    wake(&mut client);
+    eventually(SOON, "delivered", || rows(&mut client) == 0);
+    assert_eq!(events(&scene.redis, "s"), wanted);
+    assert_eq!(scene.redis.cli(&["TYPE", "pgc:o:{51j}:s"]), "hash", "the record of the last batch");
+}
+
+#[test]
+fn every_kind_of_message_is_sent() {
+    // Danger: a kind that the worker cannot send stays in the outbox for ever.
+    let scene = Scene::new();
+    let mut client = scene.connect();
+    repair(&mut client);
+    let mut listener = scene.redis.client();
+    let mut channel = listener.as_pubsub();
+    channel.subscribe("c").unwrap();
+    let token = pg_cache_core::key::EntryKeys::new(b"k").token();
+    let mut redis = scene.redis.client();
+    redis::cmd("SET").arg(&token).arg("ours").exec(&mut redis).unwrap();
+    let store = |token: &str, text: &str| Message::Store {
+        key: bytes("k"),
+        token: bytes(token),
+        ttl_ms: Some(60_000),
+        value: Stored::Text(bytes(text)),
+    };
+    put(&mut client, &[
+        Message::Publish { channel: bytes("c"), payload: bytes("hello") },
+        store("theirs", "an older image"),
+        store("ours", "row"),
+        store("ours", "a second time"),
+        Message::Job { queue: bytes("q"), id: bytes("5-1"), payload: bytes("{}") },
+        Message::Job { queue: bytes("q"), id: bytes("5-1"), payload: bytes("{}") },
+        Message::Job { queue: bytes("q"), id: bytes("4-1"), payload: bytes("late") },
+        Message::Command { arguments: vec![bytes("INCRBY"), bytes("n"), bytes("7")] },
+    ]);
+    wake(&mut client);
+    eventually(SOON, "delivered", || rows(&mut client) == 0);
+    assert_eq!(channel.get_message().unwrap().get_payload::<String>().unwrap(), "hello");
+    assert_eq!(value(&scene.redis, "k").as_deref(), Some(&b"row"[..]));
+    assert!(scene.redis.cli(&["PTTL", "k"]).parse::<i64>().unwrap() > 0);
+    assert_eq!(scene.redis.cli(&["EXISTS", std::str::from_utf8(&token).unwrap()]), "0");
+    assert_eq!(events(&scene.redis, "q"), ["5-1", "{}", "4-1", "late"]);
+    assert_eq!(value(&scene.redis, "n").as_deref(), Some(&b"7"[..]));
+}
+
+#[test]
+fn what_redis_refuses_keeps_nobody_waiting() {
+    // Danger: one stream with a list in its place stops every event of the database for ever.
+    let scene = Scene::new();
+    let mut client = scene.connect();
+    repair(&mut client);
+    scene.redis.cli(&["RPUSH", "bad", "a list"]);
+    put(&mut client, &[append("bad", "0"), append("good", "0"), append("bad", "1")]);
+    put_bytes(&mut client, &[b"\x09of another release".to_vec()]);
+    wake(&mut client);
+    eventually(SOON, "the other arrives", || events(&scene.redis, "good") == ["0"]);
+    eventually(SOON, "the rest is put aside", || {
+        let aside = "SELECT count(*) FROM redis_outbox WHERE number < -(1::bigint << 61)";
+        client.query_one(aside, &[]).unwrap().get::<_, i64>(0) == 3
+    });
+    put(&mut client, &[append("bad", "2"), append("good", "1")]);
+    wake(&mut client);
+    eventually(SOON, "and goes on", || events(&scene.redis, "good") == ["0", "1"]);
+    scene.redis.cli(&["DEL", "bad"]);
+    put(&mut client, &[append("bad", "3")]);
+    eventually(2 * SOON, "tried again", || {
+        wake(&mut client);
+        rows(&mut client) == 1
+    });
+    assert_eq!(events(&scene.redis, "bad"), numbers(4), "in the order of their making");
+}
+
+#[test]
+fn a_late_command_of_a_dead_worker_appends_nothing() {
+    // Danger: a command whose sender is gone is carried out all the same, and doubles its events.
+    let scene = Scene::new();
+    let mut client = scene.connect();
+    repair(&mut client);
+    scene.quiet();
+    let fault = |value: &str| {
+        format!("ALTER DATABASE {} SET pg_cache.fault_point = '{value}'", scene.database())
+    };
+    for point in ["relay.sent", "relay.deleted"] {
+        let stream = point;
+        client.batch_execute(&fault(&format!("{point}:exit"))).unwrap();
+        put(&mut client, &[append(stream, "0"), append(stream, "1")]);
+        wake(&mut client);
+        eventually(SOON, "sent", || events(&scene.redis, stream).len() == 2);
+        scene.quiet();
+        assert_eq!(rows(&mut client), 2, "the worker died before it committed");
+        client.batch_execute(&fault("")).unwrap();
+        put(&mut client, &[append(stream, "2")]);
+        wake(&mut client);
+        eventually(SOON, "delivered", || rows(&mut client) == 0);
+        assert_eq!(events(&scene.redis, stream), numbers(3), "{point}");
+        scene.quiet();
+    }
+}
+
+#[test]
+fn what_a_transaction_spilled_goes_where_it_committed() {
+    // Danger: a large transaction's events come before its commit, or in pieces among others'.
+    let scene = Scene::new();
+    let mut client = scene.connect();
+    repair(&mut client);
+    let mut large = scene.connect();
+    let mut transaction = large.transaction().unwrap();
+    let spilled = "INSERT INTO redis_outbox
+                   SELECT -(pg_current_xact_id()::text::bigint), pg_current_xact_id(), n, now(), m
+                     FROM unnest($1::bytea[]) WITH ORDINALITY AS t(m, n)";
+    let encoded: Vec<Vec<u8>> = (0..1500)
+        .map(|n| pg_cache_core::message::codec::encode(&append("s", &format!("large {n}"))))
+        .collect();
+    transaction.execute(spilled, &[&encoded]).unwrap();
+    put(&mut client, &[append("s", "before")]);
+    wake(&mut client);
+    eventually(SOON, "delivered", || rows(&mut client) == 0);
+    put_bytes(&mut transaction, &[Vec::new()]);
+    transaction.commit().unwrap();
+    put(&mut client, &[append("s", "after")]);
+    wake(&mut client);
+    eventually(SOON, "delivered", || rows(&mut client) == 0);
+    let found = events(&scene.redis, "s");
+    assert_eq!((found.len(), &found[0][..], &found[1501][..]), (1502, "before", "after"));
+    assert!((0..1500).all(|n| found[n + 1] == format!("large {n}")));
+}
+
+#[test]
+fn a_redis_that_is_away_or_full_loses_nothing() {
+    // Danger: an event is dropped, or sent out of order, because Redis could not take it.
+    let mut scene = Scene::new();
+    let mut client = scene.connect();
+    repair(&mut client);
+    scene.redis.cli(&["CONFIG", "SET", "maxmemory", "1"]);
+    put(&mut client, &[append("s", "0"), append("s", "1")]);
+    wake(&mut client);
+    scene.quiet();
+    assert_eq!(rows(&mut client), 2, "kept");
+    scene.redis.stop();
+    put(&mut client, &[append("s", "2")]);
+    wake(&mut client);
+    scene.quiet();
+    scene.redis.start_again();
+    eventually(3 * SOON, "delivered without anybody's doing", || rows(&mut client) == 0);
+    assert_eq!(events(&scene.redis, "s"), numbers(3));
+}
