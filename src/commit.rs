@@ -44,7 +44,7 @@ use crate::pg::snapshot::Fresh;
 use crate::pg::xact::{self, Listener};
 use crate::pg::{guc, host};
 use crate::registry::{self, Registration};
-use crate::worker;
+use crate::{outbox, worker};
 
 use self::delivery::Delivery;
 use self::early::Early;
@@ -102,6 +102,7 @@ pub fn listen() {
                     *transaction = Transaction::default();
                 }
             });
+            outbox::ended();
         },
     });
 }

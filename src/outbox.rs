@@ -26,10 +26,11 @@ use pg_cache_core::message::place::Place;
 use pg_cache_core::message::Message;
 
 use crate::pg::error::Outcome;
-use crate::pg::queue::{self, Inserter, Spot};
-use crate::pg::snapshot::Snapshot;
-use crate::pg::table::{READ_LOCK, Row, Table, WRITE_LOCK};
-use crate::pg::{Datum, guc, host, text, transaction, wal, xact};
+use crate::pg::queue::{Inserter, Spot};
+use crate::pg::snapshot::{Fresh, Snapshot};
+use crate::pg::table::{self, EXCLUSIVE_LOCK, READ_LOCK, Row, Table, WRITE_LOCK};
+use crate::pg::transaction::{self, End};
+use crate::pg::{Datum, guc, host, queue, text, utility, wal, xact};
 use crate::{registry, worker};
 
 /// How long to wait before the lock on the table is tried again.
@@ -54,6 +55,8 @@ thread_local! {
     static WRITTEN: Cell<Written> = const {
         Cell::new(Written { xid: 0, number: None, has_spilled: false, has_marker: false })
     };
+    /// Whether this transaction leaves something to the worker.
+    static IS_WAITED_FOR: Cell<bool> = const { Cell::new(false) };
 }
 
 /// Writes messages down before the commit record, or before the record that prepares; the first
@@ -69,10 +72,17 @@ pub fn spill(first_seq: u64, messages: &[Message]) -> Outcome<()> {
     write(first_seq, messages, false)
 }
 
-/// After a commit that wrote to the outbox, when its locks are released: nothing here raises,
-/// waits, or looks into a catalogue.
+/// Has the worker woken when this transaction has committed.
 pub fn wake_after_commit() {
-    worker::wake_now();
+    IS_WAITED_FOR.set(true);
+}
+
+/// The transaction ended, and if it committed, all see it: nothing here raises, waits, or looks into
+/// a catalogue.
+pub fn ended() {
+    if IS_WAITED_FOR.replace(false) {
+        worker::wake_now();
+    }
 }
 
 fn write(first_seq: u64, messages: &[Message], is_end: bool) -> Outcome<()> {
@@ -152,24 +162,16 @@ fn lock() -> Outcome<Option<Table>> {
 /// in which nothing waits is not full whatever it takes.
 fn check_room(table: &Table) -> Outcome<()> {
     let (bytes, bytes_max) = (table.bytes(), guc::outbox_mb_max() * BYTES_A_MEGABYTE);
-    if bytes < bytes_max || is_empty() {
+    if bytes < bytes_max {
+        return Ok(());
+    }
+    let fresh = Fresh::push();
+    if Queue::open(READ_LOCK).is_none_or(|queue| queue.is_empty(&fresh.snapshot)) {
         return Ok(());
     }
     worker::wake_now();
     let (megabytes, megabytes_max) = (bytes / BYTES_A_MEGABYTE, guc::outbox_mb_max());
     Err(Error::from(Outbox::Full { megabytes, megabytes_max }).into())
-}
-
-fn is_empty() -> bool {
-    let fresh = crate::pg::snapshot::Fresh::push();
-    Queue::open(READ_LOCK).is_none_or(|queue| {
-        let mut found = false;
-        queue.walk(i64::MIN, i64::MAX, &fresh.snapshot, |_| {
-            found = true;
-            ControlFlow::Break(())
-        });
-        !found
-    })
 }
 
 /// A message that waits.
@@ -301,6 +303,30 @@ impl Queue {
     pub fn bytes(&self) -> u64 {
         self.table.bytes()
     }
+
+    fn is_empty(&self, snapshot: &Snapshot) -> bool {
+        let mut found = false;
+        self.walk(i64::MIN, i64::MAX, snapshot, |_| {
+            found = true;
+            ControlFlow::Break(())
+        });
+        !found
+    }
+}
+
+/// Gives the room of deleted rows back, if there are no others and nobody is in the way: VACUUM
+/// comes too seldom for a table through which so much passes.
+pub fn shrink() -> Outcome<End<bool>> {
+    let Some(schema) = table::extension_schema_name() else { return Ok(End::Abort(false)) };
+    let Some(queue) = Queue::open(EXCLUSIVE_LOCK) else { return Ok(End::Abort(false)) };
+    // Behind the lock: nobody has rows there that are yet to be committed.
+    let is_empty = queue.is_empty(&Fresh::push().snapshot);
+    drop(queue);
+    if !is_empty {
+        return Ok(End::Abort(false));
+    }
+    utility::run(&format!("TRUNCATE {schema}.redis_outbox"))?;
+    Ok(End::Commit(true))
 }
 
 impl Batch {

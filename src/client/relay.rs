@@ -25,7 +25,6 @@ use super::session::Session;
 static ADOPT: LazyLock<Script> = LazyLock::new(|| Script::new(include_str!("lua/adopt_1.lua")));
 static APPEND: LazyLock<Script> = LazyLock::new(|| Script::new(include_str!("lua/append_2.lua")));
 static STORE: LazyLock<Script> = LazyLock::new(|| Script::new(include_str!("lua/store_4.lua")));
-static JOB: LazyLock<Script> = LazyLock::new(|| Script::new(include_str!("lua/job_1.lua")));
 
 /// What became of a message.
 #[derive(Debug)]
@@ -70,9 +69,8 @@ impl Claims {
 
     /// These are deleted.
     pub fn forget(&mut self, message: &Message, place: Place) {
-        if let Message::Append { stream, .. } = message
-            && let Some(recorded) = self.streams.get_mut(&stream[..])
-        {
+        let recorded = message.stream().and_then(|stream| self.streams.get_mut(stream));
+        if let Some(recorded) = recorded {
             recorded.remove(&place);
         }
     }
@@ -91,7 +89,7 @@ impl Claims {
     ) -> RedisResult<()> {
         if self.connection != session.number() {
             self.drop_all();
-            for script in [&*APPEND, &*STORE, &*JOB] {
+            for script in [&*APPEND, &*STORE] {
                 script.prepare_invoke().load(session)?;
             }
             self.nonce = format!("{:016x}{:016x}", (self.random)(), (self.random)());
@@ -99,9 +97,9 @@ impl Claims {
         }
         let mut new: Vec<&[u8]> = Vec::new();
         for message in messages {
-            if let Message::Append { stream, .. } = message
-                && !self.streams.contains_key(&stream[..])
-                && !new.contains(&&stream[..])
+            if let Some(stream) = message.stream()
+                && !self.streams.contains_key(stream)
+                && !new.contains(&stream)
             {
                 new.push(stream);
             }
@@ -121,8 +119,8 @@ impl Claims {
     }
 
     fn has(&self, message: &Message, place: Place) -> bool {
-        let Message::Append { stream, .. } = message else { return false };
-        self.streams.get(&stream[..]).is_some_and(|recorded| recorded.contains(&place))
+        let recorded = message.stream().and_then(|stream| self.streams.get(stream));
+        recorded.is_some_and(|recorded| recorded.contains(&place))
     }
 }
 
@@ -196,9 +194,8 @@ fn appended(
     }
     for at in events.iter().take(usize::try_from(count).unwrap_or(0)) {
         let (place, message) = batch[*at];
-        if let Message::Append { stream, .. } = message
-            && let Some(recorded) = claims.streams.get_mut(&stream[..])
-        {
+        let recorded = message.stream().and_then(|stream| claims.streams.get_mut(stream));
+        if let Some(recorded) = recorded {
             recorded.insert(place);
         }
         fates[*at] = Fate::Delivered;
@@ -254,18 +251,24 @@ fn append<'a>(
     events: &[usize],
     kept: &mut HashSet<&'a [u8]>,
 ) -> Cmd {
-    let first = events.first().map(|at| batch[*at].1);
-    let Some(Message::Append { stream, length_max, .. }) = first else { return Cmd::new() };
+    let Some((_, first)) = events.first().map(|at| batch[*at]) else { return Cmd::new() };
+    let Some(stream) = first.stream() else { return Cmd::new() };
     let mut command = evalsha(&APPEND, &[stream, &stream_record(stream)]);
     command.arg(&claims.scope).arg(&claims.nonce);
     command.arg(if kept.insert(stream) { "replace" } else { "add" });
-    command.arg(length_max.map(|length| length.to_string()).unwrap_or_default());
+    let length_max = match first {
+        Message::Append { length_max: Some(length_max), .. } => length_max.to_string(),
+        _ => String::new(),
+    };
     let places: Vec<String> = events.iter().map(|at| batch[*at].0.to_string()).collect();
-    command.arg(places.join(" "));
+    command.arg(length_max).arg(places.join(" "));
+    command.arg(if matches!(first, Message::Job { .. }) { "job" } else { "event" });
     for at in events {
-        if let Message::Append { payload, .. } = batch[*at].1 {
-            command.arg(&payload[..]);
-        }
+        match batch[*at].1 {
+            Message::Append { payload, .. } => command.arg(&payload[..]),
+            Message::Job { id, payload, .. } => command.arg(&id[..]).arg(&payload[..]),
+            _ => &mut command,
+        };
     }
     command
 }
@@ -278,11 +281,6 @@ fn other(message: &Message) -> Cmd {
             command
         }
         Message::Store { key, token, ttl_ms, value } => store(key, token, *ttl_ms, value),
-        Message::Job { queue, id, payload } => {
-            let mut command = evalsha(&JOB, &[queue]);
-            command.arg(&id[..]).arg(&payload[..]);
-            command
-        }
         Message::Command { arguments } => {
             let mut command = Cmd::new();
             for argument in arguments {
@@ -290,29 +288,31 @@ fn other(message: &Message) -> Cmd {
             }
             command
         }
-        // Has a call of its own kind.
-        Message::Append { .. } => Cmd::new(),
+        // They have calls of their own kind.
+        Message::Append { .. } | Message::Job { .. } => Cmd::new(),
     }
 }
 
 /// The call that sets a key, if the token beside it is still the caller's.
 fn store(key: &[u8], token: &[u8], ttl_ms: Option<u64>, value: &Stored) -> Cmd {
     let keys = EntryKeys::new(key);
-    let mut command = evalsha(&STORE, &[key, &keys.token(), keys.sidecar(), &keys.lease()]);
-    command.arg(token).arg(ttl_ms.map(|ttl| ttl.to_string()).unwrap_or_default());
+    let mut command = evalsha(&STORE, &[key, keys.sidecar(), &keys.lease(), &keys.token()]);
+    let kind = match value {
+        Stored::Text(_) => "text",
+        Stored::Hash(_) => "hash",
+        Stored::Nothing => "nothing",
+    };
+    command.arg(token).arg(kind).arg(ttl_ms.map(|ttl| ttl.to_string()).unwrap_or_default());
     match value {
         Stored::Text(text) => {
-            command.arg("t").arg(&text[..]);
+            command.arg(&text[..]);
         }
         Stored::Hash(fields) => {
-            command.arg("h");
             for (name, value) in fields {
                 command.arg(&name[..]).arg(&value[..]);
             }
         }
-        Stored::Nothing => {
-            command.arg("n");
-        }
+        Stored::Nothing => {}
     }
     command
 }

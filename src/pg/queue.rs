@@ -140,3 +140,10 @@ pub fn now() -> pg_sys::Datum {
     // SAFETY: reads the clock.
     pg_sys::Datum::from(unsafe { pg_sys::GetCurrentTimestamp() })
 }
+
+/// How long ago a timestamptz was.
+pub fn seconds_since(timestamp: i64) -> i64 {
+    // SAFETY: reads the clock.
+    let now = unsafe { pg_sys::GetCurrentTimestamp() };
+    now.saturating_sub(timestamp) / 1_000_000
+}

@@ -12,6 +12,7 @@ use super::snapshot::Snapshot;
 
 pub const READ_LOCK: u32 = pg_sys::AccessShareLock;
 pub const WRITE_LOCK: u32 = pg_sys::RowExclusiveLock;
+pub const EXCLUSIVE_LOCK: u32 = pg_sys::AccessExclusiveLock;
 
 /// The tables of the extension, by oid.
 #[derive(Clone, Copy, PartialEq, Eq)]

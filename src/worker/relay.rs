@@ -14,13 +14,14 @@ use std::cell::RefCell;
 use std::collections::HashSet;
 
 use pg_cache_core::message::Message;
+use pg_cache_core::message::horizon::Horizon;
 use pg_cache_core::message::place::Place;
 use pg_cache_core::reason::Reason;
 
 use crate::client::failure::Failure;
 use crate::client::relay::{self, Claims, Fate, Sent};
 use crate::connection;
-use crate::outbox::{Batch, Limits, Queue, Waiting};
+use crate::outbox::{self, Batch, Limits, Queue, Waiting};
 use crate::pg::error::Outcome;
 use crate::pg::snapshot::Snapshot;
 use crate::pg::transaction::{self, End};
@@ -33,6 +34,12 @@ const BATCH: Limits = Limits { rows: 1000, bytes: 1024 * 1024 };
 
 /// After that the worker looks at the rest of its work.
 const STEP_MS: u64 = 200;
+
+/// An empty outbox that takes more is truncated.
+const SHRINK_BYTES_MIN: u64 = 8 * 1024 * 1024;
+
+/// How often an outbox in which nothing was found is walked from its front.
+const WALK_EVERY_MS: u64 = 1_000;
 
 /// How long what was put aside rests.
 const RETRY_EVERY_MS: u64 = 5_000;
@@ -50,6 +57,9 @@ pub struct Relay {
     retry: Retry,
     /// The first message of a batch that ended the connection, and how often.
     breaking: Option<(Place, u32)>,
+    horizon: Horizon,
+    /// When the outbox was last walked from its front.
+    walked_at_ms: u64,
     delivered: u64,
     is_blocked: bool,
 }
@@ -68,7 +78,10 @@ struct Retry {
 #[derive(Default)]
 struct Handled {
     rows: usize,
+    is_all: bool,
     has_more: bool,
+    /// What the table takes, when nothing was found in it.
+    bytes: u64,
     trouble: Option<Failure>,
 }
 
@@ -80,6 +93,8 @@ impl Default for Relay {
             aside: HashSet::new(),
             retry: Retry::default(),
             breaking: None,
+            horizon: Horizon::default(),
+            walked_at_ms: 0,
             delivered: 0,
             is_blocked: false,
         }
@@ -107,13 +122,31 @@ impl Relay {
             if let Some(trouble) = handled.trouble {
                 return Err(trouble.into());
             }
-            if !handled.has_more || host::monotonic_ms() >= until_ms {
+            if handled.bytes > SHRINK_BYTES_MIN {
+                transaction::run(outbox::shrink)?;
+            }
+            if !(handled.has_more || self.walks_again(&handled)) {
+                break;
+            }
+            if host::monotonic_ms() >= until_ms {
                 break;
             }
             host::check_interrupts();
         }
         self.is_blocked = false;
         Ok(has_worked)
+    }
+
+    /// When nothing is left, now and then the whole outbox is walked: whoever put a row there by
+    /// hand did not follow the rule by which the horizon goes.
+    fn walks_again(&mut self, handled: &Handled) -> bool {
+        let now_ms = host::monotonic_ms();
+        let is_due = handled.rows == 0 && now_ms >= self.walked_at_ms + WALK_EVERY_MS;
+        if is_due {
+            self.walked_at_ms = now_ms;
+            self.horizon.start_over();
+        }
+        is_due
     }
 
     /// Whether there is something that could not be sent.
@@ -127,14 +160,23 @@ impl Relay {
                 return Ok(End::Abort(Ok(Handled::default())));
             };
             let snapshot = Snapshot::active();
-            let batch = queue.next(0, self.limits(), &snapshot);
+            let from = self.horizon.begin(|xid| snapshot.is_complete(xid));
+            let batch = queue.next(from, self.limits(), &snapshot);
             if !batch.is_something() {
-                return Ok(End::Commit(Ok(Handled::default())));
+                let bytes = queue.bytes();
+                return Ok(End::Commit(Ok(Handled { bytes, ..Handled::default() })));
             }
             // An event must not outlive its commit.
             wal::Position::now().flush();
             Ok(match self.deliver(&batch) {
-                Ok(sent) => End::Commit(Ok(self.settle(&queue, &batch, sent))),
+                Ok(sent) => {
+                    let handled = self.settle(&queue, &batch, sent);
+                    if let Some(last) = batch.waiting.last().filter(|_| handled.is_all) {
+                        let running = snapshot.in_progress();
+                        self.horizon.advance(last.place.number, running.into_iter());
+                    }
+                    End::Commit(Ok(handled))
+                }
                 Err(failure) => End::Abort(Err(failure)),
             })
         })?;
@@ -204,7 +246,8 @@ impl Relay {
             }
         }
         host::fault_point("relay.deleted");
-        Handled { rows, has_more: batch.is_full || !is_all, trouble: sent.trouble }
+        let has_more = batch.is_full || !is_all;
+        Handled { rows, is_all, has_more, bytes: 0, trouble: sent.trouble }
     }
 
     fn put_aside(&mut self, queue: &Queue, waiting: &Waiting) {

@@ -17,10 +17,11 @@ pub fn put(client: &mut impl GenericClient, messages: &[Message]) {
 
 /// The same with the bytes of messages.
 pub fn put_bytes(client: &mut impl GenericClient, messages: &[Vec<u8>]) {
-    let sql = "INSERT INTO redis_outbox
-               SELECT (pg_current_wal_insert_lsn() - '0/0')::bigint, pg_current_xact_id(), n,
+    let sql = "WITH own AS MATERIALIZED (SELECT pg_current_xact_id() AS xid)
+               INSERT INTO redis_outbox
+               SELECT (pg_current_wal_insert_lsn() - '0/0')::bigint, xid, n,
                       clock_timestamp(), m
-                 FROM unnest($1::bytea[]) WITH ORDINALITY AS t(m, n)";
+                 FROM own, unnest($1::bytea[]) WITH ORDINALITY AS t(m, n)";
     client.execute(sql, &[&messages]).unwrap();
 }
 

@@ -8,8 +8,8 @@ use pg_cache_core::message::{Message, Stored};
 use pg_cache_e2e::Scene;
 use pg_cache_e2e::counters::value;
 use pg_cache_e2e::outbox::{append, events, put, put_bytes, rows, wake};
-use pg_cache_e2e::registry::repair;
-use pg_cache_testbed::eventually;
+use pg_cache_e2e::registry::{WORKERS, count, repair};
+use pg_cache_testbed::{Pair, eventually};
 use postgres::Client;
 
 const SOON: Duration = Duration::from_secs(20);
@@ -74,8 +74,6 @@ fn every_kind_of_message_is_sent() {
         store("ours", "row"),
         store("ours", "a second time"),
         Message::Job { queue: bytes("q"), id: bytes("5-1"), payload: bytes("{}") },
-        Message::Job { queue: bytes("q"), id: bytes("5-1"), payload: bytes("{}") },
-        Message::Job { queue: bytes("q"), id: bytes("4-1"), payload: bytes("late") },
         Message::Command { arguments: vec![bytes("INCRBY"), bytes("n"), bytes("7")] },
     ]);
     delivered(&mut client);
@@ -83,7 +81,7 @@ fn every_kind_of_message_is_sent() {
     assert_eq!(value(&scene.redis, "k").as_deref(), Some(&b"row"[..]));
     assert!(scene.redis.cli(&["PTTL", "k"]).parse::<i64>().unwrap() > 0);
     assert_eq!(scene.redis.cli(&["EXISTS", std::str::from_utf8(&token).unwrap()]), "0");
-    assert_eq!(events(&scene.redis, "q"), ["5-1", "{}", "4-1", "late"]);
+    assert_eq!(events(&scene.redis, "q"), ["5-1", "{}"]);
     assert_eq!(value(&scene.redis, "n").as_deref(), Some(&b"7"[..]));
 }
 
@@ -184,4 +182,74 @@ fn a_redis_that_is_away_or_full_loses_nothing() {
     scene.redis.start_again();
     eventually(3 * SOON, "delivered without anybody's doing", || rows(&mut client) == 0);
     assert_eq!(events(&scene.redis, "s"), numbers(3));
+}
+
+#[test]
+fn what_another_session_prepared_is_sent_when_it_commits() {
+    // Danger: nobody who commits a prepared transaction has its events in memory, or wakes a worker.
+    let conf = [("max_worker_processes", "16"), ("max_prepared_transactions", "5")];
+    let pair = Pair::start_with(&conf, &[]);
+    let mut client = pair.postgres.connect();
+    repair(&mut client);
+    let mut other = pair.postgres.connect();
+    for (name, commits) in [("kept", true), ("dropped", false)] {
+        other.batch_execute("BEGIN").unwrap();
+        put(&mut other, &[append("s", name)]);
+        other.batch_execute(&format!("PREPARE TRANSACTION '{name}'")).unwrap();
+        wake(&mut client);
+        let end = if commits { "COMMIT" } else { "ROLLBACK" };
+        // Longer than the worker stays for nothing.
+        std::thread::sleep(Duration::from_secs(4));
+        assert_eq!(events(&pair.redis, "s").contains(&name.to_owned()), false, "not yet");
+        client.batch_execute(&format!("{end} PREPARED '{name}'")).unwrap();
+        eventually(SOON, "no row is left", || rows(&mut client) == 0);
+    }
+    assert_eq!(events(&pair.redis, "s"), ["kept"]);
+    eventually(SOON, "the worker goes", || count(&mut client, WORKERS) == 0);
+}
+
+#[test]
+fn an_empty_outbox_gives_its_room_back() {
+    // Danger: the outbox grows with all that ever passed through it, until its bound is reached.
+    let scene = Scene::new();
+    let mut client = scene.connect();
+    repair(&mut client);
+    let payload = "x".repeat(1000);
+    let many: Vec<Message> = (0..12_000).map(|_| append("s", &payload)).collect();
+    put(&mut client, &many);
+    let size = "SELECT pg_table_size('redis_outbox')";
+    assert!(count(&mut client, size) > 8 * 1024 * 1024);
+    delivered(&mut client);
+    eventually(SOON, "truncated", || {
+        wake(&mut client);
+        count(&mut client, size) < 100_000
+    });
+    assert_eq!(scene.redis.cli(&["XLEN", "s"]), "12000");
+}
+
+#[test]
+fn health_tells_of_events_that_wait_and_of_those_refused() {
+    // Danger: events do not arrive, and everything is said to be well.
+    let scene = Scene::new();
+    let mut client = scene.connect();
+    repair(&mut client);
+    let mut health = |check: &str| -> (bool, String) {
+        let sql = "SELECT ok, detail FROM redis_health() WHERE \"check\" = $1";
+        let row = client.query_one(sql, &[&check]).unwrap();
+        (row.get(0), row.get(1))
+    };
+    assert!(health("outbox").0 && health("events put aside").0);
+    scene.redis.cli(&["SET", "bad", "a text"]);
+    put(&mut scene.connect(), &[append("bad", "0")]);
+    eventually(SOON, "put aside", || !health("events put aside").0);
+    let (_, detail) = health("events put aside");
+    assert!(detail.starts_with("1: "), "{detail}");
+    let old = "INSERT INTO redis_outbox VALUES (1, '700', 1, now() - interval '1 hour', '')";
+    scene.redis.cli(&["CONFIG", "SET", "maxmemory", "1"]);
+    scene.connect().batch_execute(old).unwrap();
+    let message = pg_cache_core::message::codec::encode(&append("s", "0"));
+    let update = "UPDATE redis_outbox SET message = $1 WHERE number = 1";
+    scene.connect().execute(update, &[&message]).unwrap();
+    let (ok, detail) = health("outbox");
+    assert!(!ok && detail.contains("oldest for 36"), "{detail}");
 }

@@ -15,30 +15,45 @@ const CALL_EVENTS_MAX: usize = 500;
 /// One command: which messages of the batch it carries, by their places in it.
 #[derive(Debug, PartialEq, Eq)]
 pub enum Call {
-    /// Into one stream, of one length.
+    /// Into one stream, of one length: events, or jobs.
     Append(Vec<usize>),
     Other(usize),
+}
+
+/// What the entries of one call have in common.
+#[derive(PartialEq, Eq)]
+enum Shape {
+    Events(Option<u64>),
+    Jobs,
+}
+
+fn shape(message: &Message) -> Option<Shape> {
+    match message {
+        Message::Append { length_max, .. } => Some(Shape::Events(*length_max)),
+        Message::Job { .. } => Some(Shape::Jobs),
+        _ => None,
+    }
 }
 
 /// The commands for these messages, without those that are not to be sent.
 pub fn calls<'a>(messages: impl Iterator<Item = (usize, &'a Message)>) -> Vec<Call> {
     let mut calls: Vec<Call> = Vec::new();
-    let mut open: HashMap<&[u8], (usize, Option<u64>)> = HashMap::new();
+    let mut open: HashMap<&[u8], (usize, Shape)> = HashMap::new();
     for (position, message) in messages {
-        let Message::Append { stream, length_max, .. } = message else {
+        let (Some(stream), Some(shape)) = (message.stream(), shape(message)) else {
             open.clear();
             calls.push(Call::Other(position));
             continue;
         };
-        let joined = open.get(&stream[..]).and_then(|(call, length)| match &mut calls[*call] {
-            Call::Append(events) if length == length_max && events.len() < CALL_EVENTS_MAX => {
+        let joined = open.get(stream).and_then(|(call, known)| match &mut calls[*call] {
+            Call::Append(events) if *known == shape && events.len() < CALL_EVENTS_MAX => {
                 events.push(position);
                 Some(())
             }
             _ => None,
         });
         if joined.is_none() {
-            open.insert(stream, (calls.len(), *length_max));
+            open.insert(stream, (calls.len(), shape));
             calls.push(Call::Append(vec![position]));
         }
     }
