@@ -21,9 +21,9 @@ use std::ops::ControlFlow;
 use std::time::{Duration, Instant};
 
 use pg_cache_core::error::{Error, Outbox};
+use pg_cache_core::message::Message;
 use pg_cache_core::message::codec;
 use pg_cache_core::message::place::Place;
-use pg_cache_core::message::Message;
 
 use crate::pg::error::Outcome;
 use crate::pg::queue::{Inserter, Spot};
@@ -115,8 +115,7 @@ fn write(first_seq: u64, messages: &[Message], is_end: bool) -> Outcome<()> {
     let inserter = Inserter::new(&table);
     let row = |number: i64, seq: u64, message: &[u8]| {
         let message = text::datum(message);
-        let values =
-            [Datum::from(number), Datum::from(xid), Datum::from(signed(seq)), at, message];
+        let values = [Datum::from(number), Datum::from(xid), Datum::from(signed(seq)), at, message];
         inserter.insert(values);
         queue::release(message);
     };

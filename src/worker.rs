@@ -254,7 +254,8 @@ impl Worker {
     /// Debts that nobody's reading brings to mind keep keys old for programs that read Redis. They
     /// are looked at again later; a worker that stayed for them would hold up DROP DATABASE.
     fn leave_a_waiter(&self, errand: Errand) {
-        if (self.owes || self.relay.is_left_with_some()) && !lockers::is_waited_for(errand.database) {
+        if (self.owes || self.relay.is_left_with_some()) && !lockers::is_waited_for(errand.database)
+        {
             let waited = errand.waited_seconds;
             let waited_seconds = (2 * waited).clamp(WAIT_SECONDS_MIN, WAIT_SECONDS_MAX);
             bgworker::start_alone(c"pg_cache_waiter", Errand { waited_seconds, ..errand });

@@ -219,8 +219,19 @@ fn lost_claim() -> RedisError {
 fn is_about_server(error: &RedisError) -> bool {
     let code = error.code().unwrap_or_default();
     let of_server = [
-        "NOSCRIPT", "OOM", "READONLY", "LOADING", "BUSY", "MASTERDOWN", "CLUSTERDOWN", "NOAUTH",
-        "MISCONF", "TRYAGAIN", "NOREPLICAS", "UNKILLABLE", "EXECABORT",
+        "NOSCRIPT",
+        "OOM",
+        "READONLY",
+        "LOADING",
+        "BUSY",
+        "MASTERDOWN",
+        "CLUSTERDOWN",
+        "NOAUTH",
+        "MISCONF",
+        "TRYAGAIN",
+        "NOREPLICAS",
+        "UNKILLABLE",
+        "EXECABORT",
     ];
     of_server.contains(&code)
 }
@@ -229,7 +240,9 @@ fn pipeline(claims: &Claims, batch: &[(Place, &Message)], calls: &[Call]) -> Pip
     let mut pipeline = Pipeline::with_capacity(calls.len());
     // A stream's record holds places whose rows are not deleted: those of an earlier call too.
     let mut kept: HashSet<&[u8]> = HashSet::new();
-    kept.extend(claims.streams.iter().filter(|(_, places)| !places.is_empty()).map(|(s, _)| &s[..]));
+    kept.extend(
+        claims.streams.iter().filter(|(_, places)| !places.is_empty()).map(|(s, _)| &s[..]),
+    );
     for call in calls {
         pipeline.add_command(match call {
             Call::Append(events) => append(claims, batch, events, &mut kept),

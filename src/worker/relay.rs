@@ -23,7 +23,7 @@ use crate::client::relay::{self, Claims, Fate, Sent};
 use crate::connection;
 use crate::outbox::{self, Batch, Limits, Queue, Waiting};
 use crate::pg::error::Outcome;
-use crate::pg::snapshot::Snapshot;
+use crate::pg::snapshot::{self, Snapshot};
 use crate::pg::transaction::{self, End};
 use crate::pg::{activity, error, host, identity, wal};
 
@@ -172,8 +172,8 @@ impl Relay {
                 Ok(sent) => {
                     let handled = self.settle(&queue, &batch, sent);
                     if let Some(last) = batch.waiting.last().filter(|_| handled.is_all) {
-                        let running = snapshot.in_progress();
-                        self.horizon.advance(last.place.number, running.into_iter());
+                        let (listed, next) = (snapshot.in_progress(), snapshot::next_xid());
+                        self.horizon.advance(last.place.number, &listed, snapshot.xmax()..next);
                     }
                     End::Commit(Ok(handled))
                 }

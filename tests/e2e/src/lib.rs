@@ -5,8 +5,8 @@
 
 pub mod counters;
 pub mod notes;
-pub mod outcome;
 pub mod outbox;
+pub mod outcome;
 pub mod registry;
 pub mod scene;
 pub mod stopwatch;

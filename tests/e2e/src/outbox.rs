@@ -2,7 +2,7 @@
 
 use pg_cache_core::message::{Message, codec};
 use pg_cache_testbed::Redis;
-use postgres::{Client, GenericClient};
+use postgres::{Client, Error, GenericClient};
 
 /// An event for a stream.
 pub fn append(stream: &str, payload: &str) -> Message {
@@ -11,18 +11,29 @@ pub fn append(stream: &str, payload: &str) -> Message {
 }
 
 /// Writes messages as a commit at this moment would.
+#[track_caller]
 pub fn put(client: &mut impl GenericClient, messages: &[Message]) {
-    put_bytes(client, &messages.iter().map(codec::encode).collect::<Vec<_>>());
+    try_put(client, messages).unwrap();
+}
+
+pub fn try_put(client: &mut impl GenericClient, messages: &[Message]) -> Result<(), Error> {
+    try_put_bytes(client, &messages.iter().map(codec::encode).collect::<Vec<_>>())
 }
 
 /// The same with the bytes of messages.
+#[track_caller]
 pub fn put_bytes(client: &mut impl GenericClient, messages: &[Vec<u8>]) {
+    try_put_bytes(client, messages).unwrap();
+}
+
+fn try_put_bytes(client: &mut impl GenericClient, messages: &[Vec<u8>]) -> Result<(), Error> {
     let sql = "WITH own AS MATERIALIZED (SELECT pg_current_xact_id() AS xid)
                INSERT INTO redis_outbox
                SELECT (pg_current_wal_insert_lsn() - '0/0')::bigint, xid, n,
                       clock_timestamp(), m
                  FROM own, unnest($1::bytea[]) WITH ORDINALITY AS t(m, n)";
-    client.execute(sql, &[&messages]).unwrap();
+    client.execute(sql, &[&messages])?;
+    Ok(())
 }
 
 /// Starts the worker, as whoever wrote to the outbox does after its commit.

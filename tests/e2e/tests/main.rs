@@ -24,6 +24,7 @@ mod privileges_fuzz;
 mod random_queries;
 mod read_through;
 mod relay;
+mod relay_kills;
 mod row_groups;
 mod row_groups_live;
 mod row_groups_random;

@@ -68,14 +68,17 @@ fn every_kind_of_message_is_sent() {
         ttl_ms: Some(60_000),
         value: Stored::Text(bytes(text)),
     };
-    put(&mut client, &[
-        Message::Publish { channel: bytes("c"), payload: bytes("hello") },
-        store("theirs", "an older image"),
-        store("ours", "row"),
-        store("ours", "a second time"),
-        Message::Job { queue: bytes("q"), id: bytes("5-1"), payload: bytes("{}") },
-        Message::Command { arguments: vec![bytes("INCRBY"), bytes("n"), bytes("7")] },
-    ]);
+    put(
+        &mut client,
+        &[
+            Message::Publish { channel: bytes("c"), payload: bytes("hello") },
+            store("theirs", "an older image"),
+            store("ours", "row"),
+            store("ours", "a second time"),
+            Message::Job { queue: bytes("q"), id: bytes("5-1"), payload: bytes("{}") },
+            Message::Command { arguments: vec![bytes("INCRBY"), bytes("n"), bytes("7")] },
+        ],
+    );
     delivered(&mut client);
     assert_eq!(channel.get_message().unwrap().get_payload::<String>().unwrap(), "hello");
     assert_eq!(value(&scene.redis, "k").as_deref(), Some(&b"row"[..]));

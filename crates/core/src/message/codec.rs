@@ -245,7 +245,10 @@ mod tests {
             ),
         ];
         for (message, bytes) in golden {
-            assert_eq!(encode(&message).escape_ascii().to_string(), bytes.escape_ascii().to_string());
+            assert_eq!(
+                encode(&message).escape_ascii().to_string(),
+                bytes.escape_ascii().to_string()
+            );
             assert_eq!(decode(bytes), Ok(message));
         }
     }
@@ -286,8 +289,11 @@ mod tests {
             (bytes(), bytes(), number(), stored()).prop_map(|(key, token, ttl_ms, value)| {
                 Message::Store { key, token, ttl_ms, value }
             }),
-            (bytes(), bytes(), bytes())
-                .prop_map(|(queue, id, payload)| Message::Job { queue, id, payload }),
+            (bytes(), bytes(), bytes()).prop_map(|(queue, id, payload)| Message::Job {
+                queue,
+                id,
+                payload
+            }),
             prop::collection::vec(bytes(), 0..5)
                 .prop_map(|arguments| Message::Command { arguments }),
         ]

@@ -8,9 +8,12 @@
 //! Invariant: no row that a snapshot shows stands before the place from which its walk begins,
 //! unless it was handled. A transaction reads its position after it got its id. So who has no id
 //! yet when a snapshot is taken comes behind all that the snapshot shows; and who has one and runs
-//! is remembered, with a place before which it cannot stand, until it is complete.
+//! is remembered, with a place before which it cannot stand, until it is complete. A snapshot ends
+//! with the last id that is complete and lists who runs below: those above, up to the next id to be
+//! given out, run too.
 
 use std::collections::BTreeMap;
+use std::ops::Range;
 
 #[derive(Debug, Default)]
 pub struct Horizon {
@@ -32,9 +35,10 @@ impl Horizon {
         self.from
     }
 
-    /// All that stood from there up to and with this number is handled; these ran in the snapshot.
-    pub fn advance(&mut self, number: u64, in_progress: impl Iterator<Item = u64>) {
-        for xid in in_progress {
+    /// All that stood from there up to and with this number is handled. These ran in the snapshot:
+    /// those that it lists, and from its end to an id that was not given out when it was taken.
+    pub fn advance(&mut self, number: u64, listed: &[u64], above: Range<u64>) {
+        for xid in listed.iter().copied().chain(above) {
             self.running.entry(xid).or_insert(self.from);
         }
         self.from = self.from.max(number);
@@ -81,6 +85,7 @@ mod tests {
             let mut running: Vec<(u64, Option<u64>)> = Vec::new();
             let mut rows: Vec<(u64, u64)> = Vec::new();
             let mut horizon = Horizon::default();
+            let mut last_complete = 0;
             for step in steps {
                 log_end += 1;
                 match step {
@@ -95,16 +100,20 @@ mod tests {
                     Step::Commit(which) if !running.is_empty() => {
                         let (xid, number) = running.remove(which % running.len());
                         rows.extend(number.map(|number| (number, xid)));
+                        last_complete = last_complete.max(xid);
                     }
                     Step::Relay(most) => {
                         let runs: Vec<u64> = running.iter().map(|(xid, _)| *xid).collect();
                         let from = horizon.begin(|xid| xid < next_xid && !runs.contains(&xid));
+                        let end = last_complete + 1;
+                        let listed: Vec<u64> =
+                            runs.iter().copied().filter(|xid| *xid < end).collect();
                         rows.sort_unstable();
                         let first = rows.iter().find(|(number, _)| *number >= from).copied();
                         prop_assert_eq!(first, rows.first().copied(), "from {}", from);
                         let taken: Vec<_> = rows.drain(..most.min(rows.len())).collect();
                         if let Some((number, _)) = taken.last() {
-                            horizon.advance(*number, runs.into_iter());
+                            horizon.advance(*number, &listed, end..next_xid);
                         }
                     }
                     _ => {}
