@@ -25,6 +25,7 @@ mod random_queries;
 mod read_through;
 mod relay;
 mod relay_kills;
+mod relay_soak;
 mod row_groups;
 mod row_groups_live;
 mod row_groups_random;
