@@ -136,6 +136,14 @@ CREATE FUNCTION redis_track_truncate() RETURNS trigger
     LANGUAGE c
     AS 'MODULE_PATHNAME', 'redis_track_truncate';
 
+-- The condition of that trigger where there are no row groups to tell: it notes the change and is
+-- never true, so that PostgreSQL queues nothing and calls no trigger function.
+CREATE FUNCTION redis_track_note(rel regclass) RETURNS boolean
+    LANGUAGE c VOLATILE STRICT PARALLEL UNSAFE
+    AS 'MODULE_PATHNAME', 'redis_track_note';
+
+COMMENT ON FUNCTION redis_track_note(regclass) IS
+    'notes a change of a tracked table, and is false; the condition of redis_track''s trigger';
 COMMENT ON FUNCTION redis_track_row() IS
     'notes the changes of a tracked table; attached by redis_track';
 COMMENT ON FUNCTION redis_track_truncate() IS
@@ -272,6 +280,48 @@ ALTER EVENT TRIGGER pg_cache_ddl_start ENABLE ALWAYS;
 ALTER EVENT TRIGGER pg_cache_ddl_end ENABLE ALWAYS;
 ALTER EVENT TRIGGER pg_cache_sql_drop ENABLE ALWAYS;
 
+-- What leaves with the commit -----------------------------------------------------------------------
+
+CREATE FUNCTION redis_publish() RETURNS trigger
+    LANGUAGE c
+    AS 'MODULE_PATHNAME', 'redis_publish';
+
+COMMENT ON FUNCTION redis_publish() IS
+    'trigger: publishes what happened to a row, after the commit';
+
+CREATE FUNCTION redis_stream() RETURNS trigger
+    LANGUAGE c
+    AS 'MODULE_PATHNAME', 'redis_stream';
+
+COMMENT ON FUNCTION redis_stream() IS
+    'trigger: appends what happened to a row to a stream, after the commit';
+
+CREATE FUNCTION redis_store() RETURNS trigger
+    LANGUAGE c
+    AS 'MODULE_PATHNAME', 'redis_store';
+
+COMMENT ON FUNCTION redis_store() IS
+    'trigger: keeps a row under a key of its own, from its commit on';
+
+CREATE FUNCTION redis_job() RETURNS trigger
+    LANGUAGE c
+    AS 'MODULE_PATHNAME', 'redis_job';
+
+COMMENT ON FUNCTION redis_job() IS
+    'trigger: makes a job of what happened to a row, after the commit';
+
+CREATE FUNCTION redis_publish(channel text, payload text) RETURNS void
+    LANGUAGE c VOLATILE
+    AS 'MODULE_PATHNAME', 'redis_publish_text';
+
+COMMENT ON FUNCTION redis_publish(text, text) IS 'publishes a message, after the commit';
+
+CREATE FUNCTION redis_at_commit(cmd text, VARIADIC args text[] DEFAULT '{}') RETURNS void
+    LANGUAGE c VOLATILE
+    AS 'MODULE_PATHNAME', 'redis_at_commit';
+
+COMMENT ON FUNCTION redis_at_commit(text, text[]) IS 'sends a command to Redis, after the commit';
+
 -- Running it -----------------------------------------------------------------------------------
 
 CREATE FUNCTION redis_ping() RETURNS interval
@@ -366,7 +416,7 @@ CREATE FUNCTION redis_stat_commit_json() RETURNS json
 CREATE VIEW redis_stat_commit AS
     SELECT * FROM pg_catalog.json_to_recordset(redis_stat_commit_json())
                AS t(settled bigint, early bigint, owed bigint, tags bigint, keys bigint,
-                    redis_ms float8);
+                    redis_ms float8, sent bigint, lost bigint, send_ms float8);
 
 COMMENT ON VIEW redis_stat_commit IS 'what the commits of this backend told Redis';
 
@@ -379,6 +429,13 @@ REVOKE ALL ON FUNCTION redis_health_json() FROM PUBLIC;
 REVOKE ALL ON FUNCTION redis_health() FROM PUBLIC;
 -- Whoever may attach it to a table of their own names keys to be deleted, of whatever program.
 REVOKE ALL ON FUNCTION redis_invalidate() FROM PUBLIC;
+-- The same goes for these: they write under names of the caller's choice.
+REVOKE ALL ON FUNCTION redis_publish() FROM PUBLIC;
+REVOKE ALL ON FUNCTION redis_stream() FROM PUBLIC;
+REVOKE ALL ON FUNCTION redis_store() FROM PUBLIC;
+REVOKE ALL ON FUNCTION redis_job() FROM PUBLIC;
+REVOKE ALL ON FUNCTION redis_publish(text, text) FROM PUBLIC;
+REVOKE ALL ON FUNCTION redis_at_commit(text, text[]) FROM PUBLIC;
 REVOKE ALL ON FUNCTION redis_touch(text) FROM PUBLIC;
 REVOKE ALL ON FUNCTION redis_repair_json() FROM PUBLIC;
 REVOKE ALL ON FUNCTION redis_repair() FROM PUBLIC;

@@ -18,10 +18,10 @@ mod commit;
 mod connection;
 mod entries;
 mod entry;
+mod events;
 mod explain;
 mod flush;
 mod health;
-#[allow(dead_code)]
 mod outbox;
 mod read;
 mod recipe;
@@ -44,5 +44,5 @@ pub extern "C-unwind" fn _PG_init() {
     pg::guc::reserve_prefix();
     pg::surroundings::watch();
     pg::trigger::watch();
-    commit::listen();
+    pg::xact::listen(vec![commit::listener(), events::listener()]);
 }

@@ -11,7 +11,8 @@
 //!
 //! What is written in the middle of a transaction (it would take too much memory) has no number
 //! yet, but the negative of its transaction's id; all later rows of that transaction do likewise,
-//! and before the commit record a *marker*, a row without a message, takes the place of all of them.
+//! and before the commit record a *marker*, a row without a message, takes the place of all of
+//! them.
 //!
 //! Invariant: a row is deleted only when what it says was acknowledged by Redis, in the transaction
 //! that found it. Without that, a crash at the wrong moment would lose an event.
@@ -77,8 +78,8 @@ pub fn wake_after_commit() {
     IS_WAITED_FOR.set(true);
 }
 
-/// The transaction ended, and if it committed, all see it: nothing here raises, waits, or looks into
-/// a catalogue.
+/// The transaction ended, and if it committed, all see it: nothing here raises, waits, or looks
+/// into a catalogue.
 pub fn ended() {
     if IS_WAITED_FOR.replace(false) {
         worker::wake_now();
@@ -86,20 +87,18 @@ pub fn ended() {
 }
 
 fn write(first_seq: u64, messages: &[Message], is_end: bool) -> Outcome<()> {
+    let mut written = WRITTEN.get();
+    if xact::xid() != Some(written.xid) {
+        written = Written::default();
+    }
+    let must_mark = is_end && written.has_spilled && !written.has_marker;
+    if (messages.is_empty() && !must_mark) || !registry::is_installed() {
+        return Ok(());
+    }
     // Assigned before the position is read: who is not in a snapshot has a greater number than all
     // that it shows.
     let xid = transaction::top_xid();
-    let mut written = WRITTEN.get();
-    if written.xid != xid {
-        written = Written { xid, ..Written::default() };
-    }
-    let must_mark = is_end && written.has_spilled && !written.has_marker;
-    if messages.is_empty() && !must_mark {
-        return Ok(());
-    }
-    if !registry::is_installed() {
-        return Ok(());
-    }
+    written.xid = xid;
     let Some(table) = lock()? else { return Ok(()) };
     let is_first = written.number.is_none() && !written.has_spilled;
     if is_first {

@@ -9,15 +9,13 @@ use std::cell::{Cell, RefCell};
 use std::rc::Rc;
 
 use pg_cache_core::error::Error;
-use pg_cache_core::key::EntryKeys;
 use pg_cache_core::reason::Reason;
 use pg_cache_core::recipe::Secret;
 use pg_cache_core::tag::{Bucket, Tag};
 use pg_cache_core::tagtable;
 
 use crate::client::failure::Failure;
-use crate::client::scripts::Generations;
-use crate::client::session::Server;
+use crate::client::session::{Generations, Server};
 use crate::pg::error::Outcome;
 use crate::pg::snapshot::{Fresh, Snapshot};
 use crate::pg::table::{READ_LOCK, Row, Table, Tables, WRITE_LOCK};
@@ -76,11 +74,6 @@ impl Registration {
         buckets.dedup();
         buckets
     }
-
-    /// The names in Redis of a key of this database.
-    pub fn entry_keys(&self, key: &[u8]) -> EntryKeys {
-        EntryKeys::new(&[&self.prefix, key].concat())
-    }
 }
 
 /// A row's bytes and what they say.
@@ -110,6 +103,12 @@ pub fn seen_by_writer(snapshot: &Snapshot) -> Result<Option<Rc<Registration>>, F
 pub fn seen(snapshot: &Snapshot) -> Option<Rc<Registration>> {
     let table = open(|tables| tables.server)?;
     snapshot.first(&table, decoded)?
+}
+
+/// What stands before every key of this database, as of this moment.
+pub fn prefix() -> Option<Vec<u8>> {
+    let fresh = Fresh::push();
+    seen(&fresh.snapshot).map(|registration| registration.prefix.clone())
 }
 
 /// The registration that the snapshot sees, if a reader may use it.

@@ -110,6 +110,9 @@ struct Commits {
     tags: u64,
     keys: u64,
     time_us: u64,
+    sent: u64,
+    lost: u64,
+    send_us: u64,
 }
 
 thread_local! {
@@ -131,12 +134,22 @@ pub fn settled_early() {
     COMMITS.with_borrow_mut(|commits| add(&mut commits.early, 1));
 }
 
+/// Messages that left after a commit, and those that did not.
+pub fn messages(sent: usize, lost: usize, time_us: u64) {
+    COMMITS.with_borrow_mut(|commits| {
+        add(&mut commits.sent, sent as u64);
+        add(&mut commits.lost, lost as u64);
+        add(&mut commits.send_us, time_us);
+    });
+}
+
 /// One object, which the view `redis_stat_commit` reads.
 pub fn commits_as_json() -> Value {
     COMMITS.with_borrow(|c| {
         json!([{
             "settled": c.settled, "early": c.early, "owed": c.owed, "tags": c.tags,
-            "keys": c.keys, "redis_ms": c.time_us as f64 / 1000.0,
+            "keys": c.keys, "redis_ms": c.time_us as f64 / 1000.0, "sent": c.sent,
+            "lost": c.lost, "send_ms": c.send_us as f64 / 1000.0,
         }])
     })
 }

@@ -15,6 +15,7 @@ use crate::pg::error::{self, Outcome};
 use crate::pg::{Oid, quote, row_groups, text, utility};
 
 const ROW: &str = "redis_track_row";
+const NOTE: &str = "redis_track_note";
 const TRUNCATE: &str = "redis_track_truncate";
 
 /// A relation as `redis_track` was given it.
@@ -363,9 +364,14 @@ fn attach(member: &Member, by: &[String], our_schema: &str) -> Outcome<()> {
     let (table, schema) = (&member.name, quote::identifier(our_schema));
     let arguments: Vec<_> = by.iter().map(|column| quote::literal(column)).collect();
     if lacks(member, true) {
+        // Without groups the condition does all the work.
+        let condition = match by {
+            [] => format!("WHEN ({schema}.{NOTE}({}::pg_catalog.regclass))", quote::literal(table)),
+            _ => String::new(),
+        };
         utility::run(&format!(
             "CREATE TRIGGER {ROW} AFTER INSERT OR UPDATE OR DELETE ON {table} \
-             FOR EACH ROW EXECUTE FUNCTION {schema}.{ROW}({})",
+             FOR EACH ROW {condition} EXECUTE FUNCTION {schema}.{ROW}({})",
             arguments.join(", ")
         ))?;
     }

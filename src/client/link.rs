@@ -51,14 +51,37 @@ impl Link {
         request: impl Fn(&mut Session) -> Result<T, Failure>,
     ) -> Result<T, Failure> {
         let outcome = self.attempt(route, moment, request);
-        match &outcome {
+        self.heed(&outcome, moment);
+        outcome
+    }
+
+    /// Runs a request that must not run twice. A kept connection that the server has closed is
+    /// replaced before anything is sent.
+    pub fn ask_once<T>(
+        &mut self,
+        route: &Route<'_>,
+        moment: Moment,
+        request: impl FnOnce(&mut Session) -> Result<T, Failure>,
+    ) -> Result<T, Failure> {
+        if self.source != route.source || self.secret_source != route.secret_source {
+            self.start_over(route);
+        }
+        let kept = self.session.take().filter(|session| !session.is_closed());
+        let session = kept.map_or_else(|| self.open(route, moment), Ok);
+        let outcome = session.and_then(|session| self.run(session, route, request));
+        self.heed(&outcome, moment);
+        outcome
+    }
+
+    /// The breaker learns from every outcome.
+    fn heed<T>(&mut self, outcome: &Result<T, Failure>, moment: Moment) {
+        match outcome {
             Ok(_) => self.breaker.succeeded(),
             Err(failure) if failure.counts_against_server() => {
                 self.breaker.failed((moment.now_ms)(), (moment.random)());
             }
             Err(_) => {}
         }
-        outcome
     }
 
     fn attempt<T>(
@@ -98,7 +121,7 @@ impl Link {
         &mut self,
         mut session: Session,
         route: &Route<'_>,
-        request: &impl Fn(&mut Session) -> Result<T, Failure>,
+        request: impl FnOnce(&mut Session) -> Result<T, Failure>,
     ) -> Result<T, Failure> {
         session.set_bounds(route.bounds);
         let outcome = request(&mut session);

@@ -2,12 +2,11 @@
 
 use std::sync::LazyLock;
 
-use pg_cache_core::key::EntryKeys;
-use pg_cache_core::tag::Bucket;
+use pg_cache_core::settlement::{self, Bump, Gone};
 use pg_cache_core::tagtable::{self, Field};
-use redis::{ErrorKind, Pipeline, RedisResult, Script, ServerErrorKind, Value, from_redis_value};
+use redis::{ErrorKind, RedisResult, Script, ServerErrorKind, Value, from_redis_value};
 
-use super::session::{Ask, ENTRY_PARTS, Session, TABLE_PARTS, parts};
+use super::session::{Ask, ENTRY_PARTS, Generations, Session, TABLE_PARTS, parts};
 
 static FILL: LazyLock<Script> = LazyLock::new(|| Script::new(include_str!("lua/fill_4.lua")));
 static RELEASE: LazyLock<Script> = LazyLock::new(|| Script::new(include_str!("lua/release_1.lua")));
@@ -60,91 +59,34 @@ pub fn fill(session: &mut Session, entry: &Fill<'_>) -> RedisResult<Filled> {
     })
 }
 
-/// What a transaction tells the tag table before it commits.
-pub struct Bump<'a> {
-    pub table: &'a [u8],
-    /// In a table of another generation nobody is dropped: after a crash, transaction IDs may be
-    /// given out again. `None`: that of a former run, which ends with this.
-    pub generation: Option<u128>,
-    pub xid: u64,
-    /// Of a snapshot taken a moment ago: its end, and the transactions that ran in it.
-    pub xmax: u64,
-    pub in_progress: &'a [u64],
-    pub buckets: &'a [Bucket],
-}
-
-/// How many keys one DEL takes, each with its sidecar and its lease: on one server all names of a
-/// key go in one step whatever else goes with them, and a command for each key would cost more than
-/// its work.
-const DEL_KEYS_MAX: usize = 200;
-
-/// How many buckets one script call may take: it holds up everybody else on that Redis.
-const BUMP_BUCKETS_MAX: usize = 2000;
-
 /// BUMP, then DEL of value, sidecar and lease of each key: one round trip, now or later.
-pub struct Settlement {
-    pipeline: Pipeline,
-    bumps: usize,
-}
+pub struct Settlement(settlement::Settlement);
 
 impl Settlement {
-    pub fn new(bump: &Bump<'_>, keys: &[EntryKeys], keep_leases: bool) -> Self {
-        let mut pipeline = redis::pipe();
-        let running: Vec<String> = bump.in_progress.iter().map(u64::to_string).collect();
-        let running = running.join(",");
-        let generation = bump.generation.map(tagtable::generation_text);
-        let generation = generation.as_ref().map_or(&[][..], |text| &text[..]);
-        let chunks = bump.buckets.chunks(BUMP_BUCKETS_MAX);
-        let bumps = chunks.len();
-        for buckets in chunks {
-            let call = pipeline.cmd("EVALSHA").arg(BUMP.get_hash()).arg(1).arg(bump.table);
-            call.arg(generation).arg(bump.xid).arg(bump.xmax).arg(&running);
-            for bucket in buckets {
-                call.arg(bucket.field());
-            }
-        }
-        for keys in keys.chunks(DEL_KEYS_MAX) {
-            let del = pipeline.cmd("DEL");
-            for key in keys {
-                del.arg(key.value()).arg(key.sidecar());
-                if !keep_leases {
-                    del.arg(key.lease());
-                }
-            }
-        }
-        // Last, so that it tells of the server after all of this was done.
-        Session::ask_for_proof(&mut pipeline);
-        Self { pipeline, bumps }
+    pub fn new(bump: &Bump<'_>, gone: &Gone<'_>) -> Self {
+        Self(settlement::Settlement::new(BUMP.get_hash(), bump, gone))
     }
 
     /// Sends it and waits. Returns the generations that the table had, one for each call of BUMP.
     pub fn settle(&self, session: &mut Session) -> RedisResult<Generations> {
-        let replies: Vec<Value> = match self.pipeline.query(session) {
+        match session.settle(&self.0) {
             Err(error) if error.kind() == ErrorKind::Server(ServerErrorKind::NoScript) => {
                 BUMP.prepare_invoke().load(session)?;
-                self.pipeline.query(session)?
+                session.settle(&self.0)
             }
-            outcome => outcome?,
-        };
-        self.read(session, replies)
+            outcome => outcome,
+        }
     }
 
     /// Sends it; the server must know BUMP by now. The ticket is for `collect`.
     pub fn post(&self, session: &mut Session) -> RedisResult<u64> {
-        session.post(&self.pipeline.get_packed_pipeline(), self.pipeline.len())
+        session.post(self.0.packed(), self.0.replies())
     }
 
     /// Waits for the answers to a post.
     pub fn collect(&self, session: &mut Session, ticket: u64) -> RedisResult<Generations> {
         let replies = session.collect(ticket)?;
-        let replies: Result<Vec<Value>, _> =
-            replies.into_iter().map(Value::extract_error).collect();
-        self.read(session, replies?)
-    }
-
-    fn read(&self, session: &mut Session, mut replies: Vec<Value>) -> RedisResult<Generations> {
-        session.prove(replies.pop())?;
-        replies.into_iter().take(self.bumps).map(|reply| Ok(from_redis_value(reply)?)).collect()
+        session.settled(&self.0, replies)
     }
 }
 
@@ -154,9 +96,6 @@ pub fn catalogue_writers(session: &mut Session, table: &[u8]) -> RedisResult<Vec
         redis::cmd("HGET").arg(table).arg(tagtable::CATALOGUE).query(session)?;
     Ok(Field::parse(found.as_deref()).unwrap_or_default().xids)
 }
-
-/// The generation of a tag table, once for each call of BUMP.
-pub type Generations = Vec<Option<Vec<u8>>>;
 
 /// What taking a lease asks for.
 pub struct LeaseAsk<'a> {

@@ -4,6 +4,7 @@
 //! a reply that comes late would otherwise answer the next question.
 
 use std::io;
+use std::ops::Range;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
@@ -11,6 +12,7 @@ use pg_cache_core::fence;
 use pg_cache_core::key::EntryKeys;
 use pg_cache_core::reason::Reason;
 use pg_cache_core::resp::{self, Look};
+use pg_cache_core::settlement::Settlement;
 use pg_cache_core::tag::Bucket;
 use pg_cache_core::target::Target;
 use redis::{Cmd, ConnectionLike, ErrorKind, Parser, Pipeline, RedisError, RedisResult, Value};
@@ -56,7 +58,21 @@ impl Server {
     pub fn is_primary(&self) -> bool {
         self.role == "master"
     }
+
+    /// Asked with every request, and the same nearly every time.
+    fn take_proof(&mut self, replication: &str) {
+        for (known, name) in [(&mut self.role, "role"), (&mut self.replication_id, "master_replid")]
+        {
+            let told = info(replication, name).unwrap_or_default();
+            if known != told {
+                *known = told.to_owned();
+            }
+        }
+    }
 }
+
+/// The generation of a tag table, once for each call of BUMP.
+pub type Generations = Vec<Option<Vec<u8>>>;
 
 /// Bounds of one request.
 #[derive(Clone, Copy, Debug)]
@@ -181,6 +197,17 @@ impl Session {
         self.number
     }
 
+    /// Another time for what is asked next.
+    pub fn set_timeout(&mut self, timeout: Duration) {
+        // No time at all would mean no limit.
+        self.timeout = timeout.max(Duration::from_millis(1));
+    }
+
+    /// Whether the server has hung up meanwhile, as far as this machine knows.
+    pub fn is_closed(&self) -> bool {
+        self.transport.is_closed()
+    }
+
     pub fn server(&self) -> &Server {
         &self.server
     }
@@ -205,14 +232,15 @@ impl Session {
     /// Takes the answer.
     pub fn prove(&mut self, reply: Option<Value>) -> RedisResult<()> {
         let text: String = redis::from_redis_value(reply.unwrap_or(Value::Nil))?;
-        self.take_proof(&text);
+        self.server.take_proof(&text);
         Ok(())
     }
 
-    fn take_proof(&mut self, replication: &str) {
-        self.server.role = info(replication, "role").unwrap_or_default().to_owned();
-        let id = info(replication, "master_replid").unwrap_or_default();
-        self.server.replication_id = id.to_owned();
+    /// Takes the answer from where it stands in the reply just consumed.
+    fn take_proof(&mut self, used: usize, range: Option<Option<Range<usize>>>) {
+        let text = range.flatten().map(|range| &self.inbox.last(used)[range]);
+        // Whatever is no text proves nothing.
+        self.server.take_proof(text.and_then(|text| str::from_utf8(text).ok()).unwrap_or_default());
     }
 
     fn handshake(&mut self, target: &Target, name: &str) -> Result<Server, Failure> {
@@ -241,26 +269,70 @@ impl Session {
         let mut out = std::mem::take(&mut self.outbox);
         out.clear();
         resp::write_look(&mut out, ask.value, ask.sidecar, ask.table, ask.buckets, true);
-        self.outbox = out;
-        self.begin()?;
-        self.transport.send(&self.outbox)?;
-        self.inbox.fill(&mut self.transport, 0)?;
         let mut ranges = Vec::with_capacity(fields + 5);
+        let read = |bytes: &[u8], ranges: &mut _| resp::read_look(bytes, fields, true, ranges);
+        let Some(used) = self.exchange(&out, read, &mut ranges)? else {
+            self.outbox = out;
+            return self.look_at_other(TABLE_PARTS + fields);
+        };
+        self.outbox = out;
+        self.take_proof(used, ranges.pop());
+        let reply = self.inbox.last(used);
+        let parts = ranges.into_iter().map(|range| range.map(|range| &reply[range]));
+        Ok(Found::new(&self.server, parts))
+    }
+
+    /// Sends a request, and reads answers of the expected shape: how many bytes they took, and in
+    /// `ranges` where their parts stand. None: something else came, which nobody has read yet.
+    fn exchange(
+        &mut self,
+        packed: &[u8],
+        read: impl Fn(&[u8], &mut Vec<Option<Range<usize>>>) -> Look,
+        ranges: &mut Vec<Option<Range<usize>>>,
+    ) -> RedisResult<Option<usize>> {
+        self.begin()?;
+        self.transport.send(packed)?;
+        self.inbox.fill(&mut self.transport, 0)?;
         let used = loop {
-            match resp::read_look(self.inbox.pending(), fields, true, &mut ranges) {
+            match read(self.inbox.pending(), ranges) {
                 Look::Complete { used } => break used,
                 Look::Incomplete { at_least } => self.inbox.fill(&mut self.transport, at_least)?,
-                Look::Other => return self.look_at_other(TABLE_PARTS + fields),
+                Look::Other => return Ok(None),
             }
         };
         self.inbox.consume(used);
         self.open = true;
-        let text = ranges.pop().flatten().map(|range| &self.inbox.last(used)[range]);
-        let text = String::from_utf8_lossy(text.unwrap_or_default()).into_owned();
-        self.take_proof(&text);
+        Ok(Some(used))
+    }
+
+    /// The commit path: BUMP and DEL. Returns the generations that the table had.
+    pub fn settle(&mut self, settlement: &Settlement) -> RedisResult<Generations> {
+        let mut ranges = Vec::with_capacity(settlement.replies());
+        let read = |bytes: &[u8], ranges: &mut _| settlement.read(bytes, ranges);
+        let Some(used) = self.exchange(settlement.packed(), read, &mut ranges)? else {
+            self.parser = Parser::new();
+            let answers = (0..settlement.replies()).map(|_| self.receive());
+            let answers = answers.collect::<RedisResult<Vec<Value>>>()?;
+            self.open = true;
+            return self.settled(settlement, answers);
+        };
+        self.take_proof(used, ranges.pop());
         let reply = self.inbox.last(used);
-        let parts = ranges.into_iter().map(|range| range.map(|range| &reply[range]));
-        Ok(Found::new(&self.server, parts))
+        Ok(ranges.into_iter().map(|range| Some(reply[range?].to_vec())).collect())
+    }
+
+    /// The same of answers that the full parser read.
+    pub fn settled(
+        &mut self,
+        settlement: &Settlement,
+        answers: Vec<Value>,
+    ) -> RedisResult<Generations> {
+        let answers: Result<Vec<Value>, _> =
+            answers.into_iter().map(Value::extract_error).collect();
+        let mut answers = answers?;
+        self.prove(answers.pop())?;
+        let generations = answers.into_iter().take(settlement.bumps());
+        generations.map(|answer| Ok(redis::from_redis_value(answer)?)).collect()
     }
 
     /// An error, or a push before the answer: the full parser reads it from the first byte on.

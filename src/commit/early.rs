@@ -117,7 +117,7 @@ impl Early {
         stats::settled_early();
         if is_first {
             // Waits for the answer: it teaches the server the script.
-            delivery.settle(&buckets, &owed.keys)?;
+            delivery.settle(&buckets, &owed.keys, &[])?;
             self.bumped.extend(buckets);
             return Ok(());
         }

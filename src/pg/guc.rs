@@ -23,6 +23,7 @@ static PLANS_MAX: GucSetting<i32> = GucSetting::<i32>::new(200);
 static COMMIT_TIMEOUT_MS: GucSetting<i32> = GucSetting::<i32>::new(1_000);
 static PENDING_KEYS_MAX: GucSetting<i32> = GucSetting::<i32>::new(10_000);
 static OUTBOX_MB_MAX: GucSetting<i32> = GucSetting::<i32>::new(1024);
+static PENDING_EVENTS_BYTES_MAX: GucSetting<i32> = GucSetting::<i32>::new(64 * 1024 * 1024);
 static ON_UNREACHABLE: GucSetting<OnUnreachable> =
     GucSetting::<OnUnreachable>::new(OnUnreachable::Fence);
 #[cfg(feature = "faults")]
@@ -185,6 +186,14 @@ fn register_commit() {
         1..=i32::MAX,
         GucFlags::UNIT_MB,
     );
+    integer(
+        GucContext::Suset,
+        c"pg_cache.pending_events_bytes_max",
+        c"How much of its messages a transaction keeps in memory; beyond, all go by the outbox.",
+        &PENDING_EVENTS_BYTES_MAX,
+        64 * 1024..=i32::MAX,
+        GucFlags::UNIT_BYTE,
+    );
     GucRegistry::define_enum_guc(
         c"pg_cache.on_unreachable",
         c"What a commit does that cannot reach Redis: fence readers by redis_debt, or fail.",
@@ -325,6 +334,10 @@ pub fn pending_keys_max() -> usize {
 
 pub fn outbox_mb_max() -> u64 {
     natural(&OUTBOX_MB_MAX)
+}
+
+pub fn pending_events_bytes_max() -> usize {
+    usize::try_from(PENDING_EVENTS_BYTES_MAX.get()).unwrap_or(0)
 }
 
 pub fn on_unreachable_is_error() -> bool {

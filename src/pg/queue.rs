@@ -2,8 +2,8 @@
 //!
 //! Below SQL, as all that is written before a commit: the transaction may be READ ONLY by now and
 //! its user unprivileged. Invariant: a walk gives what one snapshot sees, and a row is deleted by
-//! the place at which that snapshot found it. A DELETE by condition would take another snapshot, and
-//! with it rows that nobody has sent.
+//! the place at which that snapshot found it. A DELETE by condition would take another snapshot,
+//! and with it rows that nobody has sent.
 
 use std::ops::{ControlFlow, RangeInclusive};
 

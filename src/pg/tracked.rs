@@ -11,6 +11,7 @@ use std::ffi::CStr;
 use pgrx::pg_sys;
 use pgrx::pg_sys::ffi::pg_guard_ffi_boundary;
 
+use super::condition::{self, Condition};
 use super::{classify, row_groups, surroundings, text};
 
 /// The trigger functions that note changes.
@@ -18,6 +19,8 @@ const ROW_FUNCTION: &str = "redis_track_row";
 const TRUNCATE_FUNCTION: &str = "redis_track_truncate";
 /// The trigger function that names keys to delete.
 const KEYS_FUNCTION: &str = "redis_invalidate";
+/// What notes changes in the condition of the row trigger.
+const NOTE_FUNCTION: &str = "redis_track_note";
 
 /// What notes schema changes: its name, and the event at which it fires.
 const EVENT_TRIGGERS: [(&CStr, &str); 3] = [
@@ -106,7 +109,7 @@ fn by_triggers(relation: pg_sys::Oid) -> Tracked {
         .collect();
     let of = |function: &str| triggers.iter().filter(|(name, _)| name == function).count();
     let row = triggers.iter().find(|(name, trigger)| {
-        name == ROW_FUNCTION && trigger.always && trigger.sees_all(ROW_EVENTS, true)
+        name == ROW_FUNCTION && trigger.always && trigger.tells_all(relation)
     });
     let truncate = triggers.iter().any(|(name, trigger)| {
         name == TRUNCATE_FUNCTION
@@ -152,16 +155,37 @@ struct Trigger {
     /// In an ordinary session.
     fires: bool,
     always: bool,
-    /// WHEN, or UPDATE OF some columns: it does not see all changes.
-    conditional: bool,
+    /// UPDATE OF some columns: it does not see all changes.
+    partial: bool,
+    condition: Condition,
     arguments: Vec<String>,
 }
 
 impl Trigger {
+    /// Whether our row trigger notes every change of a table, in its function or its condition.
+    fn tells_all(&self, relation: pg_sys::Oid) -> bool {
+        let tells = match self.condition {
+            Condition::None => true,
+            Condition::Other => false,
+            Condition::Call { function, table } => {
+                // With arguments there are groups to note, which needs the function.
+                self.arguments.is_empty()
+                    && function_of_ours(function).as_deref() == Some(NOTE_FUNCTION)
+                    && (table == relation || ancestors(relation).contains(&table))
+            }
+        };
+        tells && self.fires_at_all(ROW_EVENTS, true)
+    }
+
     fn sees_all(&self, events: u32, for_each_row: bool) -> bool {
+        self.condition == Condition::None && self.fires_at_all(events, for_each_row)
+    }
+
+    /// Whatever its condition says.
+    fn fires_at_all(&self, events: u32, for_each_row: bool) -> bool {
         let before = pg_sys::TRIGGER_TYPE_BEFORE | pg_sys::TRIGGER_TYPE_INSTEAD;
         let row = self.kind & pg_sys::TRIGGER_TYPE_ROW != 0;
-        !self.conditional
+        !self.partial
             && row == for_each_row
             // What a BEFORE trigger sees may still be changed by another.
             && self.kind & before == 0
@@ -202,7 +226,8 @@ fn copied(description: &pg_sys::TriggerDesc) -> Vec<Trigger> {
             fires: [pg_sys::TRIGGER_FIRES_ON_ORIGIN, pg_sys::TRIGGER_FIRES_ALWAYS]
                 .contains(&(trigger.tgenabled as u8)),
             always: trigger.tgenabled as u8 == pg_sys::TRIGGER_FIRES_ALWAYS,
-            conditional: !trigger.tgqual.is_null() || trigger.tgnattr > 0,
+            partial: trigger.tgnattr > 0,
+            condition: condition::of(trigger),
             arguments: arguments(trigger),
         })
         .collect()
@@ -221,7 +246,8 @@ fn arguments(trigger: &pg_sys::Trigger) -> Vec<String> {
 /// The name of a function, if it is of this extension.
 fn function_of_ours(function: pg_sys::Oid) -> Option<String> {
     let name = classify::function_name(function);
-    let known = [ROW_FUNCTION, TRUNCATE_FUNCTION, KEYS_FUNCTION].contains(&name.as_str());
+    let known =
+        [ROW_FUNCTION, TRUNCATE_FUNCTION, KEYS_FUNCTION, NOTE_FUNCTION].contains(&name.as_str());
     (known && classify::is_ours(function)).then_some(name)
 }
 
@@ -240,14 +266,18 @@ fn is_partition(relation: pg_sys::Oid) -> bool {
 /// While DETACH CONCURRENTLY is under way, that is the partition which leaves: who wrote to it
 /// before, and has not ended, noted the tags of the root that it had.
 pub fn root_of(relation: pg_sys::Oid) -> pg_sys::Oid {
+    ancestors(relation).last().copied().unwrap_or(relation)
+}
+
+/// Whose partition a relation is, nearest first.
+fn ancestors(relation: pg_sys::Oid) -> Vec<pg_sys::Oid> {
     if !is_partition(relation) {
-        return relation;
+        return Vec::new();
     }
     // SAFETY: a palloc'ed list of oids, nearest first.
     let look = || unsafe { get_partition_ancestors(relation) };
     // SAFETY: on the backend's one thread.
-    let ancestors = unsafe { pg_guard_ffi_boundary(look) };
-    super::tree::oids(ancestors).last().copied().unwrap_or(relation)
+    super::tree::oids(unsafe { pg_guard_ffi_boundary(look) })
 }
 
 /// Whether schema changes are noted, or the sentence that says why not.

@@ -1,25 +1,34 @@
-//! `redis_track_row` and `redis_track_truncate`: a tracked table tells that it changes.
+//! `redis_track_row`, `redis_track_note` and `redis_track_truncate`: a tracked table tells that it
+//! changes.
 //!
 //! Invariant: every write notes `any` of the root, and the group of each column of `by` that the
 //! row leaves and enters. What cannot be told by groups is told of the whole.
+//!
+//! Where there are no groups, the note is taken in the condition of the row trigger: PostgreSQL
+//! evaluates it as it changes the row, in the transaction and savepoint of the change. A trigger
+//! function would be queued at each row, and the row fetched once more to call it, for nothing.
 
+use std::cell::Cell;
 use std::ops::Range;
 
 use pg_cache_core::error::{Error, Tracking};
 use pg_cache_core::tag::{GroupColumn, Tag};
 
 use crate::commit;
-use crate::pg::Datum;
 use crate::pg::call::Call;
 use crate::pg::error::{Outcome, Raised};
 use crate::pg::row_groups::{self, Hashed, Hashes};
-use crate::pg::trigger::{Fired, Kept, Row};
+use crate::pg::trigger::{self, Fired, Kept, Row};
+use crate::pg::{Datum, Oid, tracked};
 
 sql_function!(redis_track_row, pg_finfo_redis_track_row, row);
+sql_function!(redis_track_note, pg_finfo_redis_track_note, note);
 sql_function!(redis_track_truncate, pg_finfo_redis_track_truncate, truncate);
 
 thread_local! {
     static TRACKED: Kept<Tracked> = const { Kept::new() };
+    /// The table noted last, its tag, and the count of changes of tables before it was made.
+    static NOTED: Cell<Option<(u32, Tag, u64)>> = const { Cell::new(None) };
 }
 
 /// What a tracked table notes at each row.
@@ -102,6 +111,22 @@ fn row(call: &Call) -> Outcome<Datum> {
     let tracked = TRACKED.with(|kept| kept.get(fired, Tracked::new))?;
     tracked.note(fired)?;
     Ok(Datum::from(0usize))
+}
+
+/// The table is locked while its rows change, so that no message about it can come in between.
+fn note(call: &Call) -> Outcome<Datum> {
+    let table = call.datum(0).map_or(0, |datum| datum.value() as u32);
+    let changes = trigger::changes();
+    let tag = match NOTED.get() {
+        Some((noted, tag, seen)) if (noted, seen) == (table, changes) => tag,
+        _ => {
+            let tag = Tag::any(tracked::root_of(Oid::from(table)).to_u32());
+            NOTED.set(Some((table, tag, changes)));
+            tag
+        }
+    };
+    commit::note(tag)?;
+    Ok(Datum::from(false))
 }
 
 fn truncate(call: &Call) -> Outcome<Datum> {

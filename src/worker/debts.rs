@@ -5,13 +5,13 @@
 //! bumped; those that do not, see the debt. So at every moment one or the other keeps an old entry
 //! from being used.
 
-use pg_cache_core::key::EntryKeys;
 use pg_cache_core::reason::Reason;
+use pg_cache_core::settlement::{Bump, Gone};
 use pg_cache_core::tag::Tag;
 use serde_json::Value;
 
 use crate::client::failure::Failure;
-use crate::client::scripts::{self, Bump, Settlement};
+use crate::client::scripts::{self, Settlement};
 use crate::connection;
 use crate::pg::error::Outcome;
 use crate::pg::snapshot::{Fresh, Snapshot};
@@ -148,7 +148,7 @@ fn settle(registration: &Registration, debts: &[Debt]) -> Result<(), Failure> {
     }
     let buckets = registration.buckets_of(debts.iter().map(|debt| debt.tag));
     let keys = debts.iter().filter_map(|debt| debt.key.as_ref());
-    let keys: Vec<EntryKeys> = keys.map(|key| registration.entry_keys(key.as_bytes())).collect();
+    let keys: Vec<Box<[u8]>> = keys.map(|key| key.as_bytes().into()).collect();
     let in_progress = fresh.snapshot.in_progress();
     let bump = Bump {
         table: &registration.table,
@@ -158,7 +158,8 @@ fn settle(registration: &Registration, debts: &[Debt]) -> Result<(), Failure> {
         in_progress: &in_progress,
         buckets: &buckets,
     };
-    let settlement = Settlement::new(&bump, &keys, false);
+    let gone = Gone { prefix: &registration.prefix, keys: &keys, tokens: &[], keep_leases: false };
+    let settlement = Settlement::new(&bump, &gone);
     connection::ask(|session| {
         let found = settlement.settle(session)?;
         registration.check_settled(session.server(), &found)

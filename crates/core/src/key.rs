@@ -52,6 +52,20 @@ pub fn slot_tag(slot: u16) -> [u8; TAG_BYTES] {
     SLOT_TAGS[slot as usize % SLOTS]
 }
 
+/// What stands before a value's name in those of its sidecar, its lease and its token.
+pub fn heads(value: &[u8]) -> [[u8; NAME_HEAD_BYTES]; 3] {
+    let tag = slot_tag(slot(value));
+    [SIDECAR_PREFIX, LEASE_PREFIX, TOKEN_PREFIX].map(|prefix| {
+        let mut head = [0; NAME_HEAD_BYTES];
+        let (kind, rest) = head.split_at_mut(prefix.len());
+        let (slot, end) = rest.split_at_mut(TAG_BYTES);
+        kind.copy_from_slice(prefix);
+        slot.copy_from_slice(&tag);
+        end.copy_from_slice(TAG_END);
+        head
+    })
+}
+
 /// The names of one entry, in one buffer: a sidecar's name ends with the value's.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct EntryKeys {
@@ -80,15 +94,13 @@ impl EntryKeys {
         [LEASE_PREFIX, &self.sidecar[SIDECAR_PREFIX.len()..]].concat()
     }
 
-    pub fn recipe(&self) -> Vec<u8> {
-        [RECIPE_PREFIX, &self.sidecar[SIDECAR_PREFIX.len()..]].concat()
-    }
-}
-
-impl EntryKeys {
-    /// Whose the next value of the key is, from before that transaction's commit until it is set.
+    /// Where the last transaction that stores this key leaves its mark until it has done so.
     pub fn token(&self) -> Vec<u8> {
         [TOKEN_PREFIX, &self.sidecar[SIDECAR_PREFIX.len()..]].concat()
+    }
+
+    pub fn recipe(&self) -> Vec<u8> {
+        [RECIPE_PREFIX, &self.sidecar[SIDECAR_PREFIX.len()..]].concat()
     }
 }
 
@@ -147,14 +159,8 @@ fn hashed_part(key: &[u8]) -> &[u8] {
 }
 
 /// CRC16/XMODEM, the one that Redis Cluster specifies.
-const fn crc16(bytes: &[u8]) -> u16 {
-    let mut crc = 0;
-    let mut i = 0;
-    while i < bytes.len() {
-        crc = crc16_step(crc, bytes[i]);
-        i += 1;
-    }
-    crc
+fn crc16(bytes: &[u8]) -> u16 {
+    bytes.iter().fold(0, |crc, byte| crc16_step(crc, *byte))
 }
 
 const fn crc16_step(crc: u16, byte: u8) -> u16 {
@@ -163,7 +169,7 @@ const fn crc16_step(crc: u16, byte: u8) -> u16 {
 
 static SLOT_TAGS: [[u8; TAG_BYTES]; SLOTS] = slot_tags();
 
-const CRC16: [u16; 256] = crc16_table();
+static CRC16: [u16; 256] = crc16_table();
 
 const fn crc16_table() -> [u16; 256] {
     let mut table = [0; 256];
@@ -368,6 +374,7 @@ mod tests {
             prop_assert_eq!(slot(keys.value()), slot(keys.sidecar()));
             prop_assert_eq!(slot(keys.value()), slot(&keys.lease()));
             prop_assert_eq!(slot(keys.value()), slot(&keys.recipe()));
+            prop_assert_eq!(slot(keys.value()), slot(&keys.token()));
             prop_assert_eq!(key_of_sidecar(keys.sidecar()), Some(key.as_bytes()));
         }
 

@@ -5,9 +5,11 @@
 
 pub mod breaker;
 pub mod clock;
+pub mod command;
 mod decimal;
 pub mod eager;
 pub mod error;
+pub mod event;
 pub mod fence;
 mod fields;
 pub mod fill;
@@ -15,12 +17,14 @@ pub mod fingerprint;
 pub mod key;
 pub mod limiter;
 pub mod message;
+pub mod options;
 pub mod pending;
 pub mod pins;
 pub mod reason;
 pub mod recipe;
 pub mod resp;
 pub mod rows;
+pub mod settlement;
 pub mod sidecar;
 pub mod tag;
 pub mod tagtable;

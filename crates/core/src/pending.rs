@@ -10,6 +10,8 @@ use std::collections::hash_map::Entry;
 use std::collections::{HashMap, HashSet};
 use std::hash::{BuildHasherDefault, Hasher};
 
+use xxhash_rust::xxh3::xxh3_64_with_seed;
+
 use crate::tag::Tag;
 
 /// The most tags that are neither row groups nor keys, over all levels; what comes on top becomes
@@ -45,7 +47,7 @@ struct Level {
     level: u32,
     /// Each with the relation that it is a row group of.
     tags: HashMap<Tag, u32, BuildHasherDefault<TagHasher>>,
-    keys: HashSet<Box<[u8]>>,
+    keys: HashSet<Box<[u8]>, BuildHasherDefault<KeyHasher>>,
 }
 
 /// What all levels hold together.
@@ -74,6 +76,24 @@ impl Hasher for TagHasher {
 
     fn write_u64(&mut self, number: u64) {
         self.0 = number;
+    }
+}
+
+/// A statement may name a key a row, and whoever names keys that collide slows only itself down.
+#[derive(Debug, Default)]
+struct KeyHasher(u64);
+
+impl Hasher for KeyHasher {
+    fn finish(&self) -> u64 {
+        self.0
+    }
+
+    fn write(&mut self, bytes: &[u8]) {
+        self.0 = xxh3_64_with_seed(bytes, self.0);
+    }
+
+    fn write_usize(&mut self, length: usize) {
+        self.0 ^= length as u64;
     }
 }
 
@@ -194,10 +214,12 @@ impl Pending {
     /// Takes the keys of all levels, to settle them at once. What is settled and then rolled back
     /// costs a miss.
     pub fn take_keys(&mut self) -> Vec<Box<[u8]>> {
-        let mut all = HashSet::new();
+        let mut all = HashSet::default();
         for level in &mut self.levels {
             self.held.forget_keys(level);
-            let keys = std::mem::take(&mut level.keys);
+            // What was settled early is mostly followed by as much again.
+            let room = HashSet::with_capacity_and_hasher(level.keys.len(), Default::default());
+            let keys = std::mem::replace(&mut level.keys, room);
             if all.is_empty() { all = keys } else { all.extend(keys) }
         }
         all.into_iter().collect()
@@ -233,7 +255,7 @@ impl Pending {
             Some(place) => place + 1,
             None => 0,
         };
-        let new = Level { level, tags: HashMap::default(), keys: HashSet::new() };
+        let new = Level { level, tags: HashMap::default(), keys: HashSet::default() };
         self.levels.insert(place, new);
         place
     }

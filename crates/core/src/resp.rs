@@ -25,6 +25,9 @@ pub enum Look {
     Other,
 }
 
+/// What ends every head and every argument.
+pub const LINE_END: &[u8] = b"\r\n";
+
 /// Appends `MGET value_key sidecar_key`, `HMGET table_key R B` and the fields, and
 /// `INFO replication` if the server is to prove itself.
 pub fn write_look(
@@ -46,32 +49,60 @@ pub fn write_look(
         write_field(out, *field);
     }
     if proof {
-        write_command(out, 2, b"INFO");
-        write_argument(out, b"replication");
+        write_proof(out);
     }
 }
 
-fn write_command(out: &mut Vec<u8>, arguments: usize, name: &[u8]) {
+/// Appends the question by which a server proves itself.
+pub fn write_proof(out: &mut Vec<u8>) {
+    write_command(out, 2, b"INFO");
+    write_argument(out, b"replication");
+}
+
+/// Appends the head of a command of so many arguments, its name among them, and the name.
+pub fn write_command(out: &mut Vec<u8>, arguments: usize, name: &[u8]) {
     write_head(out, b'*', arguments);
     write_argument(out, name);
 }
 
-fn write_argument(out: &mut Vec<u8>, argument: &[u8]) {
+pub fn write_argument(out: &mut Vec<u8>, argument: &[u8]) {
     write_head(out, b'$', argument.len());
     out.extend_from_slice(argument);
-    out.extend_from_slice(b"\r\n");
+    out.extend_from_slice(LINE_END);
 }
 
-fn write_field(out: &mut Vec<u8>, field: Bucket) {
+/// Appends an argument of two parts.
+pub fn write_joined(out: &mut Vec<u8>, first: &[u8], second: &[u8]) {
+    write_head(out, b'$', first.len() + second.len());
+    out.extend_from_slice(first);
+    out.extend_from_slice(second);
+    out.extend_from_slice(LINE_END);
+}
+
+/// Appends an argument that begins with `head` and goes on as `out` does at `rest`.
+pub fn write_repeated(out: &mut Vec<u8>, head: &[u8], rest: Range<usize>) {
+    write_head(out, b'$', head.len() + rest.len());
+    out.extend_from_slice(head);
+    out.extend_from_within(rest);
+    out.extend_from_slice(LINE_END);
+}
+
+pub fn write_number(out: &mut Vec<u8>, number: u64) {
+    write_head(out, b'$', decimal::width(number));
+    decimal::write(out, number);
+    out.extend_from_slice(LINE_END);
+}
+
+pub fn write_field(out: &mut Vec<u8>, field: Bucket) {
     write_head(out, b'$', field.field_bytes());
     field.write_field(out);
-    out.extend_from_slice(b"\r\n");
+    out.extend_from_slice(LINE_END);
 }
 
 fn write_head(out: &mut Vec<u8>, kind: u8, number: usize) {
     out.push(kind);
     decimal::write(out, number as u64);
-    out.extend_from_slice(b"\r\n");
+    out.extend_from_slice(LINE_END);
 }
 
 /// Reads the answer to [`write_look`] with so many fields. Of a complete one, `ranges` says where
@@ -86,6 +117,22 @@ pub fn read_look(
     ranges.clear();
     let mut replies = Replies { bytes, at: 0 };
     match replies.read(fields, proof, ranges) {
+        Ok(()) => Look::Complete { used: replies.at },
+        Err(look) => look,
+    }
+}
+
+/// Reads so many generations (bulk strings or nulls), so many numbers, so many OKs, and the server's
+/// proof, in the ranges as [`read_look`] does: the generations, and the text.
+pub fn read_settled(
+    bytes: &[u8],
+    generations: usize,
+    (numbers, oks): (usize, usize),
+    ranges: &mut Vec<Option<Range<usize>>>,
+) -> Look {
+    ranges.clear();
+    let mut replies = Replies { bytes, at: 0 };
+    match replies.read_settled(generations, (numbers, oks), ranges) {
         Ok(()) => Look::Complete { used: replies.at },
         Err(look) => look,
     }
@@ -115,6 +162,26 @@ impl Replies<'_> {
         if proof {
             ranges.push(Some(self.text()?));
         }
+        Ok(())
+    }
+
+    fn read_settled(
+        &mut self,
+        generations: usize,
+        (numbers, oks): (usize, usize),
+        ranges: &mut Vec<Option<Range<usize>>>,
+    ) -> Result<(), Look> {
+        for _ in 0..generations {
+            ranges.push(self.bulk()?);
+        }
+        for _ in 0..numbers {
+            self.expect(b":")?;
+            self.length()?;
+        }
+        for _ in 0..oks {
+            self.expect(b"+OK\r\n")?;
+        }
+        ranges.push(Some(self.text()?));
         Ok(())
     }
 

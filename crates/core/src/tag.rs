@@ -6,7 +6,7 @@
 //! uses for equality of the column's type, never by a value's text.
 
 use crate::decimal;
-use xxhash_rust::xxh3::Xxh3Default;
+use xxhash_rust::xxh3::{Xxh3Default, xxh3_64};
 
 /// What can be invalidated.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -29,34 +29,34 @@ impl Tag {
 
     /// Any write to a relation.
     pub fn any(relation: u32) -> Tag {
-        Tag::of(b"any", |hash| hash.update(&relation.to_le_bytes()))
+        Tag::of(b"any", |name| name.push(&relation.to_le_bytes()))
     }
 
     /// What concerns every query over a relation, row groups or not: TRUNCATE, overflow.
     pub fn whole(relation: u32) -> Tag {
-        Tag::of(b"whole", |hash| hash.update(&relation.to_le_bytes()))
+        Tag::of(b"whole", |name| name.push(&relation.to_le_bytes()))
     }
 
     /// The rows of a relation that have these values in these columns, in the given order.
     pub fn group(relation: u32, columns: &[GroupColumn<'_>]) -> Tag {
-        Tag::of(b"group", |hash| {
-            hash.update(&relation.to_le_bytes());
+        Tag::of(b"group", |name| {
+            name.push(&relation.to_le_bytes());
             for column in columns {
-                hash.update(&(column.name.len() as u64).to_le_bytes());
-                hash.update(column.name.as_bytes());
-                hash.update(&column.value_hash.to_le_bytes());
+                name.push(&(column.name.len() as u64).to_le_bytes());
+                name.push(column.name.as_bytes());
+                name.push(&column.value_hash.to_le_bytes());
             }
         })
     }
 
     /// A key in Redis, without the database's prefix.
     pub fn key(key: &[u8]) -> Tag {
-        Tag::of(b"key", |hash| hash.update(key))
+        Tag::of(b"key", |name| name.push(key))
     }
 
     /// A name that a user made up.
     pub fn named(name: &str) -> Tag {
-        Tag::of(b"named", |hash| hash.update(name.as_bytes()))
+        Tag::of(b"named", |spelled| spelled.push(name.as_bytes()))
     }
 
     /// The field of the tag table. The catalogue has one of its own.
@@ -67,15 +67,55 @@ impl Tag {
         Bucket((self.0 % u64::from(buckets.max(1))) as u32)
     }
 
-    fn of(kind: &[u8], rest: impl FnOnce(&mut Xxh3Default)) -> Tag {
-        let mut hash = Xxh3Default::new();
-        hash.update(kind);
-        hash.update(&[0]);
-        rest(&mut hash);
-        match Tag(hash.digest()) {
+    fn of(kind: &[u8], rest: impl FnOnce(&mut Name)) -> Tag {
+        let mut name = Name::default();
+        name.push(kind);
+        name.push(&[0]);
+        rest(&mut name);
+        match Tag(name.hash()) {
             // Reserved: another thing that hashes there must not pass for the catalogue.
             Tag::CATALOGUE => Tag(0),
             tag => tag,
+        }
+    }
+}
+
+/// What is hashed. A statement hashes one for each row, mostly of a few bytes: those are put
+/// together and hashed at once, as the state of a hash in parts is larger than what goes in.
+struct Name {
+    short: [u8; Name::SHORT_BYTES],
+    length: usize,
+    long: Option<Box<Xxh3Default>>,
+}
+
+impl Default for Name {
+    fn default() -> Self {
+        Self { short: [0; Name::SHORT_BYTES], length: 0, long: None }
+    }
+}
+
+impl Name {
+    const SHORT_BYTES: usize = 128;
+
+    fn push(&mut self, bytes: &[u8]) {
+        let end = self.length + bytes.len();
+        if let Some(long) = &mut self.long {
+            long.update(bytes);
+        } else if let Some(room) = self.short.get_mut(self.length..end) {
+            room.copy_from_slice(bytes);
+            self.length = end;
+        } else {
+            let mut long = Box::new(Xxh3Default::new());
+            long.update(&self.short[..self.length]);
+            long.update(bytes);
+            self.long = Some(long);
+        }
+    }
+
+    fn hash(&self) -> u64 {
+        match &self.long {
+            Some(long) => long.digest(),
+            None => xxh3_64(&self.short[..self.length]),
         }
     }
 }
@@ -132,6 +172,16 @@ mod tests {
                 0x46e0_1db3_9d9a_6064
             ]
         );
+    }
+
+    #[test]
+    fn a_tag_hangs_on_the_bytes_and_not_on_how_they_are_put_together() {
+        // Danger: a long key is bumped under another tag than the one that its readers look at.
+        for length in 100..300 {
+            let key = vec![b'k'; length];
+            let whole = xxh3_64(&[&b"key\0"[..], &key].concat());
+            assert_eq!(Tag::key(&key).0, whole, "{length}");
+        }
     }
 
     #[test]

@@ -100,6 +100,10 @@ impl Template {
     }
 
     fn escape(&self, out: &mut Vec<u8>, value: &[u8]) {
+        // No letter or digit is ever escaped, and most values have nothing else.
+        if value.iter().all(u8::is_ascii_alphanumeric) {
+            return out.extend_from_slice(value);
+        }
         for byte in value {
             if ESCAPED.contains(byte) || self.separators.contains(byte) {
                 out.extend_from_slice(&escape_of(*byte));

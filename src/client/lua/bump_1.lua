@@ -17,8 +17,7 @@ local mine, xmax = ARGV[2], tonumber(ARGV[3])
 if ARGV[1] == '' then
   redis.call('HDEL', KEYS[1], 'R')
 end
-local generation = redis.call('HGET', KEYS[1], 'R')
-local may_drop = not generation or generation == ARGV[1]
+local generation, may_drop
 local running = {}
 for xid in string.gmatch(ARGV[4], '%d+') do
   running[xid] = true
@@ -32,17 +31,21 @@ local function kept(list)
   end
   return writers
 end
+-- Two commands a step: each costs as much as the rest of the script.
 local STEP = 1000
 for first = 5, #ARGV, STEP do
   local last = math.min(first + STEP - 1, #ARGV)
-  local lists = redis.call('HMGET', KEYS[1], unpack(ARGV, first, last))
-  local count = last - first + 1
-  local version = redis.call('HINCRBY', KEYS[1], 'V', count) - count
+  local found = redis.call('HMGET', KEYS[1], 'R', 'V', unpack(ARGV, first, last))
+  generation = found[1]
+  may_drop = not generation or generation == ARGV[1]
+  local version = tonumber(found[2] or 0)
   local set = {}
-  for place = 1, count do
+  for place = 1, last - first + 1 do
     set[2 * place - 1] = ARGV[first + place - 1]
-    set[2 * place] = string.format('%.0f:%s', version + place, kept(lists[place] or ''))
+    set[2 * place] = string.format('%.0f:%s', version + place, kept(found[place + 2] or ''))
   end
+  set[#set + 1] = 'V'
+  set[#set + 1] = string.format('%.0f', version + last - first + 1)
   redis.call('HSET', KEYS[1], unpack(set))
 end
 return generation

@@ -2,8 +2,8 @@
 -- Sets a key after the commit that stores it, iff that transaction's token still stands beside it:
 -- a later writer of the key has put its own there, or taken it away, before it committed, so
 -- whoever is late, or dies, can never leave the older image. A transaction that does not know
--- whether its token was laid puts a question mark before it: then it may set the key too if nobody's
--- stands there. What was filled meanwhile under this key goes with the key.
+-- whether its token was laid puts a question mark before it: then it may set the key too if
+-- nobody's stands there. What was filled meanwhile under this key goes with the key.
 -- KEYS: value, sidecar, lease, token     ARGV: token, 'text' | 'hash' | 'nothing', ttl in ms or '',
 -- the value, or fields and values     returns 1 if done, 0 if overtaken
 local standing, token = redis.call('GET', KEYS[4]), ARGV[1]

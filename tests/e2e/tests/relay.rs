@@ -189,7 +189,7 @@ fn a_redis_that_is_away_or_full_loses_nothing() {
 
 #[test]
 fn what_another_session_prepared_is_sent_when_it_commits() {
-    // Danger: nobody who commits a prepared transaction has its events in memory, or wakes a worker.
+    // Danger: who commits a prepared transaction has no events in memory, and wakes no worker.
     let conf = [("max_worker_processes", "16"), ("max_prepared_transactions", "5")];
     let pair = Pair::start_with(&conf, &[]);
     let mut client = pair.postgres.connect();

@@ -1,11 +1,10 @@
 //! The relay, while everything that takes part in it is killed at moments that a seed chooses.
 //!
 //! Writers commit rows of a ledger and, in the same transactions, events that say the same.
-//! Afterwards the ledger, which PostgreSQL keeps, is compared with the streams, which Redis keeps on
-//! its disk: nothing lost, nothing twice, nothing of a transaction that was rolled back, and in the
+//! Afterwards the ledger, which PostgreSQL keeps, is compared with the streams, which Redis keeps
+//! on its disk: nothing lost, nothing twice, nothing of a transaction that was rolled back, and in the
 //! order of the commits. `PG_CACHE_KILLS=1000` kills that often; `PG_CACHE_SEED` repeats a run.
 
-use std::collections::HashMap;
 use std::process::Command;
 use std::str::FromStr;
 use std::sync::Arc;
@@ -14,7 +13,7 @@ use std::thread::JoinHandle;
 use std::time::Duration;
 
 use fastrand::Rng;
-use pg_cache_e2e::outbox::{append, events, rows, try_put, wake};
+use pg_cache_e2e::outbox::{events, rows, wake};
 use pg_cache_e2e::registry::repair;
 use pg_cache_testbed::{Pair, eventually};
 use postgres::{Client, Config, NoTls};
@@ -46,6 +45,7 @@ fn write(client: &mut Client, writer: u64, n: u64, rng: &mut Rng) -> Result<(), 
         transaction.batch_execute("SET LOCAL synchronous_commit = off")?;
     }
     let stream = if rng.bool() { "ordered".to_owned() } else { format!("own{writer}") };
+    let table = format!("ledger_{stream}");
     let turn: i64 = match &stream[..] {
         "ordered" => {
             let sql = "UPDATE turn SET turn = turn + 1 RETURNING turn";
@@ -55,14 +55,13 @@ fn write(client: &mut Client, writer: u64, n: u64, rng: &mut Rng) -> Result<(), 
     };
     for k in 0..rng.u64(1..4) {
         let event = format!("{turn}:{writer}:{n}:{k}");
-        let sql = "INSERT INTO ledger (stream, turn, event) VALUES ($1, $2, $3)";
-        transaction.execute(sql, &[&stream, &turn, &event])?;
-        // Each event gets its own place, as at the end of a transaction of one.
-        try_put(&mut transaction, &[append(&stream, &event)])?;
+        let sql = format!("INSERT INTO {table} (turn, event) VALUES ($1, $2)");
+        transaction.execute(&sql, &[&turn, &event])?;
     }
     if rng.u8(..) < 60 {
         let mut savepoint = transaction.transaction()?;
-        try_put(&mut savepoint, &[append(&stream, &format!("{turn}:{writer}:{n}:undone"))])?;
+        let sql = format!("INSERT INTO {table} (turn, event) VALUES (0, 'undone')");
+        savepoint.batch_execute(&sql)?;
         savepoint.rollback()?;
     }
     if rng.u8(..) < 50 { transaction.rollback() } else { transaction.commit() }
@@ -80,11 +79,7 @@ fn start_writer(
         while let Some(mut client) = connected(&conninfo, &is_over) {
             while !is_over.load(Ordering::Relaxed) {
                 n += 1;
-                let mut written = write(&mut client, writer, n, &mut rng);
-                if rng.u8(..) < 100 {
-                    written = written.and_then(|()| client.batch_execute("SELECT redis_wake()"));
-                }
-                if written.is_err() {
+                if write(&mut client, writer, n, &mut rng).is_err() {
                     break;
                 }
             }
@@ -161,9 +156,15 @@ fn whatever_is_killed_nothing_is_lost_doubled_or_out_of_order() {
     let mut pair = Pair::start_with(&conf, &["--appendonly", "yes", "--appendfsync", "always"]);
     let mut client = pair.postgres.connect();
     repair(&mut client);
-    let tables = "CREATE TABLE turn AS SELECT 0::bigint AS turn;
-                  CREATE TABLE ledger (stream text, turn bigint, event text)";
-    client.batch_execute(tables).unwrap();
+    client.batch_execute("CREATE TABLE turn AS SELECT 0::bigint AS turn").unwrap();
+    for stream in streams() {
+        let table = format!(
+            "CREATE TABLE ledger_{stream} (id bigserial PRIMARY KEY, turn bigint, event text);
+             CREATE TRIGGER events AFTER INSERT ON ledger_{stream} FOR EACH ROW
+                 EXECUTE FUNCTION redis_stream('{stream}', 'durable', 'columns=event')"
+        );
+        client.batch_execute(&table).unwrap();
+    }
     drop(client);
     let conninfo = pair.postgres.conninfo("test");
     let is_over = Arc::new(AtomicBool::new(false));
@@ -187,23 +188,32 @@ fn whatever_is_killed_nothing_is_lost_doubled_or_out_of_order() {
     compare(&mut client, &pair);
 }
 
+fn streams() -> Vec<String> {
+    let own = (0..WRITERS).map(|writer| format!("own{writer}"));
+    std::iter::once("ordered".to_owned()).chain(own).collect()
+}
+
+/// What an event's row says.
+fn told(event: &str) -> String {
+    let (_, rest) = event.split_once("\"new\":{\"event\":\"").expect("an event of a row");
+    rest.split('"').next().unwrap().to_owned()
+}
+
 fn compare(client: &mut Client, pair: &Pair) {
-    let mut wanted: HashMap<String, Vec<String>> = HashMap::new();
-    let sql = "SELECT stream, event FROM ledger
-               ORDER BY turn, split_part(event, ':', 4)::int";
-    for row in client.query(sql, &[]).unwrap() {
-        wanted.entry(row.get(0)).or_default().push(row.get(1));
-    }
-    let total: usize = wanted.values().map(Vec::len).sum();
-    println!("{total} events in {} streams", wanted.len());
-    assert!(total > 100, "the writers wrote: {total}");
-    for (stream, wanted) in wanted {
-        let found = events(&pair.redis, &stream);
+    let mut total = 0;
+    for stream in streams() {
+        let sql = format!("SELECT event FROM ledger_{stream} ORDER BY turn, id");
+        let wanted: Vec<String> =
+            client.query(&sql, &[]).unwrap().iter().map(|row| row.get(0)).collect();
+        let found: Vec<String> = events(&pair.redis, &stream).iter().map(|e| told(e)).collect();
         let differs = found.iter().zip(&wanted).position(|(found, wanted)| found != wanted);
         let at = differs.unwrap_or(found.len().min(wanted.len()));
         let near =
             |events: &[String]| events[at.saturating_sub(3)..events.len().min(at + 4)].to_vec();
         assert_eq!(near(&found), near(&wanted), "stream {stream} differs at {at}");
         assert_eq!(found.len(), wanted.len(), "stream {stream}");
+        total += found.len();
     }
+    println!("{total} events");
+    assert!(total > 100, "the writers wrote: {total}");
 }

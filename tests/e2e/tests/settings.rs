@@ -328,6 +328,7 @@ fn limits_of_settings_are_kept() {
         "enabled = perhaps",
         "commit_timeout_ms = 0",
         "pending_keys_max = 0",
+        "pending_events_bytes_max = 0",
         "on_unreachable = perhaps",
     ] {
         let error = client.batch_execute(&format!("SET pg_cache.{setting}")).expect_err(setting);
@@ -343,6 +344,7 @@ fn limits_of_settings_are_kept() {
         "pg_cache.fill_wait_ms 5000",
         "pg_cache.lease_timeout_ms 10000",
         "pg_cache.on_unreachable fence",
+        "pg_cache.pending_events_bytes_max 67108864",
         "pg_cache.pending_keys_max 10000",
         "pg_cache.plans_max 200",
         "pg_cache.scope_settings ",

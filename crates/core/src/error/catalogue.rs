@@ -3,7 +3,7 @@
 //! Invariant: every variant of `Error` and every `Reason` stands in it. Without it, people would
 //! meet errors that no page explains.
 
-use super::{Error, Outbox, Tracking};
+use super::{Error, Outbox, Sending, Tracking};
 use crate::key::{KEY_BYTES_MAX, RESERVED_PREFIX};
 use crate::reason::Reason;
 
@@ -82,6 +82,14 @@ pub fn catalogue() -> Vec<Error> {
     ];
     errors.extend(Outbox::examples().into_iter().map(Error::Outbox));
     errors.extend(Tracking::examples().into_iter().map(Error::Tracking));
+    errors.extend(Sending::examples().into_iter().map(Error::Sending));
+    errors.extend([
+        Error::MessageTooLarge { bytes: 9_000_000, bytes_max: 8_388_608 },
+        Error::CommandRefused {
+            command: "FLUSHALL".into(),
+            why: crate::command::Kind::Administrative.sentence(),
+        },
+    ]);
     errors.extend(
         [
             Reason::Breaker,
