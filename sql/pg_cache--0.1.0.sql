@@ -47,6 +47,22 @@ CREATE TABLE redis_debt (
 COMMENT ON TABLE redis_debt IS
     'what committed transactions could not settle with Redis: readers of it compute';
 
+-- What committed transactions send by way of the worker. `number` orders them: a position in the
+-- write-ahead log from before the commit record. Negative: the transaction of that ID wrote the row
+-- before it knew its number, and a row without a message stands where it belongs; or, below all
+-- of those, put aside because Redis refuses it.
+CREATE TABLE redis_outbox (
+    number bigint NOT NULL,
+    xid xid8 NOT NULL,
+    seq bigint NOT NULL,
+    at timestamptz NOT NULL,
+    message bytea NOT NULL,
+    PRIMARY KEY (number, xid, seq)
+) WITH (autovacuum_vacuum_scale_factor = 0, autovacuum_vacuum_threshold = 10000,
+        autovacuum_vacuum_cost_delay = 0);
+
+COMMENT ON TABLE redis_outbox IS 'durable events that are not delivered to Redis yet';
+
 INSERT INTO redis_server (system_identifier, database, generation)
     SELECT c.system_identifier, d.oid, pg_catalog.gen_random_uuid()
       FROM pg_catalog.pg_control_system() AS c, pg_catalog.pg_database AS d
@@ -416,7 +432,7 @@ COMMENT ON FUNCTION redis_stat_reset() IS
 
 -- Privileges: reading through the cache is for everybody, under the caller's own privileges; what
 -- writes Redis or tells about the server is not.
-REVOKE ALL ON redis_server, redis_alive, redis_debt FROM PUBLIC;
+REVOKE ALL ON redis_server, redis_alive, redis_debt, redis_outbox FROM PUBLIC;
 REVOKE ALL ON FUNCTION redis_ping() FROM PUBLIC;
 REVOKE ALL ON FUNCTION redis_flush(text) FROM PUBLIC;
 REVOKE ALL ON FUNCTION redis_health_json() FROM PUBLIC;

@@ -44,7 +44,7 @@ use crate::pg::snapshot::Fresh;
 use crate::pg::xact::{self, Listener};
 use crate::pg::{guc, host};
 use crate::registry::{self, Registration};
-use crate::{connection, events, worker};
+use crate::{connection, events, outbox, worker};
 
 use self::delivery::Delivery;
 use self::early::Early;
@@ -104,6 +104,7 @@ pub fn listener() -> Listener {
                 }
             });
             worker::transaction_ended();
+            outbox::ended();
         },
         let_go: || {},
     }

@@ -15,7 +15,8 @@ use pg_cache_core::target::Target;
 
 use crate::client::failure::Failure;
 use crate::client::link::{Circuit, Link, Moment, Route};
-use crate::client::session::{Bounds, Server, Session};
+use crate::client::server::Server;
+use crate::client::session::{Bounds, Session};
 use crate::client::{Host, Wait};
 use crate::pg::{classify, error, guc, host, shmem};
 

@@ -8,7 +8,9 @@ pub mod inbox;
 pub mod link;
 pub mod making;
 pub mod messages;
+pub mod relay;
 pub mod scripts;
+pub mod server;
 pub mod session;
 pub mod transport;
 

@@ -24,6 +24,7 @@ static TTL_MAX: GucSetting<i32> = GucSetting::<i32>::new(30 * 24 * 3600);
 static PLANS_MAX: GucSetting<i32> = GucSetting::<i32>::new(200);
 static COMMIT_TIMEOUT_MS: GucSetting<i32> = GucSetting::<i32>::new(1_000);
 static PENDING_KEYS_MAX: GucSetting<i32> = GucSetting::<i32>::new(10_000);
+static OUTBOX_MB_MAX: GucSetting<i32> = GucSetting::<i32>::new(1024);
 static PENDING_EVENTS_BYTES_MAX: GucSetting<i32> = GucSetting::<i32>::new(64 * 1024 * 1024);
 static ON_UNREACHABLE: GucSetting<OnUnreachable> =
     GucSetting::<OnUnreachable>::new(OnUnreachable::Fence);
@@ -181,6 +182,14 @@ fn register_commit() {
     );
     integer(
         GucContext::Suset,
+        c"pg_cache.outbox_mb_max",
+        c"How large redis_outbox may grow before a durable event fails its transaction.",
+        &OUTBOX_MB_MAX,
+        1..=i32::MAX,
+        GucFlags::UNIT_MB,
+    );
+    integer(
+        GucContext::Suset,
         c"pg_cache.pending_events_bytes_max",
         c"How much of its messages a transaction keeps in memory; beyond, all go by the outbox.",
         &PENDING_EVENTS_BYTES_MAX,
@@ -269,7 +278,7 @@ fn borrowed(setting: &'static GucSetting<Option<CString>>) -> &'static str {
     unsafe { CStr::from_ptr(value) }.to_str().unwrap_or("")
 }
 
-fn millis(setting: &GucSetting<i32>) -> u64 {
+fn natural(setting: &GucSetting<i32>) -> u64 {
     u64::try_from(setting.get()).unwrap_or(0)
 }
 
@@ -290,11 +299,11 @@ pub fn enabled() -> bool {
 }
 
 pub fn connect_timeout_ms() -> u64 {
-    millis(&CONNECT_TIMEOUT_MS)
+    natural(&CONNECT_TIMEOUT_MS)
 }
 
 pub fn timeout_ms() -> u64 {
-    millis(&TIMEOUT_MS)
+    natural(&TIMEOUT_MS)
 }
 
 /// The waits that stand in the server's own configuration.
@@ -316,11 +325,11 @@ pub fn is_patient(timeout: Duration) -> bool {
 }
 
 pub fn lease_timeout_ms() -> u64 {
-    millis(&LEASE_TIMEOUT_MS)
+    natural(&LEASE_TIMEOUT_MS)
 }
 
 pub fn fill_wait_ms() -> u64 {
-    millis(&FILL_WAIT_MS)
+    natural(&FILL_WAIT_MS)
 }
 
 pub fn value_bytes_max() -> usize {
@@ -336,11 +345,15 @@ pub fn plans_max() -> usize {
 }
 
 pub fn commit_timeout_ms() -> u64 {
-    millis(&COMMIT_TIMEOUT_MS)
+    natural(&COMMIT_TIMEOUT_MS)
 }
 
 pub fn pending_keys_max() -> usize {
     usize::try_from(PENDING_KEYS_MAX.get()).unwrap_or(1)
+}
+
+pub fn outbox_mb_max() -> u64 {
+    natural(&OUTBOX_MB_MAX)
 }
 
 pub fn pending_events_bytes_max() -> usize {

@@ -28,6 +28,7 @@ pub mod lockers;
 pub mod pins;
 pub mod plan;
 pub mod privileges;
+pub mod queue;
 pub mod quote;
 pub mod recordset;
 pub mod row_groups;

@@ -6,17 +6,25 @@
 //! `docs/errors.md` is rendered from here.
 
 mod catalogue;
+mod outbox;
 mod sending;
 mod tracking;
 mod unreachable;
 
 pub use catalogue::{catalogue, markdown};
+pub use outbox::Outbox;
 pub use sending::{Flaw, Sending};
 pub use tracking::Tracking;
 
 use crate::reason::Reason;
 
 const TTL_HINT: &str = "Give a number of seconds or an interval, such as 300 or '5 minutes'.";
+
+impl From<Outbox> for Error {
+    fn from(error: Outbox) -> Self {
+        Error::Outbox(error)
+    }
+}
 
 impl From<Tracking> for Error {
     fn from(error: Tracking) -> Self {
@@ -70,6 +78,7 @@ pub enum Error {
     NoWorkerSlot,
     PrefixTooLong { bytes: usize, bytes_max: usize },
     BucketsOutOfRange { given: i32, most: i32 },
+    Outbox(Outbox),
     Tracking(Tracking),
     Sending(Sending),
     MessageTooLarge { bytes: usize, bytes_max: usize },
@@ -110,6 +119,7 @@ impl Error {
             Error::NoWorkerSlot => "53400",
             Error::PrefixTooLong { .. } => "54000",
             Error::BucketsOutOfRange { .. } => "22023",
+            Error::Outbox(error) => error.sqlstate(),
             Error::Unreachable { reason, .. } => unreachable::sqlstate(*reason),
             Error::Tracking(error) => error.sqlstate(),
             Error::Sending(error) => error.sqlstate(),
@@ -177,6 +187,7 @@ impl Error {
             Error::BucketsOutOfRange { given, .. } => {
                 format!("number of buckets out of range: {given}")
             }
+            Error::Outbox(error) => error.message(),
             Error::Tracking(error) => error.message(),
             Error::Sending(error) => error.message(),
             Error::MessageTooLarge { .. } => "message is too large".into(),
@@ -244,6 +255,7 @@ impl Error {
                  either."
                     .into()
             }
+            Error::Outbox(error) => return error.detail(),
             Error::Tracking(error) => return error.detail(),
             Error::Sending(error) => return error.detail(),
             Error::MessageTooLarge { bytes, bytes_max } => {
@@ -318,6 +330,7 @@ impl Error {
                 "Write the names of columns in braces and a colon between them, as in \
                  'user:{id}:{language}'."
             }
+            Error::Outbox(error) => return error.hint(),
             Error::Tracking(error) => return error.hint(),
             Error::Sending(error) => return error.hint(),
             Error::MessageTooLarge { .. } => "Send less, or raise pg_cache.value_bytes_max.",
@@ -386,6 +399,7 @@ mod tests {
             Error::DependsArgument => 35,
             Error::Tracking(_) => 36,
             Error::CannotVerify { .. } => 37,
+            Error::Outbox(_) => 41,
             Error::Sending(_) => 38,
             Error::MessageTooLarge { .. } => 39,
             Error::CommandRefused { .. } => 40,
@@ -396,7 +410,7 @@ mod tests {
     fn every_error_stands_in_the_catalogue() {
         // Danger: an error that users meet and the documentation does not know.
         let listed: BTreeSet<usize> = catalogue().iter().map(variant).collect();
-        assert_eq!(listed, (0..=40).collect());
+        assert_eq!(listed, (0..=41).collect());
     }
 
     #[test]

@@ -23,6 +23,7 @@ const SIDECAR_PREFIX: &[u8] = b"pgc:e:{";
 const LEASE_PREFIX: &[u8] = b"pgc:l:{";
 const RECIPE_PREFIX: &[u8] = b"pgc:q:{";
 const TOKEN_PREFIX: &[u8] = b"pgc:s:{";
+const RECORD_PREFIX: &[u8] = b"pgc:o:{";
 const TAG_END: &[u8] = b"}:";
 const NAME_HEAD_BYTES: usize = SIDECAR_PREFIX.len() + TAG_BYTES + TAG_END.len();
 const SCOPE_HEX_DIGITS: usize = 16;
@@ -101,6 +102,11 @@ impl EntryKeys {
     pub fn recipe(&self) -> Vec<u8> {
         [RECIPE_PREFIX, &self.sidecar[SIDECAR_PREFIX.len()..]].concat()
     }
+}
+
+/// What a stream has been given of the outbox of each database: a hash beside the stream.
+pub fn stream_record(stream: &[u8]) -> Vec<u8> {
+    [RECORD_PREFIX, &slot_tag(slot(stream))[..], TAG_END, stream].concat()
 }
 
 /// The user's key of a sidecar's name; None if no sidecar of ours is named so.
@@ -276,6 +282,7 @@ mod tests {
         assert_eq!(keys.lease(), b"pgc:l:{9Le}:foo");
         assert_eq!(keys.recipe(), b"pgc:q:{9Le}:foo");
         assert_eq!(keys.token(), b"pgc:s:{9Le}:foo");
+        assert_eq!(stream_record(b"foo"), b"pgc:o:{9Le}:foo");
         assert_eq!(scoped(b"top", 0xbeef), b"top#000000000000beef");
     }
 
@@ -356,6 +363,7 @@ mod tests {
             prop_assert_eq!(slot(keys.value()), slot(&keys.lease()));
             prop_assert_eq!(slot(keys.value()), slot(&keys.recipe()));
             prop_assert_eq!(slot(keys.value()), slot(&keys.token()));
+            prop_assert_eq!(slot(&key), slot(&stream_record(&key)));
             prop_assert_eq!(key_of_sidecar(keys.sidecar()), Some(&key[..]));
         }
 

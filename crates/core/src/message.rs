@@ -4,6 +4,11 @@
 //! below it are kept, at the place where it was made. If one outlived its rollback, a subscriber
 //! would hear of what never happened.
 
+pub mod batch;
+pub mod codec;
+pub mod horizon;
+pub mod place;
+
 /// One message.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Message {
@@ -30,6 +35,14 @@ pub enum Stored {
 }
 
 impl Message {
+    /// The stream that it is appended to.
+    pub fn stream(&self) -> Option<&[u8]> {
+        match self {
+            Message::Append { stream, .. } | Message::Job { queue: stream, .. } => Some(stream),
+            _ => None,
+        }
+    }
+
     /// What it takes of memory, roughly.
     pub fn bytes(&self) -> usize {
         let parts = match self {

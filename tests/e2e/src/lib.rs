@@ -6,6 +6,7 @@
 pub mod counters;
 pub mod events;
 pub mod notes;
+pub mod outbox;
 pub mod outcome;
 pub mod registry;
 pub mod scene;

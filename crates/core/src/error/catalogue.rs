@@ -3,7 +3,7 @@
 //! Invariant: every variant of `Error` and every `Reason` stands in it. Without it, people would
 //! meet errors that no page explains.
 
-use super::{Error, Sending, Tracking};
+use super::{Error, Outbox, Sending, Tracking};
 use crate::key::{KEY_BYTES_MAX, RESERVED_PREFIX};
 use crate::reason::Reason;
 
@@ -80,6 +80,7 @@ pub fn catalogue() -> Vec<Error> {
         Error::PasswordFile { why: "No such file or directory".into() },
         Error::ServerTooOld { found: "Redis 6.2.7".into() },
     ];
+    errors.extend(Outbox::examples().into_iter().map(Error::Outbox));
     errors.extend(Tracking::examples().into_iter().map(Error::Tracking));
     errors.extend(Sending::examples().into_iter().map(Error::Sending));
     errors.extend([
