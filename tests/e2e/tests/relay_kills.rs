@@ -2,8 +2,8 @@
 //!
 //! Writers commit rows of a ledger and, in the same transactions, events that say the same.
 //! Afterwards the ledger, which PostgreSQL keeps, is compared with the streams, which Redis keeps
-//! on its disk: nothing lost, nothing twice, nothing of a transaction that was rolled back, and in the
-//! order of the commits. `PG_CACHE_KILLS=1000` kills that often; `PG_CACHE_SEED` repeats a run.
+//! on its disk: nothing lost, nothing twice, nothing of a transaction that was rolled back, and in
+//! the order of the commits. `PG_CACHE_KILLS=1000` kills that often; `PG_CACHE_SEED` repeats a run.
 
 use std::process::Command;
 use std::str::FromStr;
