@@ -58,6 +58,16 @@ impl Registration {
         Err(Failure::new(Reason::Identity, detail))
     }
 
+    /// The same of the answer to BUMP for one who ended a former run's table: it has no generation.
+    pub fn check_told(
+        &self,
+        server: &Server,
+        found: &Generations,
+        is_former: bool,
+    ) -> Result<(), Failure> {
+        if is_former { self.check(server) } else { self.check_settled(server, found) }
+    }
+
     /// Refuses an answer to BUMP of another server, or of a table of another generation.
     pub fn check_settled(&self, server: &Server, found: &Generations) -> Result<(), Failure> {
         self.check(server)?;

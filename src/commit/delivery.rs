@@ -72,10 +72,7 @@ impl<'a> Delivery<'a> {
         let settlement = self.settlement(buckets, keys, tokens);
         connection::ask_within(self.deadline.left(), |session| {
             let found = settlement.settle(session)?;
-            match self.is_former {
-                true => self.registration.check(session.server()),
-                false => self.registration.check_settled(session.server(), &found),
-            }
+            self.registration.check_told(session.server(), &found, self.is_former)
         })
     }
 
