@@ -175,19 +175,19 @@ fn a_session_with_little_patience_shuts_nobody_out() {
     // Danger: any user sets a timeout of a millisecond, and the cache is off for all.
     let (pair, mut client) = with_table();
     cached(&mut client, "k:1", QUERY).unwrap();
-    let mut hasty = pair.postgres.connect();
-    hasty
-        .batch_execute("SET pg_cache.timeout_ms = 1; SET pg_cache.connect_timeout_ms = 1")
-        .unwrap();
+    let mut hasty: Vec<Client> = (0..4).map(|_| pair.postgres.connect()).collect();
+    let set = "SET pg_cache.timeout_ms = 1; SET pg_cache.connect_timeout_ms = 1";
+    hasty.iter_mut().for_each(|session| session.batch_execute(set).unwrap());
+    let before = Counters::of(&mut client);
     pair.redis.freeze();
-    for _ in 0..20 {
-        cached(&mut hasty, "k:1", QUERY).unwrap();
+    for session in &mut hasty {
+        cached(session, "k:1", QUERY).unwrap();
     }
+    // One after the other they would have opened it by now, for at least 50 ms.
+    cached(&mut client, "k:1", QUERY).unwrap();
     pair.redis.thaw();
-    let ((), counters) = counted(&mut client, |c| {
-        cached(c, "k:1", QUERY).unwrap();
-    });
-    assert_eq!(counters.reason("breaker"), 0, "{counters:?}");
+    let counters = Counters::of(&mut client).since(&before);
+    assert_eq!((waited(&counters), counters.reason("breaker")), (5, 0), "{counters:?}");
 }
 
 #[test]
