@@ -122,7 +122,7 @@ fn few_of_many_backends_wait_for_a_redis_that_hangs() {
     });
     let counters = Counters::of(&mut client).since(&before);
     println!("{first} waited at first, of {counters:?}");
-    assert!((1..=8).contains(&first), "{first} of {SESSIONS} waited");
+    assert!((1..=12).contains(&first), "{first} of {SESSIONS} waited");
     assert!(waited(&counters) <= first + 8, "{counters:?}");
     assert_eq!(counters.reason("breaker") + waited(&counters), counters.misses, "{counters:?}");
     let health = "SELECT detail FROM redis_health() WHERE \"check\" = 'breaker'";
@@ -155,9 +155,9 @@ fn commits_do_not_wait_for_what_readers_found_out() {
     for writer in &mut writers {
         writer.batch_execute("UPDATE t SET v = v + 1").unwrap();
     }
-    // Three of them may be the one that tries.
+    // Alone each would wait for a second; a few of them are the one that tries.
     let time = started.elapsed();
-    assert!(time < Duration::from_secs(5), "{time:?}");
+    assert!(time < Duration::from_secs(8), "{time:?}");
     assert!(count(&mut client, "SELECT count(*) FROM redis_debt") > 0, "they owe");
     let direct: i32 = client.query_one("SELECT v FROM t", &[]).unwrap().get(0);
     for writer in &mut writers {
@@ -175,19 +175,19 @@ fn a_session_with_little_patience_shuts_nobody_out() {
     // Danger: any user sets a timeout of a millisecond, and the cache is off for all.
     let (pair, mut client) = with_table();
     cached(&mut client, "k:1", QUERY).unwrap();
-    let mut hasty = pair.postgres.connect();
-    hasty
-        .batch_execute("SET pg_cache.timeout_ms = 1; SET pg_cache.connect_timeout_ms = 1")
-        .unwrap();
+    let mut hasty: Vec<Client> = (0..4).map(|_| pair.postgres.connect()).collect();
+    let set = "SET pg_cache.timeout_ms = 1; SET pg_cache.connect_timeout_ms = 1";
+    hasty.iter_mut().for_each(|session| session.batch_execute(set).unwrap());
+    let before = Counters::of(&mut client);
     pair.redis.freeze();
-    for _ in 0..20 {
-        cached(&mut hasty, "k:1", QUERY).unwrap();
+    for session in &mut hasty {
+        cached(session, "k:1", QUERY).unwrap();
     }
+    // One after the other they would have opened it by now, for at least 50 ms.
+    cached(&mut client, "k:1", QUERY).unwrap();
     pair.redis.thaw();
-    let ((), counters) = counted(&mut client, |c| {
-        cached(c, "k:1", QUERY).unwrap();
-    });
-    assert_eq!(counters.hits, 1, "{counters:?}");
+    let counters = Counters::of(&mut client).since(&before);
+    assert_eq!((waited(&counters), counters.reason("breaker")), (5, 0), "{counters:?}");
 }
 
 #[test]
@@ -196,18 +196,18 @@ fn another_server_has_a_breaker_of_its_own() {
     let (pair, mut client) = with_table();
     cached(&mut client, "k:1", QUERY).unwrap();
     let away = "SET pg_cache.url = 'unix:///nonexistent/redis.sock'";
-    for _ in 0..10 {
-        let mut lost = pair.postgres.connect();
-        lost.batch_execute(away).unwrap();
-        cached(&mut lost, "k:1", QUERY).unwrap();
-    }
-    let mut lost = pair.postgres.connect();
-    lost.batch_execute(away).unwrap();
-    let ((), counters) = counted(&mut lost, |c| {
-        cached(c, "k:1", QUERY).unwrap();
-        cached(&mut client, "k:1", QUERY).unwrap();
+    let mut admin = pair.postgres.connect();
+    let ((), counters) = counted(&mut admin, |_| {
+        for _ in 0..40 {
+            let mut lost = pair.postgres.connect();
+            lost.batch_execute(away).unwrap();
+            cached(&mut lost, "k:1", QUERY).unwrap();
+            cached(&mut client, "k:1", QUERY).unwrap();
+        }
     });
-    assert_eq!((counters.hits, counters.reason("breaker")), (1, 1), "{counters:?}");
+    // Each of them is new: what it knows of the breaker it knows from others.
+    assert_eq!(counters.hits, 40, "{counters:?}");
+    assert!(counters.reason("breaker") >= 10, "{counters:?}");
 }
 
 #[test]
