@@ -26,7 +26,7 @@ impl From<Tracking> for Error {
 
 impl From<Sending> for Error {
     fn from(error: Sending) -> Self {
-        Error::Sending(error)
+        Error::Sending(Box::new(error))
     }
 }
 
@@ -71,7 +71,7 @@ pub enum Error {
     PrefixTooLong { bytes: usize, bytes_max: usize },
     BucketsOutOfRange { given: i32, most: i32 },
     Tracking(Tracking),
-    Sending(Sending),
+    Sending(Box<Sending>),
     MessageTooLarge { bytes: usize, bytes_max: usize },
     CommandRefused { command: String, why: &'static str },
 }
