@@ -101,8 +101,9 @@ pub fn note(durable: bool, message: Message) -> Outcome<()> {
     let (must_spill, late) = TRANSACTION.with_borrow_mut(|transaction| {
         let log = &mut transaction.log;
         log.push(level, durable, message);
-        let is_full = log.bytes() > guc::pending_events_bytes_max();
-        let must_spill = is_full && log.bytes_of(level) >= SPILL_BYTES_MIN;
+        let bytes_max = guc::pending_events_bytes_max();
+        let is_much = log.bytes_of(level) >= SPILL_BYTES_MIN.min(bytes_max);
+        let must_spill = log.bytes() > bytes_max && is_much;
         (must_spill, transaction.settled)
     });
     // Noted by something that runs before the commit record, and after us.

@@ -24,12 +24,14 @@ pub enum Message {
     Command { arguments: Vec<Box<[u8]>> },
 }
 
+/// Names and values.
+pub type Fields = Vec<(Box<[u8]>, Box<[u8]>)>;
+
 /// What a key is to hold.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Stored {
     Text(Box<[u8]>),
-    /// Fields and values.
-    Hash(Vec<(Box<[u8]>, Box<[u8]>)>),
+    Hash(Fields),
     /// Nothing: the row is gone.
     Nothing,
 }

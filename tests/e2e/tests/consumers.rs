@@ -1,5 +1,5 @@
-//! A real application reads what was sent: redis-py subscribes, works in a consumer group, reads
-//! keys.
+//! A real application reads what was sent: redis-py subscribes, works in a consumer group, and
+//! reads keys.
 
 use std::io::{BufRead, BufReader};
 use std::path::{Path, PathBuf};

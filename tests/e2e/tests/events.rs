@@ -1,6 +1,7 @@
 //! What triggers and functions send leaves with the commit: in order, once, and only then.
 
 use pg_cache_e2e::Scene;
+use pg_cache_e2e::counters::{commands, forget_commands};
 use pg_cache_e2e::events::{entries, events, get, told};
 use pg_cache_e2e::registry::repair;
 use postgres::Client;
@@ -326,6 +327,23 @@ fn messages_of_all_kinds_keep_their_order() {
     assert_eq!(job[0].1.len(), 32);
     let payload: Value = serde_json::from_str(&job[1].1).unwrap();
     assert_eq!((&payload["op"], &payload["new"]), (&json!("INSERT"), &json!({"id": 1})));
+}
+
+#[test]
+fn a_commit_with_events_costs_one_round_trip() {
+    // Danger: a question to Redis for each message, or one before the first.
+    let scene = Scene::alone();
+    let mut client = streaming(&scene);
+    client.batch_execute("INSERT INTO t VALUES (1)").unwrap();
+    forget_commands(&scene);
+    client.batch_execute("INSERT INTO t VALUES (2)").unwrap();
+    assert_eq!(commands(&scene.redis), [("xadd".to_owned(), 1)].into());
+    forget_commands(&scene);
+    client.batch_execute("INSERT INTO t SELECT generate_series(3, 100)").unwrap();
+    assert_eq!(commands(&scene.redis), [("xadd".to_owned(), 98)].into());
+    forget_commands(&scene);
+    client.batch_execute("BEGIN; INSERT INTO t VALUES (101); ROLLBACK").unwrap();
+    assert_eq!(commands(&scene.redis), [].into());
 }
 
 #[test]
