@@ -1,6 +1,6 @@
 //! What `redis_cached` would do with a query, and why.
 
-use pg_cache_core::fence::{Judgement, Wanted, judge};
+use pg_cache_core::fence::{Judgement, Wanted, blamed, judge};
 use pg_cache_core::reason::Reason;
 use pg_cache_core::sidecar::Sidecar;
 use pg_cache_core::template::Template;
@@ -31,11 +31,11 @@ pub fn explain(request: &Request<'_>) -> Outcome<Value> {
     let refusal = plan.analysis.refusal.as_ref().map(|error| error.message());
     let obstacle = read::obstacle(&plan);
     let reason = refusal.clone().or_else(|| obstacle.map(|reason| reason.sentence().to_owned()));
-    let (status, found) = match (&refusal, obstacle) {
-        (Some(_), _) => (Value::from("refused"), Value::Null),
-        (None, Some(reason)) => (Value::from(reason.as_str()), Value::Null),
+    let status = match (&refusal, obstacle) {
+        (Some(_), _) => Status::of("refused"),
+        (None, Some(reason)) => Status::of(reason.as_str()),
         (None, None) => match usable {
-            Err(reason) => (Value::from(reason.as_str()), Value::Null),
+            Err(reason) => Status::of(reason.as_str()),
             Ok(_) => status(&plan, &entry, &registration, &snapshot)?,
         },
     };
@@ -55,8 +55,9 @@ pub fn explain(request: &Request<'_>) -> Outcome<Value> {
         "exact": kept.then(|| if plan.is_exact() { "exact" } else { "ttl" }),
         "ttl_only_because": if kept { plan.dependencies.gaps() } else { Vec::new() },
         "redis_readers": kept.then(|| redis_readers(request, &plan, &entry)),
-        "status": status,
-        "entry": found,
+        "status": status.word,
+        "status_because": status.because,
+        "entry": status.found,
     }))
 }
 
@@ -98,22 +99,36 @@ fn functions(plan: &Plan) -> Vec<Value> {
     called.chain(values).collect()
 }
 
+/// What a call would come to.
+struct Status {
+    word: &'static str,
+    /// The dependencies to which that is due.
+    because: Vec<String>,
+    found: Value,
+}
+
+impl Status {
+    fn of(word: &'static str) -> Self {
+        Self { word, because: Vec::new(), found: Value::Null }
+    }
+}
+
 /// Looks without taking a lease and without counting.
 fn status(
     plan: &Plan,
     entry: &Entry,
     registration: &Registration,
     snapshot: &Snapshot,
-) -> Outcome<(Value, Value)> {
+) -> Outcome<Status> {
     if !plan.may_read()? {
-        return Ok((Value::from("permission"), Value::Null));
+        return Ok(Status::of("permission"));
     }
     let keys = &entry.keys;
     let ask = Ask::new(keys, &registration.table, &entry.buckets);
     let looked = connection::ask(|session| {
         let found = session.look(&ask)?;
         registration.check(found.server)?;
-        let status = judged(&found, entry, registration, snapshot);
+        let (status, blamed) = judged(&found, entry, registration, snapshot);
         let sidecar = found.sidecar.and_then(|bytes| Sidecar::decode(bytes).ok());
         let bytes = found.value.map(<[u8]>::len);
         let mut pipeline = redis::pipe();
@@ -124,24 +139,38 @@ fn status(
             Some(_) if kind != "none" && kind != "string" => Some(Reason::Foreign),
             status => status,
         };
-        Ok((status, bytes.map(|bytes| describe(bytes, sidecar.as_ref(), ttl_ms))))
+        Ok((status, blamed, bytes.map(|bytes| describe(bytes, sidecar.as_ref(), ttl_ms))))
     });
-    let (status, found) = match looked {
+    let (status, mut blamed, found) = match looked {
         Ok(found) => found,
-        Err(failure) => return Ok((Value::from(failure.reason.as_str()), Value::Null)),
+        Err(failure) => return Ok(Status::of(failure.reason.as_str())),
     };
     let owes = registry::owes(snapshot, &entry.tags).then_some(Reason::Debt);
-    let status = owes.or(status).map_or("hit", Reason::as_str);
-    Ok((Value::from(status), found.unwrap_or(Value::Null)))
+    if owes.is_some() {
+        let owed = |place: &usize| registry::owes(snapshot, &entry.tags[*place..=*place]);
+        blamed = (0..entry.tags.len()).filter(owed).collect();
+    }
+    let word = owes.or(status).map_or("hit", Reason::as_str);
+    let because = blamed.iter().map(|place| meaning(plan, entry, *place)).collect();
+    Ok(Status { word, because, found: found.unwrap_or(Value::Null) })
 }
 
-/// Why the entry would not be served, if it would not.
+/// What the entry depends on at this place of its tags.
+fn meaning(plan: &Plan, entry: &Entry, place: usize) -> String {
+    match (place, entry.tags.get(place)) {
+        (0, _) | (_, None) => "the schema".to_owned(),
+        (1, _) => "the key itself".to_owned(),
+        (_, Some(tag)) => plan.dependencies.meaning(*tag),
+    }
+}
+
+/// Why the entry would not be served, if it would not, and to which of its tags that is due.
 fn judged(
     found: &Found<'_>,
     entry: &Entry,
     registration: &Registration,
     snapshot: &Snapshot,
-) -> Option<Reason> {
+) -> (Option<Reason>, Vec<usize>) {
     let look = found.judged();
     let wanted = Wanted {
         generation: registration.generation,
@@ -150,11 +179,17 @@ fn judged(
         // A call would catch up with it.
         catalogue_seen: look.catalogue_version(),
     };
-    match judge(&look, &wanted, &|xid| snapshot.is_complete(xid)) {
+    let complete = |xid| snapshot.is_complete(xid);
+    let reason = match judge(&look, &wanted, &complete) {
         Judgement::Hit { .. } => None,
         Judgement::Miss { reason, .. } | Judgement::Compute(reason) => Some(reason),
         Judgement::Catalogue { .. } => Some(Reason::Catalogue),
-    }
+    };
+    let blamed = match reason {
+        Some(Reason::Changed | Reason::RunningWriter) => blamed(&look, &wanted, &complete),
+        _ => Vec::new(),
+    };
+    (reason, blamed)
 }
 
 fn describe(bytes: usize, sidecar: Option<&Sidecar>, ttl_ms: i64) -> Value {

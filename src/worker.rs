@@ -11,6 +11,7 @@ mod debts;
 mod making;
 mod relay;
 mod sweep;
+mod waiting;
 
 use std::cell::{Cell, RefCell};
 use std::ffi::CStr;
@@ -307,16 +308,4 @@ fn somebody_owes() -> bool {
 /// Whether a transaction that is not over, prepared or not, has written to the outbox.
 fn somebody_sends() -> bool {
     registry::outbox_table().is_some_and(lockers::is_held_for_writing)
-}
-
-/// Waits until everybody who holds a lock on `redis_server` for writing has ended.
-fn outwait_writers(server: crate::pg::Oid) {
-    const POLL_MS: u64 = 20;
-    let mut left = lockers::holders(server);
-    while !left.is_empty() {
-        activity::show(&format!("waiting for {} transactions that write", left.len()));
-        bgworker::wait(POLL_MS);
-        let still = lockers::holders(server);
-        left.retain(|holder| still.contains(holder));
-    }
 }

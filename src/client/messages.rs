@@ -144,25 +144,22 @@ impl Outgoing {
         delivered: &mut Delivered,
     ) -> Result<(), Failure> {
         let mut start = 0;
-        for part in &self.parts {
+        let parts = self.parts.iter().map(|part| {
             let bytes = self.bytes.get(start..part.end).unwrap_or_default();
             start = part.end;
-            session.set_timeout(left());
-            let ticket = session.post(bytes, part.commands)?;
-            delivered.take(session.collect(ticket)?);
-        }
+            (bytes, part.commands)
+        });
+        session.pour(parts, left, |answer| delivered.take(answer))?;
         Ok(())
     }
 }
 
 impl Delivered {
-    fn take(&mut self, answers: Vec<Value>) {
-        for answer in answers {
-            match answer.extract_error() {
-                Ok(_) => self.sent += 1,
-                Err(error) => {
-                    self.refused.get_or_insert_with(|| error.into());
-                }
+    fn take(&mut self, answer: Value) {
+        match answer.extract_error() {
+            Ok(_) => self.sent += 1,
+            Err(error) => {
+                self.refused.get_or_insert_with(|| error.into());
             }
         }
     }

@@ -3,6 +3,8 @@
 //! A session that fails in any way is dropped by its owner ([`super::link::Link`]), never mended:
 //! a reply that comes late would otherwise answer the next question.
 
+mod pour;
+
 use std::io;
 use std::ops::Range;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -142,7 +144,8 @@ pub struct Session {
     server: Server,
     posted: Posted,
     posts: u64,
-    number: u64,
+    /// Tells this connection from any other that this process opened.
+    pub(super) number: u64,
 }
 
 /// Requests that were sent and whose answers are taken later: those of one post, and whatever asks
@@ -190,17 +193,6 @@ impl Session {
     pub fn set_bounds(&mut self, bounds: Bounds) {
         self.timeout = bounds.timeout;
         self.reply_bytes_max = bounds.reply_bytes_max;
-    }
-
-    /// Tells this connection from any other that this process opened.
-    pub fn number(&self) -> u64 {
-        self.number
-    }
-
-    /// Another time for what is asked next.
-    pub fn set_timeout(&mut self, timeout: Duration) {
-        // No time at all would mean no limit.
-        self.timeout = timeout.max(Duration::from_millis(1));
     }
 
     /// Whether the server has hung up meanwhile, as far as this machine knows.

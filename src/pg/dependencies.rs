@@ -29,6 +29,10 @@ pub struct Dependencies {
     grouped: Vec<Grouped>,
     /// Arguments that name a tag of the user's own.
     names: Vec<usize>,
+    /// The relations whose tags these are, each once.
+    roots: Vec<u32>,
+    /// The tags of the user's own that the query itself names.
+    own: Vec<String>,
 }
 
 /// A relation that the query names, for a person.
@@ -105,6 +109,27 @@ impl Dependencies {
 
     pub fn relations(&self) -> &[Reads] {
         &self.reads
+    }
+
+    /// What a tag stands for, in words; it is one of those that `tags` gives.
+    pub fn meaning(&self, tag: Tag) -> String {
+        let name = |root: &u32| classify::relation_name(pg_sys::Oid::from(*root));
+        for root in &self.roots {
+            if tag == Tag::any(*root) {
+                return format!("table {}", name(root));
+            }
+            if tag == Tag::whole(*root) {
+                return format!("table {} as a whole, as by TRUNCATE", name(root));
+            }
+        }
+        match self.own.iter().find(|own| Tag::named(own) == tag) {
+            Some(own) => format!("tag {own}"),
+            None if self.roots.len() == 1 => {
+                let table = self.roots.first().map(name).unwrap_or_default();
+                format!("a row group of table {table}")
+            }
+            None => "a row group, or a tag that an argument names".to_owned(),
+        }
     }
 
     /// Adds the tags, each once, but for the catalogue and the key's own.
@@ -210,6 +235,9 @@ impl Dependencies {
         };
         self.describe(relation, scanned.gap, &pins);
         self.settled.push(Tag::whole(root));
+        if !self.roots.contains(&root) {
+            self.roots.push(root);
+        }
         if pins.is_empty() {
             self.settled.push(Tag::any(root));
         } else {
@@ -239,7 +267,10 @@ impl Dependencies {
     fn names(&mut self, names: &[Name]) {
         for name in names {
             match name {
-                Name::Constant(name) => self.settled.push(Tag::named(name)),
+                Name::Constant(name) => {
+                    self.settled.push(Tag::named(name));
+                    self.own.push(name.clone());
+                }
                 Name::Argument(index) => self.names.push(*index),
             }
         }

@@ -270,7 +270,7 @@ impl Relation<'_> {
         let description = unsafe { pgrx::PgTupleDesc::from_pg_unchecked(self.relation.rd_att) };
         let mut attributes = description.iter().filter(|attribute| !attribute.attisdropped);
         let found = attributes.find(|attribute| super::text::name(&attribute.attname) == name)?;
-        Some(Attribute::of(&found))
+        Some(Attribute::of(found))
     }
 
     /// All columns with their names, in their order; none of the system's.
@@ -279,7 +279,7 @@ impl Relation<'_> {
         let description = unsafe { pgrx::PgTupleDesc::from_pg_unchecked(self.relation.rd_att) };
         let attributes = description.iter().filter(|attribute| !attribute.attisdropped);
         let named = attributes
-            .map(|attribute| (super::text::name(&attribute.attname), Attribute::of(&attribute)));
+            .map(|attribute| (super::text::name(&attribute.attname), Attribute::of(attribute)));
         named.collect()
     }
 

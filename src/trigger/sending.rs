@@ -8,6 +8,7 @@ use std::cell::RefCell;
 use pg_cache_core::error::{Error, Flaw, Sending, Tracking};
 use pg_cache_core::event::write_string;
 use pg_cache_core::key;
+use pg_cache_core::message::Fields;
 use pg_cache_core::options::{Kind, Options};
 use pg_cache_core::template::Template;
 
@@ -182,8 +183,6 @@ impl Sender {
         Ok(fields)
     }
 }
-
-pub type Fields = Vec<(Box<[u8]>, Box<[u8]>)>;
 
 impl Target {
     fn new(options: &Options, columns: &[(String, Attribute)]) -> Result<Self, Flaw> {

@@ -19,7 +19,8 @@ use crate::pg::transaction::{self, End};
 use crate::pg::{activity, table, utility, xact};
 use crate::registry::{self, Registration};
 
-use super::{Pass, Step, outwait_writers, sweep};
+use super::waiting::outwait_writers;
+use super::{Pass, Step, sweep};
 
 /// Debts paid in one transaction: their readers compute as long as it lasts.
 const STEP_DEBTS: u32 = 1000;
@@ -37,7 +38,7 @@ struct Debt {
 /// Pays one step of the debts.
 pub fn pay(registration: &Registration) -> Step<Pass> {
     let Some(relation) = registry::server_table() else { return Ok(Pass::Absent) };
-    outwait_writers(relation);
+    outwait_writers(relation)?;
     activity::show("paying debts");
     let paid = transaction::run(|| {
         let Some(schema) = locked_schema() else { return Ok(End::Abort(Ok(None))) };

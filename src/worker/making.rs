@@ -14,7 +14,8 @@ use crate::pg::{Oid, activity, host, identity, quote, snapshot, table, utility, 
 use crate::registry;
 use pg_cache_core::tagtable;
 
-use super::{Pass, Step, outwait_writers};
+use super::waiting::outwait_writers;
+use super::{Pass, Step};
 
 /// How often lists may be bumped while they are pruned.
 const ATTEMPTS_MAX: u32 = 5;
@@ -36,7 +37,7 @@ pub fn register_and_make(server: &Server) -> Step<Pass> {
     let table = tagtable::key(system, database, 0);
     let Some(nonce) = claim_and_prune(&table)? else { return Ok(Pass::Blocked) };
     if !host::skips("guard.lockers") {
-        outwait_writers(relation);
+        outwait_writers(relation)?;
     }
     host::fault_point("worker.claimed");
     activity::show("making the tag table");

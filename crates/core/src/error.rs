@@ -34,7 +34,7 @@ impl From<Tracking> for Error {
 
 impl From<Sending> for Error {
     fn from(error: Sending) -> Self {
-        Error::Sending(error)
+        Error::Sending(Box::new(error))
     }
 }
 
@@ -80,7 +80,7 @@ pub enum Error {
     BucketsOutOfRange { given: i32, most: i32 },
     Outbox(Outbox),
     Tracking(Tracking),
-    Sending(Sending),
+    Sending(Box<Sending>),
     MessageTooLarge { bytes: usize, bytes_max: usize },
     CommandRefused { command: String, why: &'static str },
 }

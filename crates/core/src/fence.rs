@@ -97,6 +97,28 @@ pub fn judge<'a>(
     }
 }
 
+/// Which of the wanted buckets keep the entry from being served, by their places: those that a
+/// writer who is not complete is listed for, or else those whose version is not the entry's.
+pub fn blamed(look: &Look<'_>, wanted: &Wanted<'_>, complete: &dyn Fn(u64) -> bool) -> Vec<usize> {
+    let running = |place: &usize| {
+        let field = look.fields.get(*place).copied().flatten();
+        !tagtable::all_complete(field, complete).is_some_and(|(_, complete)| complete)
+    };
+    let places = 0..wanted.buckets.len();
+    let listed: Vec<usize> = places.clone().filter(running).collect();
+    if !listed.is_empty() {
+        return listed;
+    }
+    let sidecar = look.sidecar.and_then(|bytes| Sidecar::decode(bytes).ok());
+    let deps = sidecar.map(|sidecar| sidecar.deps).unwrap_or_default();
+    let present: Vec<_> = present(look, wanted).collect();
+    let changed = |place: &usize| match (present.get(*place), deps.get(*place)) {
+        (Some(Some(present)), Some(dep)) => present != dep,
+        _ => false,
+    };
+    places.filter(changed).collect()
+}
+
 /// Why the tag table cannot tell what this snapshot may see.
 fn obstacle(
     look: &Look<'_>,

@@ -1,8 +1,8 @@
 //! What leaves for Redis after a commit, and the order in which it leaves.
 //!
 //! Invariant: what was made in a savepoint is in the log if and only if that savepoint and all
-//! below it are kept, at the place where it was made. If one outlived its rollback, a subscriber would
-//! hear of what never happened.
+//! below it are kept, at the place where it was made. If one outlived its rollback, a subscriber
+//! would hear of what never happened.
 
 pub mod batch;
 pub mod codec;
@@ -24,12 +24,14 @@ pub enum Message {
     Command { arguments: Vec<Box<[u8]>> },
 }
 
+/// Names and values.
+pub type Fields = Vec<(Box<[u8]>, Box<[u8]>)>;
+
 /// What a key is to hold.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Stored {
     Text(Box<[u8]>),
-    /// Fields and values.
-    Hash(Vec<(Box<[u8]>, Box<[u8]>)>),
+    Hash(Fields),
     /// Nothing: the row is gone.
     Nothing,
 }

@@ -122,8 +122,8 @@ pub fn read_look(
     }
 }
 
-/// Reads so many generations (bulk strings or nulls), so many numbers, so many OKs, and the server's
-/// proof, in the ranges as [`read_look`] does: the generations, and the text.
+/// Reads so many generations (bulk strings or nulls), so many numbers, so many OKs, and the proof
+/// of the server, in the ranges as [`read_look`] does: the generations, and the text.
 pub fn read_settled(
     bytes: &[u8],
     generations: usize,

@@ -68,8 +68,8 @@ impl Gone<'_> {
         }
     }
 
-    /// Appends the names of a key: of its value, its sidecar, its token and its lease. A statement may name a
-    /// key for each row, so nothing is put together elsewhere first.
+    /// Appends the names of a key: of its value, its sidecar, its token and its lease. A statement
+    /// may name a key for each row, so nothing is put together elsewhere first.
     fn write(&self, packed: &mut Vec<u8>, key: &[u8]) {
         resp::write_joined(packed, self.prefix, key);
         let end = packed.len() - resp::LINE_END.len();
@@ -133,7 +133,8 @@ impl Settlement {
         &self.packed
     }
 
-    /// How many answers it has: a generation for each call of BUMP, the DELs, the tokens, the proof.
+    /// How many answers it has: a generation for each call of BUMP, one for each DEL and token, and
+    /// the proof.
     pub fn replies(&self) -> usize {
         self.bumps + self.dels + self.tokens + 1
     }

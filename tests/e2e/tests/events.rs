@@ -185,7 +185,8 @@ fn a_partition_speaks_in_the_name_of_its_root() {
     repair(&mut client);
     client
         .batch_execute(
-            "INSERT INTO shop.orders VALUES (7, 1, 'a'); INSERT INTO shop.orders_2 VALUES ('b', 2, 8);
+            "INSERT INTO shop.orders VALUES (7, 1, 'a');
+             INSERT INTO shop.orders_2 VALUES ('b', 2, 8);
              UPDATE shop.orders SET day = 2 WHERE id = 7",
         )
         .unwrap();
@@ -354,7 +355,8 @@ fn names_have_the_databases_prefix_but_channels() {
     client
         .batch_execute(
             "SELECT redis_register('app:');
-             CREATE TRIGGER f AFTER INSERT ON t FOR EACH ROW EXECUTE FUNCTION redis_store('t:{id}')",
+             CREATE TRIGGER f AFTER INSERT ON t FOR EACH ROW
+                 EXECUTE FUNCTION redis_store('t:{id}')",
         )
         .unwrap();
     repair(&mut client);

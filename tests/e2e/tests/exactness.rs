@@ -314,3 +314,83 @@ fn readers_of_redis_learn_whether_a_trigger_can_name_the_key() {
     assert_eq!(readers("", "t:7", "SELECT now(), t.* FROM t"), "ttl");
     assert_eq!(readers("ALTER TABLE t DISABLE TRIGGER keys", "t:7", query), "ttl");
 }
+
+/// What a call would come to, and to what that is due.
+#[track_caller]
+fn status(client: &mut Client, query: &str) -> (String, Vec<String>) {
+    let row = client.query_one(
+        "SELECT e->>'status', array(SELECT jsonb_array_elements_text(e->'status_because'))
+         FROM (SELECT redis_explain('k', $1)::jsonb) x(e)",
+        &[&query],
+    );
+    let row = row.unwrap_or_else(|error| panic!("{query}: {error:?}"));
+    (row.get(0), row.get(1))
+}
+
+#[test]
+fn a_miss_names_what_changed() {
+    // Danger: an operator learns that something changed and never what, among a dozen tables.
+    let scene = Scene::new();
+    let mut client = prepared(&scene);
+    run(&mut client, "CREATE TABLE lone (id int); INSERT INTO t VALUES (1, 1), (2, 2)");
+    track(&mut client, "lone", "{}");
+    track(&mut client, "other", "{}");
+    scene.register();
+    let all = "SELECT t.id FROM t, other, lone WHERE redis_depends('mine')";
+    let group = "SELECT v FROM t WHERE id = 1";
+    let cases = [
+        (all, "INSERT INTO other VALUES (1)", "table public.other"),
+        (all, "UPDATE t SET v = 0", "table public.t"),
+        (all, "SELECT redis_touch('mine')", "tag mine"),
+        (all, "TRUNCATE lone", "table public.lone as a whole, as by TRUNCATE"),
+        (group, "UPDATE t SET v = 3 WHERE id = 1", "a row group of table public.t"),
+    ];
+    for (query, change, because) in cases {
+        let _ = cached(&mut client, "k", query);
+        assert_eq!(status(&mut client, query), ("hit".to_owned(), vec![]), "before {change}");
+        run(&mut client, change);
+        let (word, named) = status(&mut client, query);
+        assert_eq!(word, "changed", "{change}");
+        assert!(named.iter().any(|name| name == because), "{change}: {named:?}");
+        assert!(named.len() < 3, "{change}: {named:?}");
+    }
+    // For an older snapshot, the writer is still running.
+    let mut reader = scene.connect();
+    run(&mut reader, "BEGIN ISOLATION LEVEL REPEATABLE READ; SELECT 1");
+    run(&mut client, "INSERT INTO other VALUES (2)");
+    let running = ("running_writer".to_owned(), vec!["table public.other".to_owned()]);
+    assert_eq!(status(&mut reader, all), running);
+}
+
+#[test]
+fn a_condition_that_is_not_ours_tells_nothing() {
+    // Danger: a row trigger that looks away at some rows, or notes another table, passes for ours.
+    let scene = Scene::new();
+    let mut client = prepared(&scene);
+    track(&mut client, "other", "{}");
+    exact(&mut client, "SELECT id FROM other");
+    let conditions = [
+        ("redis_track_note('t'::regclass)", "", false),
+        ("redis_track_note('other'::regclass) AND true", "", false),
+        ("redis_track_note('other'::regclass) OR pg_trigger_depth() = 0", "", false),
+        ("pg_trigger_depth() = 0", "", false),
+        ("redis_track_note('other'::regclass)", "'id'", false),
+        ("redis_track_note('other'::regclass)", "", true),
+    ];
+    for (condition, arguments, is_ours) in conditions {
+        run(
+            &mut client,
+            &format!(
+                "DROP TRIGGER redis_track_row ON other;
+                 CREATE TRIGGER redis_track_row AFTER INSERT OR UPDATE OR DELETE ON other
+                     FOR EACH ROW WHEN ({condition})
+                     EXECUTE FUNCTION redis_track_row({arguments});
+                 ALTER TABLE other ENABLE ALWAYS TRIGGER redis_track_row"
+            ),
+        );
+        match is_ours {
+            true => exact(&mut client, "SELECT id FROM other"),
+            false => ttl_only(&mut client, "SELECT id FROM other", "A tracking trigger"),
+        }
+    }
+}

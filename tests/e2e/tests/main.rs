@@ -7,6 +7,7 @@ mod base;
 mod breaker;
 mod bump;
 mod commits;
+mod consumers;
 mod debts;
 mod durable;
 mod encodings;

@@ -1,9 +1,9 @@
 //! The relay, while everything that takes part in it is killed at moments that a seed chooses.
 //!
-//! Writers commit rows of a ledger and, in the same transactions, events that say the same.
-//! Afterwards the ledger, which PostgreSQL keeps, is compared with the streams, which Redis keeps
-//! on its disk: nothing lost, nothing twice, nothing of a transaction that was rolled back, and in the
-//! order of the commits. `PG_CACHE_KILLS=1000` kills that often; `PG_CACHE_SEED` repeats a run.
+//! Writers commit rows of a ledger whose trigger sends durable events. Afterwards the ledger, which
+//! PostgreSQL keeps, is compared with the streams, which Redis keeps on its disk: nothing lost,
+//! nothing twice, nothing of a transaction that was rolled back, and in the order of the commits.
+//! `PG_CACHE_KILLS=1000` kills that often; `PG_CACHE_SEED` repeats a run.
 
 use std::process::Command;
 use std::str::FromStr;

@@ -163,6 +163,34 @@ fn a_database_can_be_dropped_right_after_use() {
 }
 
 #[test]
+fn the_worker_waits_for_those_who_have_yet_to_send_their_messages() {
+    // Danger: a schema change is visible, its messages are not sent, and a generation is made whose
+    // lists do not name it: readers trust caches that lack the change.
+    let pair = Pair::start_with(&[("max_worker_processes", "16")], &[]);
+    let mut client = pair.postgres.connect();
+    repair(&mut client);
+    let mut writer = pair.postgres.connect();
+    client.batch_execute("CREATE VIEW v AS SELECT 1 AS a").unwrap();
+    let ended = std::thread::spawn(move || {
+        let slowly = "SET pg_cache.fault_point = 'commit.ended:sleep_3000'";
+        writer.batch_execute(slowly).unwrap();
+        writer.batch_execute("CREATE OR REPLACE VIEW v AS SELECT 2 AS a").unwrap();
+    });
+    let ending = "SELECT count(*) FROM pg_locks WHERE mode = 'RowExclusiveLock'
+                  AND relation = 'redis_server'::regclass AND virtualtransaction LIKE '%/0'";
+    eventually(SOON, "it is visible", || count(&mut client, ending) == 1);
+    pair.redis.cli(&["FLUSHALL"]);
+    client.batch_execute("SELECT redis_wake()").unwrap();
+    let waiting = "SELECT count(*) FROM pg_stat_activity WHERE backend_type = 'pg_cache worker'
+                   AND query LIKE 'waiting for % transactions that end'";
+    eventually(SOON, "it waits for the messages", || count(&mut client, waiting) == 1);
+    assert_eq!(made(&pair.redis, &mut client), "", "not made before they are sent");
+    ended.join().unwrap();
+    let registered = repair(&mut client);
+    assert_eq!(made(&pair.redis, &mut client), registered);
+}
+
+#[test]
 fn the_worker_waits_for_writers_but_not_for_prepared_ones() {
     // Danger: a writer that read the old generation commits after the new one's base; or one that
     // was prepared and forgotten keeps the cache off for ever.

@@ -81,15 +81,7 @@ pub fn catalogue() -> Vec<Error> {
         Error::ServerTooOld { found: "Redis 6.2.7".into() },
     ];
     errors.extend(Outbox::examples().into_iter().map(Error::Outbox));
-    errors.extend(Tracking::examples().into_iter().map(Error::Tracking));
-    errors.extend(Sending::examples().into_iter().map(Error::Sending));
-    errors.extend([
-        Error::MessageTooLarge { bytes: 9_000_000, bytes_max: 8_388_608 },
-        Error::CommandRefused {
-            command: "FLUSHALL".into(),
-            why: crate::command::Kind::Administrative.sentence(),
-        },
-    ]);
+    errors.extend(of_triggers());
     errors.extend(
         [
             Reason::Breaker,
@@ -107,6 +99,20 @@ pub fn catalogue() -> Vec<Error> {
         ]
         .map(unreachable),
     );
+    errors
+}
+
+/// Those of triggers, and of what is sent.
+fn of_triggers() -> Vec<Error> {
+    let mut errors: Vec<Error> = Tracking::examples().into_iter().map(Error::Tracking).collect();
+    errors.extend(Sending::examples().into_iter().map(Error::from));
+    errors.extend([
+        Error::MessageTooLarge { bytes: 9_000_000, bytes_max: 8_388_608 },
+        Error::CommandRefused {
+            command: "FLUSHALL".into(),
+            why: crate::command::Kind::Administrative.sentence(),
+        },
+    ]);
     errors
 }
 
