@@ -87,13 +87,13 @@ impl Claims {
         session: &mut Session,
         messages: impl Iterator<Item = &'a Message>,
     ) -> RedisResult<()> {
-        if self.connection != session.number() {
+        if self.connection != session.number {
             self.drop_all();
             for script in [&*APPEND, &*STORE] {
                 script.prepare_invoke().load(session)?;
             }
             self.nonce = format!("{:016x}{:016x}", (self.random)(), (self.random)());
-            self.connection = session.number();
+            self.connection = session.number;
         }
         let mut new: Vec<&[u8]> = Vec::new();
         for message in messages {

@@ -108,7 +108,8 @@ pub struct Session {
     server: Server,
     posted: Posted,
     posts: u64,
-    number: u64,
+    /// Tells this connection from any other that this process opened.
+    pub(super) number: u64,
 }
 
 /// Requests that were sent and whose answers are taken later: those of one post, and whatever asks
@@ -150,11 +151,6 @@ impl Session {
     pub fn set_bounds(&mut self, bounds: Bounds) {
         self.timeout = bounds.timeout;
         self.reply_bytes_max = bounds.reply_bytes_max;
-    }
-
-    /// Tells this connection from any other that this process opened.
-    pub fn number(&self) -> u64 {
-        self.number
     }
 
     /// Whether the server has hung up meanwhile, as far as this machine knows.

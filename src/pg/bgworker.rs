@@ -285,8 +285,10 @@ pub fn nudge() {
         // SAFETY: shared memory; whoever has the slot by now, a look at it does no harm.
         let is_ours = is_worker(unsafe { &*process }, database);
         if is_ours {
+            // SAFETY: as above.
+            let latch = unsafe { &raw mut (*process).procLatch };
             // SAFETY: as above; a latch that nobody owns is left alone.
-            unsafe { pg_sys::SetLatch(&raw mut (*process).procLatch) };
+            unsafe { pg_sys::SetLatch(latch) };
         }
     }
 }

@@ -69,7 +69,9 @@ impl Table {
     /// What the table takes on disk, without its indexes.
     pub fn bytes(&self) -> u64 {
         // SAFETY: the relation is open.
-        let toast = unsafe { (*(*self.relation).rd_rel).reltoastrelid };
+        let class = unsafe { (*self.relation).rd_rel };
+        // SAFETY: as above.
+        let toast = unsafe { (*class).reltoastrelid };
         let aside = Table::try_open(toast, pg_sys::AccessShareLock);
         let blocks = self.blocks() + aside.map_or(0, |toast| toast.blocks());
         blocks * u64::from(pg_sys::BLCKSZ)

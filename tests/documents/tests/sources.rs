@@ -73,6 +73,7 @@ fn table_row(column: impl Fn(usize) -> String) -> String {
     let default = if column(1).is_empty() { "empty".into() } else { format!("`{}`", column(1)) };
     let unit = match column(2).as_str() {
         "ms" => "milliseconds",
+        "MB" => "megabytes",
         "s" => "seconds",
         "B" => "bytes",
         _ => "",

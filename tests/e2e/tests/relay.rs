@@ -203,7 +203,7 @@ fn what_another_session_prepared_is_sent_when_it_commits() {
         let end = if commits { "COMMIT" } else { "ROLLBACK" };
         // Longer than the worker stays for nothing.
         std::thread::sleep(Duration::from_secs(4));
-        assert_eq!(events(&pair.redis, "s").contains(&name.to_owned()), false, "not yet");
+        assert!(!events(&pair.redis, "s").contains(&name.to_owned()), "not yet");
         client.batch_execute(&format!("{end} PREPARED '{name}'")).unwrap();
         eventually(SOON, "no row is left", || rows(&mut client) == 0);
     }
