@@ -7,11 +7,12 @@ use pg_cache_documents::stage::Stage;
 use pg_cache_documents::{Document, documents, root, settings};
 
 /// What only the extension's own views, triggers and event triggers call.
-const INTERNAL: [&str; 6] = [
+const INTERNAL: [&str; 7] = [
     "redis_ddl_end",
     "redis_ddl_start",
     "redis_sql_drop",
     "redis_track_columns",
+    "redis_track_note",
     "redis_track_row",
     "redis_track_truncate",
 ];
