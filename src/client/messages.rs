@@ -104,8 +104,8 @@ impl Outgoing {
         }
     }
 
-    /// Whether the next entry of a stream trims it: the first of a transaction, and then as often as
-    /// Redis has a whole node to take away.
+    /// Whether the next entry of a stream trims it: the first of a transaction, and then as often
+    /// as Redis has a whole node to take away.
     fn trims(&mut self, stream: &[u8]) -> bool {
         match self.untrimmed.get_mut(stream) {
             Some(0) => {
