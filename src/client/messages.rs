@@ -4,6 +4,7 @@
 //! Invariant: they go in order, each at most once. Answers are counted, errors among them; whatever
 //! ends the connection ends the rest, and nothing is sent again: a subscriber would hear it twice.
 
+use std::collections::HashMap;
 use std::sync::LazyLock;
 use std::time::Duration;
 
@@ -26,6 +27,9 @@ const STORE_KEYS: &[u8] = b"4";
 const PART_COMMANDS_MAX: usize = 2000;
 const PART_BYTES_MAX: usize = 256 * 1024;
 
+/// What a node of a stream holds by default: `MAXLEN ~` takes whole ones away.
+const STREAM_NODE_ENTRIES: u32 = 100;
+
 /// Commands, ready to be sent.
 #[derive(Default)]
 pub struct Outgoing {
@@ -33,6 +37,8 @@ pub struct Outgoing {
     /// Where each part ends, and how many commands it has.
     parts: Vec<Part>,
     knows_store: bool,
+    /// How many entries each stream gets before it is trimmed again.
+    untrimmed: HashMap<Box<[u8]>, u32>,
 }
 
 #[derive(Clone, Copy, Default)]
@@ -77,12 +83,12 @@ impl Outgoing {
             Message::Publish { channel, payload } => {
                 self.command(&[b"PUBLISH", channel, payload]);
             }
-            Message::Append { stream, length_max: Some(most), payload } => {
+            Message::Append { stream, length_max: Some(most), payload } if self.trims(stream) => {
                 let most = most.to_string();
                 let most = most.as_bytes();
                 self.command(&[b"XADD", stream, b"MAXLEN", b"~", most, b"*", b"event", payload]);
             }
-            Message::Append { stream, length_max: None, payload } => {
+            Message::Append { stream, payload, .. } => {
                 self.command(&[b"XADD", stream, b"*", b"event", payload]);
             }
             Message::Job { queue, id, payload } => {
@@ -96,6 +102,23 @@ impl Outgoing {
                 self.store(key, token, *ttl_ms, value);
             }
         }
+    }
+
+    /// Whether the next entry of a stream trims it: the first of a transaction, and then as often
+    /// as Redis has a whole node to take away.
+    fn trims(&mut self, stream: &[u8]) -> bool {
+        match self.untrimmed.get_mut(stream) {
+            Some(0) => {
+                self.untrimmed.remove(stream);
+            }
+            Some(left) => {
+                *left -= 1;
+                return false;
+            }
+            None => {}
+        }
+        self.untrimmed.insert(stream.into(), STREAM_NODE_ENTRIES - 1);
+        true
     }
 
     /// The script goes with its text once, so that it is known from then on.

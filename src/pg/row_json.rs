@@ -4,6 +4,7 @@
 //! a program that reads `redis_cached` see the same value in the same way. How a type is written is
 //! settled once per trigger: asking the catalogues at every row would cost more than the writing.
 
+use std::cell::RefCell;
 use std::ffi::{CStr, c_char};
 
 use pg_cache_core::event::{is_number, write_string};
@@ -110,14 +111,27 @@ pub fn write_names<'a>(out: &mut Vec<u8>, columns: impl Iterator<Item = &'a Colu
     out.push(b']');
 }
 
+thread_local! {
+    /// When the last transaction that sent something began, and how that is written.
+    static BEGAN: RefCell<(pg_sys::TimestampTz, Vec<u8>)> =
+        const { RefCell::new((pg_sys::TimestampTz::MIN, Vec::new())) };
+}
+
 /// Appends when the transaction began, in UTC.
 pub fn write_transaction_time(out: &mut Vec<u8>) {
     // SAFETY: reads the state of the current transaction.
     let began = unsafe { pg_sys::GetCurrentTransactionStartTimestamp() };
-    let (value, offset) = (pg_sys::Datum::from(began), 0);
-    out.push(b'"');
-    write_time(out, value, pg_sys::TIMESTAMPTZOID, Some(&offset));
-    out.push(b'"');
+    BEGAN.with_borrow_mut(|(of, text)| {
+        if *of != began {
+            text.clear();
+            let (value, offset) = (pg_sys::Datum::from(began), 0);
+            text.push(b'"');
+            write_time(text, value, pg_sys::TIMESTAMPTZOID, Some(&offset));
+            text.push(b'"');
+            *of = began;
+        }
+        out.extend_from_slice(text);
+    });
 }
 
 impl Form {

@@ -18,6 +18,9 @@ use crate::pg::row_text::Writer;
 use crate::pg::trigger::{Attached, Attribute, Fired, Row, Values};
 use crate::pg::{classify, guc, ttl, xact};
 
+/// A larger text gives its room back.
+const ROOM_BYTES_MAX: usize = 64 * 1024;
+
 /// A trigger, ready to fire.
 pub struct Sender {
     pub kind: Kind,
@@ -130,7 +133,7 @@ impl Sender {
 
     /// The event.
     pub fn event(&self, fired: Fired<'_>, rows: &Rows) -> Outcome<Box<[u8]>> {
-        let mut out = Vec::with_capacity(256);
+        let mut out = room();
         out.extend_from_slice(b"{\"op\":\"");
         out.extend_from_slice(fired.operation().as_bytes());
         out.push(b'"');
@@ -167,7 +170,7 @@ impl Sender {
 
     /// The row as JSON.
     pub fn image(&self, fired: Fired<'_>, row: &Values) -> Outcome<Box<[u8]>> {
-        let mut out = Vec::with_capacity(256);
+        let mut out = room();
         row_json::write_object(&mut out, self.sent.iter(), row);
         checked(fired, out)
     }
@@ -206,6 +209,7 @@ impl Target {
 thread_local! {
     /// Reused from row to row.
     static SPARE: RefCell<(Values, Values)> = RefCell::default();
+    static ROOM: RefCell<Vec<u8>> = const { RefCell::new(Vec::new()) };
 }
 
 impl Rows {
@@ -237,7 +241,18 @@ fn read_ttl(trigger: Attached<'_>, text: &str) -> Outcome<u64> {
 
 fn checked(fired: Fired<'_>, out: Vec<u8>) -> Outcome<Box<[u8]>> {
     check_size(fired, out.len())?;
-    Ok(out.into())
+    let payload = Box::from(&out[..]);
+    if out.capacity() <= ROOM_BYTES_MAX {
+        ROOM.set(out);
+    }
+    Ok(payload)
+}
+
+/// An empty text to write into, with the room of the last one.
+fn room() -> Vec<u8> {
+    let mut out = ROOM.take();
+    out.clear();
+    out
 }
 
 fn check_size(fired: Fired<'_>, bytes: usize) -> Outcome<()> {

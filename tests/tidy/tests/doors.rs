@@ -6,6 +6,7 @@ use pg_cache_tidy::{Source, assert_none, sources};
 const DOORS: &[(&str, &[&str])] = &[
     ("RegisterXactCallback", &["src/pg/xact.rs"]),
     ("RegisterSubXactCallback", &["src/pg/xact.rs"]),
+    ("RegisterResourceReleaseCallback", &["src/pg/xact.rs"]),
     ("UnixStream", &["src/client/transport.rs"]),
     ("TcpStream", &["src/client/transport.rs"]),
     ("socket_with", &["src/client/transport.rs"]),
