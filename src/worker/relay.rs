@@ -20,12 +20,12 @@ use pg_cache_core::reason::Reason;
 
 use crate::client::failure::Failure;
 use crate::client::relay::{self, Claims, Fate, Sent};
-use crate::connection;
 use crate::outbox::{self, Batch, Limits, Queue, Waiting};
 use crate::pg::error::Outcome;
 use crate::pg::snapshot::{self, Snapshot};
 use crate::pg::transaction::{self, End};
 use crate::pg::{activity, error, host, identity, wal};
+use crate::{connection, registry};
 
 use super::Step;
 
@@ -60,8 +60,6 @@ pub struct Relay {
     horizon: Horizon,
     /// When the outbox was last walked from its front.
     walked_at_ms: u64,
-    delivered: u64,
-    is_blocked: bool,
 }
 
 /// Where trying again what was put aside stands.
@@ -95,8 +93,6 @@ impl Default for Relay {
             breaking: None,
             horizon: Horizon::default(),
             walked_at_ms: 0,
-            delivered: 0,
-            is_blocked: false,
         }
     }
 }
@@ -110,10 +106,18 @@ pub fn is_anything_new() -> Outcome<bool> {
     })
 }
 
+/// Whether anything is left, refused or not, for one who leaves.
+pub fn is_anything_left() -> Outcome<bool> {
+    transaction::run(|| {
+        let left = registry::is_installed()
+            && Queue::open_for_relay().is_none_or(|queue| !queue.is_empty(&Snapshot::active()));
+        Ok(End::Commit(left))
+    })
+}
+
 impl Relay {
     /// Sends for a while; whether anything was sent.
     pub fn step(&mut self) -> Step<bool> {
-        self.is_blocked = true;
         let until_ms = host::monotonic_ms() + STEP_MS;
         let mut has_worked = self.try_again()?;
         loop {
@@ -133,7 +137,6 @@ impl Relay {
             }
             host::check_interrupts();
         }
-        self.is_blocked = false;
         Ok(has_worked)
     }
 
@@ -147,11 +150,6 @@ impl Relay {
             self.horizon.start_over();
         }
         is_due
-    }
-
-    /// Whether there is something that could not be sent.
-    pub fn is_left_with_some(&self) -> bool {
-        self.is_blocked || !self.aside.is_empty()
     }
 
     fn batch(&mut self) -> Step<Handled> {
@@ -225,7 +223,6 @@ impl Relay {
             match fate {
                 Fate::Delivered => {
                     queue.delete(waiting);
-                    self.delivered += 1;
                 }
                 Fate::Refused(failure) => {
                     tell_refused(&target_of(waiting), &failure);

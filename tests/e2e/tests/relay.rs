@@ -188,6 +188,39 @@ fn a_redis_that_is_away_or_full_loses_nothing() {
 }
 
 #[test]
+fn events_that_find_no_redis_are_sent_when_it_is_back() {
+    // Danger: nobody commits another event for a while, and those that wait are forgotten.
+    let mut scene = Scene::new();
+    let mut client = scene.connect();
+    repair(&mut client);
+    scene.quiet();
+    scene.redis.stop();
+    put(&mut client, &[append("s", "0")]);
+    wake(&mut client);
+    eventually(SOON, "it was tried", || count(&mut client, WORKERS) == 1);
+    scene.quiet();
+    scene.redis.start_again();
+    eventually(2 * SOON, "delivered without anybody's doing", || rows(&mut client) == 0);
+    assert_eq!(events(&scene.redis, "s"), ["0"]);
+}
+
+#[test]
+fn a_full_redis_that_takes_no_events_takes_debts() {
+    // Danger: as long as Redis is full, the readers of what is owed compute.
+    let scene = Scene::new();
+    let mut client = scene.connect();
+    repair(&mut client);
+    scene.redis.cli(&["CONFIG", "SET", "maxmemory", "1"]);
+    put(&mut client, &[append("s", "0")]);
+    client.batch_execute("INSERT INTO redis_debt VALUES (5, '700', NULL)").unwrap();
+    eventually(SOON, "paid", || {
+        wake(&mut client);
+        count(&mut client, "SELECT count(*) FROM redis_debt") == 0
+    });
+    assert_eq!(rows(&mut client), 1);
+}
+
+#[test]
 fn what_another_session_prepared_is_sent_when_it_commits() {
     // Danger: who commits a prepared transaction has no events in memory, and wakes no worker.
     let conf = [("max_worker_processes", "16"), ("max_prepared_transactions", "5")];
