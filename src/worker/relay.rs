@@ -120,7 +120,8 @@ impl Relay {
     pub fn step(&mut self) -> Step<bool> {
         let until_ms = host::monotonic_ms() + STEP_MS;
         let mut has_worked = self.try_again()?;
-        loop {
+        // Until it is known what is aside, something new could overtake it.
+        while self.retry.is_complete_once {
             let handled = self.batch()?;
             has_worked |= handled.rows > 0;
             if let Some(trouble) = handled.trouble {
@@ -197,6 +198,7 @@ impl Relay {
     /// Sends a batch, but for what must not be sent.
     fn deliver(&mut self, batch: &Batch) -> Result<Sent, Failure> {
         activity::show("sending events");
+        host::fault_point("relay.sending");
         let may_send = |message: &Message| !self.aside.contains(target(message));
         let sent = send(&self.claims, &batch.waiting, may_send);
         host::fault_point("relay.sent");
@@ -263,7 +265,9 @@ impl Relay {
         while host::monotonic_ms() >= self.retry.due_at_ms
             && (!self.retry.is_complete_once || !self.aside.is_empty())
         {
-            has_worked |= self.try_some_again()?;
+            // VACUUM FULL may hold the table: the next pass tries again.
+            let Some(delivered) = self.try_some_again()? else { break };
+            has_worked |= delivered > 0;
             if self.retry.is_complete_once && self.retry.cursor.is_some() {
                 // What is new waits no longer than this.
                 break;
@@ -273,7 +277,8 @@ impl Relay {
         Ok(has_worked)
     }
 
-    fn try_some_again(&mut self) -> Step<bool> {
+    /// One step: how many were delivered; `None` if the table cannot be had.
+    fn try_some_again(&mut self) -> Step<Option<usize>> {
         let from = self.retry.cursor.unwrap_or(i64::MIN);
         let handled = transaction::run(|| {
             let Some(queue) = Queue::open_for_relay() else { return Ok(End::Abort(Ok(None))) };
@@ -304,7 +309,7 @@ impl Relay {
                 _ => End::Commit(Ok(Some((delivered, cursor)))),
             })
         })?;
-        let Some((delivered, cursor)) = handled? else { return Ok(false) };
+        let Some((delivered, cursor)) = handled? else { return Ok(None) };
         // Without a step forward there is more of one transaction than goes into a batch, and Redis
         // refuses all of it: whoever waits behind waits for the next round.
         let is_over = cursor.is_none() || (cursor == self.retry.cursor && delivered == 0);
@@ -318,7 +323,7 @@ impl Relay {
             self.retry.is_complete_once = true;
             self.retry.due_at_ms = host::monotonic_ms() + RETRY_EVERY_MS;
         }
-        Ok(delivered > 0)
+        Ok(Some(delivered))
     }
 }
 

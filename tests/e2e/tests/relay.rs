@@ -142,6 +142,36 @@ fn a_late_command_of_a_dead_worker_appends_nothing() {
 }
 
 #[test]
+fn an_answer_that_never_came_doubles_nothing() {
+    // Danger: a command that was given up is carried out all the same, beside the one that was sent
+    // in its place.
+    let scene = Scene::new();
+    let mut client = scene.connect();
+    repair(&mut client);
+    scene.quiet();
+    let fault = "pg_cache.fault_point = 'relay.sending:sleep_1000'";
+    client.batch_execute(&format!("ALTER DATABASE {} SET {fault}", scene.database())).unwrap();
+    put(&mut client, &[append("s", "0")]);
+    delivered(&mut client);
+    for n in 1..4 {
+        put(&mut client, &[append("s", &n.to_string())]);
+        let sending = "SELECT count(*) FROM pg_stat_activity
+                       WHERE backend_type = 'pg_cache worker' AND query = 'sending events'
+                         AND state = 'active' AND datname = current_database()";
+        eventually(SOON, "about to send", || {
+            wake(&mut client);
+            count(&mut client, sending) == 1
+        });
+        // It has the stream and the connection, and asks nothing before it sends.
+        scene.redis.freeze();
+        eventually(SOON, "it gives up", || count(&mut client, sending) == 0);
+        scene.redis.thaw();
+        delivered(&mut client);
+        assert_eq!(events(&scene.redis, "s"), numbers(n + 1));
+    }
+}
+
+#[test]
 fn what_a_transaction_spilled_goes_where_it_committed() {
     // Danger: a large transaction's events come before its commit, or in pieces among others'.
     let scene = Scene::new();
