@@ -302,7 +302,7 @@ impl Queue {
         self.table.bytes()
     }
 
-    fn is_empty(&self, snapshot: &Snapshot) -> bool {
+    pub fn is_empty(&self, snapshot: &Snapshot) -> bool {
         let mut found = false;
         self.walk(i64::MIN, i64::MAX, snapshot, |_| {
             found = true;

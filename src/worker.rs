@@ -189,8 +189,7 @@ fn run(errand: Errand) -> Outcome<()> {
             worker.has_resigned = true;
             let more = matches!(pass, Pass::Done) && !matches!(worker.pass()?, Pass::Done);
             if !more || !lockers::become_worker() {
-                worker.leave_a_waiter(errand);
-                return Ok(());
+                return worker.leave_a_waiter(errand);
             }
             worker.has_resigned = false;
             idle_since_ms = host::monotonic_ms();
@@ -284,27 +283,33 @@ impl Worker {
             return making::register_and_make(&server);
         };
         let relayed = match self.has_resigned {
-            true => relay::is_anything_new()?,
-            false => self.relay.step()?,
+            true => relay::is_anything_new().map_err(Trouble::from),
+            false => self.relay.step(),
         };
-        if look.owes {
-            return debts::pay(&registration);
+        if let Err(Trouble::Postgres(raised)) = relayed {
+            return Err(raised.into());
         }
-        if relayed {
+        // A Redis that is full takes no events, and takes debts.
+        if look.owes {
+            let paid = debts::pay(&registration)?;
+            relayed?;
+            return Ok(paid);
+        }
+        if relayed? {
             return Ok(Pass::Worked);
         }
         Ok(if self.sweep.step(&registration)? { Pass::Worked } else { Pass::Done })
     }
 
-    /// Debts that nobody's reading brings to mind keep keys old for programs that read Redis. They
-    /// are looked at again later; a worker that stayed for them would hold up DROP DATABASE.
-    fn leave_a_waiter(&self, errand: Errand) {
-        if (self.owes || self.relay.is_left_with_some()) && !lockers::is_waited_for(errand.database)
-        {
+    /// Debts that nobody's reading brings to mind keep keys old for programs that read Redis, and
+    /// events wait for whoever reads them. Both are looked at again later; a worker that stayed for them would hold up DROP DATABASE.
+    fn leave_a_waiter(&self, errand: Errand) -> Outcome<()> {
+        if (self.owes || relay::is_anything_left()?) && !lockers::is_waited_for(errand.database) {
             let waited = errand.waited_seconds;
             let waited_seconds = (2 * waited).clamp(WAIT_SECONDS_MIN, WAIT_SECONDS_MAX);
             bgworker::start_alone(c"pg_cache_waiter", Errand { waited_seconds, ..errand });
         }
+        Ok(())
     }
 
     /// Into the server's log, once for each kind of trouble.

@@ -20,12 +20,12 @@ use pg_cache_core::reason::Reason;
 
 use crate::client::failure::Failure;
 use crate::client::relay::{self, Claims, Fate, Sent};
-use crate::connection;
 use crate::outbox::{self, Batch, Limits, Queue, Waiting};
 use crate::pg::error::Outcome;
 use crate::pg::snapshot::{self, Snapshot};
 use crate::pg::transaction::{self, End};
 use crate::pg::{activity, error, host, identity, wal};
+use crate::{connection, registry};
 
 use super::Step;
 
@@ -60,8 +60,6 @@ pub struct Relay {
     horizon: Horizon,
     /// When the outbox was last walked from its front.
     walked_at_ms: u64,
-    delivered: u64,
-    is_blocked: bool,
 }
 
 /// Where trying again what was put aside stands.
@@ -95,8 +93,6 @@ impl Default for Relay {
             breaking: None,
             horizon: Horizon::default(),
             walked_at_ms: 0,
-            delivered: 0,
-            is_blocked: false,
         }
     }
 }
@@ -110,13 +106,22 @@ pub fn is_anything_new() -> Outcome<bool> {
     })
 }
 
+/// Whether anything is left, refused or not, for one who leaves.
+pub fn is_anything_left() -> Outcome<bool> {
+    transaction::run(|| {
+        let left = registry::is_installed()
+            && Queue::open_for_relay().is_none_or(|queue| !queue.is_empty(&Snapshot::active()));
+        Ok(End::Commit(left))
+    })
+}
+
 impl Relay {
     /// Sends for a while; whether anything was sent.
     pub fn step(&mut self) -> Step<bool> {
-        self.is_blocked = true;
         let until_ms = host::monotonic_ms() + STEP_MS;
         let mut has_worked = self.try_again()?;
-        loop {
+        // Until it is known what is aside, something new could overtake it.
+        while self.retry.is_complete_once {
             let handled = self.batch()?;
             has_worked |= handled.rows > 0;
             if let Some(trouble) = handled.trouble {
@@ -133,7 +138,6 @@ impl Relay {
             }
             host::check_interrupts();
         }
-        self.is_blocked = false;
         Ok(has_worked)
     }
 
@@ -147,11 +151,6 @@ impl Relay {
             self.horizon.start_over();
         }
         is_due
-    }
-
-    /// Whether there is something that could not be sent.
-    pub fn is_left_with_some(&self) -> bool {
-        self.is_blocked || !self.aside.is_empty()
     }
 
     fn batch(&mut self) -> Step<Handled> {
@@ -199,6 +198,7 @@ impl Relay {
     /// Sends a batch, but for what must not be sent.
     fn deliver(&mut self, batch: &Batch) -> Result<Sent, Failure> {
         activity::show("sending events");
+        host::fault_point("relay.sending");
         let may_send = |message: &Message| !self.aside.contains(target(message));
         let sent = send(&self.claims, &batch.waiting, may_send);
         host::fault_point("relay.sent");
@@ -225,7 +225,6 @@ impl Relay {
             match fate {
                 Fate::Delivered => {
                     queue.delete(waiting);
-                    self.delivered += 1;
                 }
                 Fate::Refused(failure) => {
                     tell_refused(&target_of(waiting), &failure);
@@ -266,7 +265,9 @@ impl Relay {
         while host::monotonic_ms() >= self.retry.due_at_ms
             && (!self.retry.is_complete_once || !self.aside.is_empty())
         {
-            has_worked |= self.try_some_again()?;
+            // VACUUM FULL may hold the table: the next pass tries again.
+            let Some(delivered) = self.try_some_again()? else { break };
+            has_worked |= delivered > 0;
             if self.retry.is_complete_once && self.retry.cursor.is_some() {
                 // What is new waits no longer than this.
                 break;
@@ -276,7 +277,8 @@ impl Relay {
         Ok(has_worked)
     }
 
-    fn try_some_again(&mut self) -> Step<bool> {
+    /// One step: how many were delivered; `None` if the table cannot be had.
+    fn try_some_again(&mut self) -> Step<Option<usize>> {
         let from = self.retry.cursor.unwrap_or(i64::MIN);
         let handled = transaction::run(|| {
             let Some(queue) = Queue::open_for_relay() else { return Ok(End::Abort(Ok(None))) };
@@ -307,7 +309,7 @@ impl Relay {
                 _ => End::Commit(Ok(Some((delivered, cursor)))),
             })
         })?;
-        let Some((delivered, cursor)) = handled? else { return Ok(false) };
+        let Some((delivered, cursor)) = handled? else { return Ok(None) };
         // Without a step forward there is more of one transaction than goes into a batch, and Redis
         // refuses all of it: whoever waits behind waits for the next round.
         let is_over = cursor.is_none() || (cursor == self.retry.cursor && delivered == 0);
@@ -321,7 +323,7 @@ impl Relay {
             self.retry.is_complete_once = true;
             self.retry.due_at_ms = host::monotonic_ms() + RETRY_EVERY_MS;
         }
-        Ok(delivered > 0)
+        Ok(Some(delivered))
     }
 }
 

@@ -142,6 +142,36 @@ fn a_late_command_of_a_dead_worker_appends_nothing() {
 }
 
 #[test]
+fn an_answer_that_never_came_doubles_nothing() {
+    // Danger: a command that was given up is carried out all the same, beside the one that was sent
+    // in its place.
+    let scene = Scene::new();
+    let mut client = scene.connect();
+    repair(&mut client);
+    scene.quiet();
+    let fault = "pg_cache.fault_point = 'relay.sending:sleep_1000'";
+    client.batch_execute(&format!("ALTER DATABASE {} SET {fault}", scene.database())).unwrap();
+    put(&mut client, &[append("s", "0")]);
+    delivered(&mut client);
+    for n in 1..4 {
+        put(&mut client, &[append("s", &n.to_string())]);
+        let sending = "SELECT count(*) FROM pg_stat_activity
+                       WHERE backend_type = 'pg_cache worker' AND query = 'sending events'
+                         AND state = 'active' AND datname = current_database()";
+        eventually(SOON, "about to send", || {
+            wake(&mut client);
+            count(&mut client, sending) == 1
+        });
+        // It has the stream and the connection, and asks nothing before it sends.
+        scene.redis.freeze();
+        eventually(SOON, "it gives up", || count(&mut client, sending) == 0);
+        scene.redis.thaw();
+        delivered(&mut client);
+        assert_eq!(events(&scene.redis, "s"), numbers(n + 1));
+    }
+}
+
+#[test]
 fn what_a_transaction_spilled_goes_where_it_committed() {
     // Danger: a large transaction's events come before its commit, or in pieces among others'.
     let scene = Scene::new();
@@ -185,6 +215,39 @@ fn a_redis_that_is_away_or_full_loses_nothing() {
     scene.redis.start_again();
     eventually(3 * SOON, "delivered without anybody's doing", || rows(&mut client) == 0);
     assert_eq!(events(&scene.redis, "s"), numbers(3));
+}
+
+#[test]
+fn events_that_find_no_redis_are_sent_when_it_is_back() {
+    // Danger: nobody commits another event for a while, and those that wait are forgotten.
+    let mut scene = Scene::new();
+    let mut client = scene.connect();
+    repair(&mut client);
+    scene.quiet();
+    scene.redis.stop();
+    put(&mut client, &[append("s", "0")]);
+    wake(&mut client);
+    eventually(SOON, "it was tried", || count(&mut client, WORKERS) == 1);
+    scene.quiet();
+    scene.redis.start_again();
+    eventually(2 * SOON, "delivered without anybody's doing", || rows(&mut client) == 0);
+    assert_eq!(events(&scene.redis, "s"), ["0"]);
+}
+
+#[test]
+fn a_full_redis_that_takes_no_events_takes_debts() {
+    // Danger: as long as Redis is full, the readers of what is owed compute.
+    let scene = Scene::new();
+    let mut client = scene.connect();
+    repair(&mut client);
+    scene.redis.cli(&["CONFIG", "SET", "maxmemory", "1"]);
+    put(&mut client, &[append("s", "0")]);
+    client.batch_execute("INSERT INTO redis_debt VALUES (5, '700', NULL)").unwrap();
+    eventually(SOON, "paid", || {
+        wake(&mut client);
+        count(&mut client, "SELECT count(*) FROM redis_debt") == 0
+    });
+    assert_eq!(rows(&mut client), 1);
 }
 
 #[test]
