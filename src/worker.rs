@@ -1,7 +1,7 @@
 //! The background worker of a database: registers, makes the tag table, pays debts, sweeps.
 //!
 //! Any backend starts it when there is something to do; it goes when it has been idle for a moment,
-//! so that DROP DATABASE is not held up. Each pass looks at what PostgreSQL and Redis say now and
+//! or as soon as it sees that DROP DATABASE waits for it. Each pass looks at what PostgreSQL and Redis say now and
 //! takes the next step in the order of the protocol; nothing is remembered from one worker to the
 //! next. Invariant: one worker for each database, and readers use a generation only after the last
 //! step of its making. Without the order of the steps a writer could commit unseen by both the
@@ -168,6 +168,11 @@ fn run(errand: Errand) -> Outcome<()> {
     loop {
         let pass = worker.pass()?;
         activity::idle();
+        if lockers::is_database_wanted() {
+            lockers::resign();
+            worker.leave_a_waiter(errand);
+            return Ok(());
+        }
         // Whoever owes woke us before its commit record, which may wait for a replica; and whoever
         // commits what another session prepared wakes nobody.
         let is_owing = matches!(pass, Pass::Done) && (somebody_owes() || somebody_sends());

@@ -31,6 +31,30 @@ fn worker_lock() -> pg_sys::LOCKTAG {
     role_lock(WORKER_LOCK, unsafe { pg_sys::MyDatabaseId }.to_u32())
 }
 
+/// Whether somebody wants our database for himself: DROP DATABASE, CREATE DATABASE from it as a
+/// template, a new name. They hold a lock that no session could start against, and wait five
+/// seconds at most for those who are there to go.
+pub fn is_database_wanted() -> bool {
+    const MODE: c_int = pg_sys::RowExclusiveLock as c_int;
+    let tag = pg_sys::LOCKTAG {
+        locktag_field1: 0,
+        locktag_field2: pg_sys::DatabaseRelationId.to_u32(),
+        // SAFETY: a global of the backend.
+        locktag_field3: unsafe { pg_sys::MyDatabaseId }.to_u32(),
+        locktag_field4: 0,
+        locktag_type: pg_sys::LockTagType::LOCKTAG_OBJECT as u8,
+        locktag_lockmethodid: pg_sys::DEFAULT_LOCKMETHOD as u8,
+    };
+    // SAFETY: a session's lock, not a transaction's; does not wait.
+    let result = unsafe { pg_sys::LockAcquire(&raw const tag, MODE, true, true) };
+    if result == pg_sys::LockAcquireResult::LOCKACQUIRE_NOT_AVAIL {
+        return true;
+    }
+    // SAFETY: just taken.
+    unsafe { pg_sys::LockRelease(&raw const tag, MODE, true) };
+    false
+}
+
 /// Takes a lock until the process ends or gives it back; false if another process has it.
 fn take(tag: &pg_sys::LOCKTAG) -> bool {
     // SAFETY: a session's lock, not a transaction's; does not wait.
