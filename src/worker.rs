@@ -1,11 +1,11 @@
 //! The background worker of a database: registers, makes the tag table, pays debts, sweeps.
 //!
 //! Any backend starts it when there is something to do; it goes when it has been idle for a moment,
-//! or as soon as it sees that DROP DATABASE waits for it. Each pass looks at what PostgreSQL and Redis say now and
-//! takes the next step in the order of the protocol; nothing is remembered from one worker to the
-//! next. Invariant: one worker for each database, and readers use a generation only after the last
-//! step of its making. Without the order of the steps a writer could commit unseen by both the
-//! table and the debts.
+//! or as soon as it sees that DROP DATABASE waits for it. Each pass looks at what PostgreSQL and
+//! Redis say now and takes the next step in the order of the protocol; nothing is remembered from
+//! one worker to the next. Invariant: one worker for each database, and readers use a generation
+//! only after the last step of its making. Without the order of the steps a writer could commit
+//! unseen by both the table and the debts.
 
 mod debts;
 mod making;
@@ -170,7 +170,7 @@ fn run(errand: Errand) -> Outcome<()> {
         activity::idle();
         if lockers::is_database_wanted() {
             lockers::resign();
-            worker.leave_a_waiter(errand);
+            worker.leave_a_waiter(errand)?;
             return Ok(());
         }
         // Whoever owes woke us before its commit record, which may wait for a replica; and whoever
@@ -307,7 +307,8 @@ impl Worker {
     }
 
     /// Debts that nobody's reading brings to mind keep keys old for programs that read Redis, and
-    /// events wait for whoever reads them. Both are looked at again later; a worker that stayed for them would hold up DROP DATABASE.
+    /// events wait for whoever reads them. Both are looked at again later; a worker that stayed for
+    /// them would hold up DROP DATABASE.
     fn leave_a_waiter(&self, errand: Errand) -> Outcome<()> {
         if (self.owes || relay::is_anything_left()?) && !lockers::is_waited_for(errand.database) {
             let waited = errand.waited_seconds;
