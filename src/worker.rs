@@ -1,11 +1,11 @@
 //! The background worker of a database: registers, makes the tag table, pays debts, sweeps.
 //!
 //! Any backend starts it when there is something to do; it goes when it has been idle for a moment,
-//! or as soon as it sees that DROP DATABASE waits for it. Each pass looks at what PostgreSQL and Redis say now and
-//! takes the next step in the order of the protocol; nothing is remembered from one worker to the
-//! next. Invariant: one worker for each database, and readers use a generation only after the last
-//! step of its making. Without the order of the steps a writer could commit unseen by both the
-//! table and the debts.
+//! or as soon as it sees that DROP DATABASE waits for it. Each pass looks at what PostgreSQL and
+//! Redis say now and takes the next step in the order of the protocol; nothing is remembered from
+//! one worker to the next. Invariant: one worker for each database, and readers use a generation
+//! only after the last step of its making. Without the order of the steps a writer could commit
+//! unseen by both the table and the debts.
 
 mod debts;
 mod making;
