@@ -47,6 +47,22 @@ CREATE TABLE redis_debt (
 COMMENT ON TABLE redis_debt IS
     'what committed transactions could not settle with Redis: readers of it compute';
 
+-- What committed transactions send by way of the worker. `number` orders them: a position in the
+-- write-ahead log from before the commit record. Negative: the transaction of that ID wrote the row
+-- before it knew its number, and a row without a message stands where it belongs; or, below all
+-- of those, put aside because Redis refuses it.
+CREATE TABLE redis_outbox (
+    number bigint NOT NULL,
+    xid xid8 NOT NULL,
+    seq bigint NOT NULL,
+    at timestamptz NOT NULL,
+    message bytea NOT NULL,
+    PRIMARY KEY (number, xid, seq)
+) WITH (autovacuum_vacuum_scale_factor = 0, autovacuum_vacuum_threshold = 10000,
+        autovacuum_vacuum_cost_delay = 0);
+
+COMMENT ON TABLE redis_outbox IS 'durable events that are not delivered to Redis yet';
+
 INSERT INTO redis_server (system_identifier, database, generation)
     SELECT c.system_identifier, d.oid, pg_catalog.gen_random_uuid()
       FROM pg_catalog.pg_control_system() AS c, pg_catalog.pg_database AS d
@@ -264,6 +280,48 @@ ALTER EVENT TRIGGER pg_cache_ddl_start ENABLE ALWAYS;
 ALTER EVENT TRIGGER pg_cache_ddl_end ENABLE ALWAYS;
 ALTER EVENT TRIGGER pg_cache_sql_drop ENABLE ALWAYS;
 
+-- What leaves with the commit -----------------------------------------------------------------------
+
+CREATE FUNCTION redis_publish() RETURNS trigger
+    LANGUAGE c
+    AS 'MODULE_PATHNAME', 'redis_publish';
+
+COMMENT ON FUNCTION redis_publish() IS
+    'trigger: publishes what happened to a row, after the commit';
+
+CREATE FUNCTION redis_stream() RETURNS trigger
+    LANGUAGE c
+    AS 'MODULE_PATHNAME', 'redis_stream';
+
+COMMENT ON FUNCTION redis_stream() IS
+    'trigger: appends what happened to a row to a stream, after the commit';
+
+CREATE FUNCTION redis_store() RETURNS trigger
+    LANGUAGE c
+    AS 'MODULE_PATHNAME', 'redis_store';
+
+COMMENT ON FUNCTION redis_store() IS
+    'trigger: keeps a row under a key of its own, from its commit on';
+
+CREATE FUNCTION redis_job() RETURNS trigger
+    LANGUAGE c
+    AS 'MODULE_PATHNAME', 'redis_job';
+
+COMMENT ON FUNCTION redis_job() IS
+    'trigger: makes a job of what happened to a row, after the commit';
+
+CREATE FUNCTION redis_publish(channel text, payload text) RETURNS void
+    LANGUAGE c VOLATILE
+    AS 'MODULE_PATHNAME', 'redis_publish_text';
+
+COMMENT ON FUNCTION redis_publish(text, text) IS 'publishes a message, after the commit';
+
+CREATE FUNCTION redis_at_commit(cmd text, VARIADIC args text[] DEFAULT '{}') RETURNS void
+    LANGUAGE c VOLATILE
+    AS 'MODULE_PATHNAME', 'redis_at_commit';
+
+COMMENT ON FUNCTION redis_at_commit(text, text[]) IS 'sends a command to Redis, after the commit';
+
 -- Running it -----------------------------------------------------------------------------------
 
 CREATE FUNCTION redis_ping() RETURNS interval
@@ -359,7 +417,8 @@ CREATE FUNCTION redis_stat_commit_json() RETURNS json
 CREATE VIEW redis_stat_commit AS
     SELECT * FROM pg_catalog.json_to_recordset(redis_stat_commit_json())
                AS t(settled bigint, early bigint, owed bigint, tags bigint, keys bigint,
-                    redis_ms float8, scope text);
+                    redis_ms float8, sent bigint, lost bigint, send_ms float8,
+                    scope text);
 
 COMMENT ON VIEW redis_stat_commit IS
     'what commits told Redis: those of all backends or of this session';
@@ -373,13 +432,20 @@ COMMENT ON FUNCTION redis_stat_reset() IS
 
 -- Privileges: reading through the cache is for everybody, under the caller's own privileges; what
 -- writes Redis or tells about the server is not.
-REVOKE ALL ON redis_server, redis_alive, redis_debt FROM PUBLIC;
+REVOKE ALL ON redis_server, redis_alive, redis_debt, redis_outbox FROM PUBLIC;
 REVOKE ALL ON FUNCTION redis_ping() FROM PUBLIC;
 REVOKE ALL ON FUNCTION redis_flush(text) FROM PUBLIC;
 REVOKE ALL ON FUNCTION redis_health_json() FROM PUBLIC;
 REVOKE ALL ON FUNCTION redis_health() FROM PUBLIC;
 -- Whoever may attach it to a table of their own names keys to be deleted, of whatever program.
 REVOKE ALL ON FUNCTION redis_invalidate() FROM PUBLIC;
+-- The same goes for these: they write under names of the caller's choice.
+REVOKE ALL ON FUNCTION redis_publish() FROM PUBLIC;
+REVOKE ALL ON FUNCTION redis_stream() FROM PUBLIC;
+REVOKE ALL ON FUNCTION redis_store() FROM PUBLIC;
+REVOKE ALL ON FUNCTION redis_job() FROM PUBLIC;
+REVOKE ALL ON FUNCTION redis_publish(text, text) FROM PUBLIC;
+REVOKE ALL ON FUNCTION redis_at_commit(text, text[]) FROM PUBLIC;
 REVOKE ALL ON FUNCTION redis_touch(text) FROM PUBLIC;
 REVOKE ALL ON FUNCTION redis_repair_json() FROM PUBLIC;
 REVOKE ALL ON FUNCTION redis_repair() FROM PUBLIC;

@@ -35,16 +35,16 @@ use std::time::{Duration, Instant};
 use pg_cache_core::error::Error;
 use pg_cache_core::pending::{Owed, Pending};
 use pg_cache_core::reason::Reason;
+use pg_cache_core::settlement::Token;
 use pg_cache_core::tag::Tag;
 
 use crate::client::failure::Failure;
-use crate::connection;
 use crate::pg::error::Outcome;
 use crate::pg::snapshot::Fresh;
 use crate::pg::xact::{self, Listener};
 use crate::pg::{guc, host};
 use crate::registry::{self, Registration};
-use crate::worker;
+use crate::{connection, events, outbox, worker};
 
 use self::delivery::Delivery;
 use self::early::Early;
@@ -78,9 +78,9 @@ thread_local! {
     static LAST: Cell<Option<(u32, Tag)>> = const { Cell::new(None) };
 }
 
-/// Listens to the ends of transactions. Once per backend.
-pub fn listen() {
-    xact::listen(Listener {
+/// Listens to the ends of transactions.
+pub fn listener() -> Listener {
+    Listener {
         before_commit: || settle(End::Commit),
         before_prepare: || settle(End::Prepare),
         released: |level| {
@@ -93,6 +93,7 @@ pub fn listen() {
             LAST.set(None);
             with_pending(|pending| pending.roll_back(lost));
         },
+        committed: || {},
         ended: || {
             // Its rows are visible by now, its messages about the schema are not sent yet.
             host::fault_point("commit.ended");
@@ -103,8 +104,10 @@ pub fn listen() {
                 }
             });
             worker::transaction_ended();
+            outbox::ended();
         },
-    });
+        let_go: || {},
+    }
 }
 
 fn with_pending(work: impl FnOnce(&mut Pending)) {
@@ -163,40 +166,52 @@ enum End {
 /// Before the commit record, or before the record that prepares.
 fn settle(end: End) -> Outcome<()> {
     let Some(xid) = xact::xid() else { return Ok(()) };
+    let tokens = events::tokens(end == End::Prepare);
     let taken = TRANSACTION.with_borrow_mut(|transaction| {
         transaction.settled = Some(end);
         LAST.set(None);
         // Once prepared, nobody waits for us, and what was bumped may be lost with its table.
         transaction.coarse |= end == End::Prepare && transaction.early.is_some();
-        let owed = transaction.pending.as_mut().map(Pending::take)?;
-        let nothing = owed.tags.is_empty() && owed.keys.is_empty();
+        let owed = transaction.pending.as_mut().map(Pending::take).unwrap_or_default();
+        let nothing = owed.tags.is_empty() && owed.keys.is_empty() && tokens.is_empty();
         (!nothing || transaction.coarse).then_some((owed, transaction.coarse))
     });
     let Some((owed, coarse)) = taken else { return Ok(()) };
+    let laid = deliver(end, xid, &owed, coarse, &tokens);
+    if !tokens.is_empty() && !matches!(laid, Ok(true)) {
+        events::withdraw(&tokens);
+    }
+    laid.map(|_| ())
+}
+
+/// Whether it reached Redis, tokens included; otherwise what matters is owed.
+fn deliver(end: End, xid: u64, owed: &Owed, coarse: bool, tokens: &[Token]) -> Outcome<bool> {
     host::fault_point("commit.settle");
     let deadline = Deadline::start();
     if !registry::is_installed() {
-        return Ok(());
+        return Ok(false);
     }
     let coarse = early::finish(&deadline)? || coarse;
     let is_locked = lock(&deadline, registry::lock_for_writing)?;
     if !is_locked && registry::is_gone() {
-        return Ok(());
+        return Ok(false);
     }
     let fresh = Fresh::push();
-    let mut is_former = false;
+    let (mut is_former, mut is_unmade) = (false, true);
     let settled = match registration(&fresh, is_locked) {
         Ok(Some(found)) => {
+            is_unmade = false;
             let delivery = Delivery::new(&found, &fresh.snapshot, xid, &deadline);
             is_former = delivery.is_former;
-            delivery.settle(&delivery::buckets_of(&found, &owed), &owed.keys)
+            delivery.settle(&delivery::buckets_of(&found, owed), &owed.keys, tokens)
         }
         // Nobody can use a generation that was not made, and who makes it waits for us; unless we
         // are prepared, when only a debt tells of us.
-        Ok(None) if end == End::Commit => return Ok(()),
+        Ok(None) if end == End::Commit => return Ok(false),
         Ok(None) => Ok(()),
         Err(failure) => Err(failure),
     };
+    let laid = settled.is_ok() && !is_unmade;
     let must_owe = match settled {
         // The worker does not wait for a prepared transaction: it learns of it by its debt. And in
         // a generation of a former run, late calls of that run may drop us from the lists.
@@ -208,11 +223,11 @@ fn settle(end: End) -> Outcome<()> {
         }
     };
     if must_owe || coarse {
-        owe(xid, &owed, coarse)?;
+        owe(xid, owed, coarse)?;
         worker::wake();
     }
     host::fault_point("commit.settled");
-    Ok(())
+    Ok(laid)
 }
 
 /// The registration that counts for a writer. Without the lock nobody waits for us, and then we

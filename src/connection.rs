@@ -15,7 +15,8 @@ use pg_cache_core::target::Target;
 
 use crate::client::failure::Failure;
 use crate::client::link::{Circuit, Link, Moment, Route};
-use crate::client::session::{Bounds, Server, Session};
+use crate::client::server::Server;
+use crate::client::session::{Bounds, Session};
 use crate::client::{Host, Wait};
 use crate::pg::{classify, error, guc, host, shmem};
 
@@ -58,9 +59,27 @@ pub fn ask_within<T>(
     timeout: Duration,
     request: impl Fn(&mut Session) -> Result<T, Failure>,
 ) -> Result<T, Failure> {
+    with_route(timeout, |link, route| link.ask(route, MOMENT, request))
+}
+
+/// Runs a request that must not run twice, after a commit: nothing here reads a catalogue if
+/// [`introduce`] was called in the transaction.
+pub fn ask_once<T>(
+    timeout: Duration,
+    request: impl FnOnce(&mut Session) -> Result<T, Failure>,
+) -> Result<T, Failure> {
+    with_route(timeout, |link, route| link.ask_once(route, MOMENT, request))
+}
+
+const MOMENT: Moment = Moment { now_ms: host::monotonic_ms, random: host::random };
+
+fn with_route<T>(
+    timeout: Duration,
+    ask: impl FnOnce(&mut Link, &Route<'_>) -> Result<T, Failure>,
+) -> Result<T, Failure> {
     // No time at all would mean no limit.
     let timeout = timeout.max(Duration::from_millis(1));
-    let connect_timeout = Duration::from_millis(guc::connect_timeout_ms());
+    let connect_timeout = Duration::from_millis(guc::connect_timeout_ms()).min(timeout);
     let route = Route {
         source: guc::url(),
         bounds: Bounds {
@@ -73,8 +92,7 @@ pub fn ask_within<T>(
         is_patient: guc::is_patient(timeout),
         resolve: &resolve,
     };
-    let moment = Moment { now_ms: host::monotonic_ms, random: host::random };
-    LINK.with(|link| link.borrow_mut().ask(&route, moment, request))
+    LINK.with(|link| ask(&mut link.borrow_mut(), &route))
 }
 
 /// Says something that need not be heard: only if there is a connection, and within a moment.
@@ -90,6 +108,9 @@ pub fn tell<T>(request: impl Fn(&mut Session) -> Result<T, Failure>) -> Option<T
 /// Finds out, in a transaction, by which name to connect later outside of one.
 pub fn introduce() {
     client_name();
+    for wait in [Wait::Connect, Wait::Send, Wait::Reply] {
+        host::number(event_of(wait));
+    }
 }
 
 /// Asks past the breakers once, for somebody who asks in person.
@@ -134,6 +155,14 @@ pub fn warn_unsettled(failure: &Failure) {
     }
 }
 
+/// Warns that messages of a committed transaction were lost, as seldom.
+pub fn warn_lost(failure: &Failure, lost: usize) {
+    let now_ms = host::monotonic_ms();
+    if WARNINGS.with(|warnings| warnings.borrow_mut().allow(now_ms)) {
+        error::warn_lost(failure.reason, &failure.detail, lost);
+    }
+}
+
 fn client_name() -> &'static str {
     static NAME: OnceLock<String> = OnceLock::new();
     NAME.get_or_init(|| {
@@ -147,11 +176,15 @@ fn client_name() -> &'static str {
 }
 
 fn wait_started(wait: Wait) {
-    host::wait_started(match wait {
+    host::wait_started(event_of(wait));
+}
+
+fn event_of(wait: Wait) -> host::Event {
+    match wait {
         Wait::Connect => host::Event::Connect,
         Wait::Send => host::Event::Send,
         Wait::Reply => host::Event::Reply,
-    });
+    }
 }
 
 /// The address, with the password from its file.

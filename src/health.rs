@@ -4,7 +4,7 @@ mod database;
 
 use serde_json::{Value, json};
 
-use crate::client::session::info;
+use crate::client::server::info;
 use crate::connection;
 use crate::pg::error::Outcome;
 use crate::pg::{guc, plan};

@@ -18,10 +18,12 @@ mod commit;
 mod connection;
 mod entries;
 mod entry;
+mod events;
 mod explain;
 mod flush;
 mod health;
 mod launcher;
+mod outbox;
 mod read;
 mod recipe;
 mod registry;
@@ -43,7 +45,7 @@ pub extern "C-unwind" fn _PG_init() {
     pg::guc::reserve_prefix();
     pg::surroundings::watch();
     pg::trigger::watch();
-    commit::listen();
+    pg::xact::listen(vec![commit::listener(), events::listener()]);
     if pg::shmem::is_preloading() {
         pg::shmem::reserve();
         pg::guc::keep_waits();

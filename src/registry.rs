@@ -15,7 +15,8 @@ use pg_cache_core::tag::{Bucket, Tag};
 use pg_cache_core::tagtable;
 
 use crate::client::failure::Failure;
-use crate::client::session::{Generations, Server};
+use crate::client::server::Server;
+use crate::client::session::Generations;
 use crate::pg::error::Outcome;
 use crate::pg::snapshot::{Fresh, Snapshot};
 use crate::pg::table::{READ_LOCK, Row, Table, Tables, WRITE_LOCK};
@@ -55,6 +56,16 @@ impl Registration {
         }
         let detail = format!("role {}, {}", server.role, server.identity());
         Err(Failure::new(Reason::Identity, detail))
+    }
+
+    /// The same of the answer to BUMP for one who ended a former run's table: it has no generation.
+    pub fn check_told(
+        &self,
+        server: &Server,
+        found: &Generations,
+        is_former: bool,
+    ) -> Result<(), Failure> {
+        if is_former { self.check(server) } else { self.check_settled(server, found) }
     }
 
     /// Refuses an answer to BUMP of another server, or of a table of another generation.
@@ -103,6 +114,12 @@ pub fn seen_by_writer(snapshot: &Snapshot) -> Result<Option<Rc<Registration>>, F
 pub fn seen(snapshot: &Snapshot) -> Option<Rc<Registration>> {
     let table = open(|tables| tables.server)?;
     snapshot.first(&table, decoded)?
+}
+
+/// What stands before every key of this database, as of this moment.
+pub fn prefix() -> Option<Vec<u8>> {
+    let fresh = Fresh::push();
+    seen(&fresh.snapshot).map(|registration| registration.prefix.clone())
 }
 
 /// The registration that the snapshot sees, if a reader may use it.
@@ -208,6 +225,11 @@ pub fn lock_debts() -> bool {
     lock_to_the_end(|tables| tables.debt)
 }
 
+/// The same for what is to be sent: the worker does not go while somebody may yet commit some.
+pub fn lock_outbox() -> bool {
+    lock_to_the_end(|tables| tables.outbox)
+}
+
 fn lock_to_the_end(which: impl Fn(&Tables) -> Oid) -> bool {
     open_for(WRITE_LOCK, which).map(Table::keep_lock).is_some()
 }
@@ -220,6 +242,19 @@ pub fn debt_table() -> Option<Oid> {
 /// The oid of `redis_server`.
 pub fn server_table() -> Option<Oid> {
     Tables::find().map(|tables| tables.server)
+}
+
+/// The outbox and the index by which it is ordered, if they can be had without a wait.
+pub fn open_outbox(lock: u32) -> Option<(Table, Table)> {
+    let table = open_for(lock, |tables| tables.outbox)?;
+    // REINDEX may hold the index, or have put another in its place.
+    let index = open(|tables| tables.outbox_index)?;
+    Some((table, index))
+}
+
+/// The oid of `redis_outbox`.
+pub fn outbox_table() -> Option<Oid> {
+    Tables::find().map(|tables| tables.outbox)
 }
 
 /// Whether the extension stands in this database, as far as this backend remembers.

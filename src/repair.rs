@@ -13,7 +13,7 @@ use serde_json::{Value, json};
 
 use crate::client::failure::Failure;
 use crate::client::making::made;
-use crate::client::session::Server;
+use crate::client::server::Server;
 use crate::flush::unreachable;
 use crate::pg::error::Outcome;
 use crate::pg::snapshot::Fresh;

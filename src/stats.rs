@@ -148,6 +148,15 @@ fn row(family: &str, reads: &Reads, scope: &str) -> Value {
     })
 }
 
+/// Messages that left after a commit, and those that did not.
+pub fn messages(sent: usize, lost: usize, time_us: u64) {
+    count_commit(|commits| {
+        commits.sent.add(sent as u64);
+        commits.lost.add(lost as u64);
+        commits.send_us.add(time_us);
+    });
+}
+
 /// One object, which the view `redis_stat_commit` reads.
 pub fn commits_as_json() -> Value {
     match database().filter(|_| privileges::may_read_all_statistics()) {
@@ -160,7 +169,8 @@ fn commit_row(commits: &Commits, scope: &str) -> Value {
     json!({
         "settled": commits.settled.get(), "early": commits.early.get(),
         "owed": commits.owed.get(), "tags": commits.tags.get(), "keys": commits.keys.get(),
-        "redis_ms": ms(commits.time_us.get()), "scope": scope,
+        "redis_ms": ms(commits.time_us.get()), "sent": commits.sent.get(),
+        "lost": commits.lost.get(), "send_ms": ms(commits.send_us.get()), "scope": scope,
     })
 }
 

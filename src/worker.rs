@@ -9,19 +9,21 @@
 
 mod debts;
 mod making;
+mod relay;
 mod sweep;
 mod waiting;
 
 use std::cell::{Cell, RefCell};
 use std::ffi::CStr;
 use std::rc::Rc;
+use std::thread::LocalKey;
 
 use pg_cache_core::limiter::Limiter;
 use pg_cache_core::reason::Reason;
 
 use crate::client::failure::Failure;
 use crate::client::making::made;
-use crate::client::session::Server;
+use crate::client::server::Server;
 use crate::connection;
 use crate::pg::bgworker::Errand;
 use crate::pg::error::{Outcome, Raised};
@@ -56,6 +58,7 @@ const BLOCKED_MS_MAX: u64 = 800;
 
 thread_local! {
     static WAKES: RefCell<Limiter> = RefCell::new(Limiter::new(WAKE_EVERY_MS));
+    static STARTS: RefCell<Limiter> = RefCell::new(Limiter::new(WAKE_EVERY_MS));
     static NO_SLOT: Cell<bool> = const { Cell::new(false) };
     static WAKE_AT_END: Cell<bool> = const { Cell::new(false) };
 }
@@ -63,14 +66,31 @@ thread_local! {
 background_worker!(pg_cache_worker, serve, run);
 background_worker!(pg_cache_waiter, serve_alone, rest);
 
+/// The same, which has work at this moment: if one runs, its wait ends. What is committed by now it
+/// sees, or finds when it looks once more before it goes.
+pub fn wake_now() {
+    if !bgworker::is_possible() || wal::is_standby() {
+        return;
+    }
+    if lockers::is_running() {
+        bgworker::nudge();
+    } else if is_due(&STARTS) {
+        NO_SLOT.set(!bgworker::start(WORKER, Errand::here()));
+    }
+}
+
+fn is_due(limiter: &'static LocalKey<RefCell<Limiter>>) -> bool {
+    let allowed = limiter.try_with(|limiter| {
+        limiter.try_borrow_mut().is_ok_and(|mut limiter| limiter.allow(host::monotonic_ms()))
+    });
+    allowed == Ok(true)
+}
+
 /// Starts the worker of this database unless one runs. Never raises, waits or takes an id.
 pub fn wake() {
     // It may be CREATE EXTENSION that calls: the launcher is to look.
     stats::database().inspect(|database| database.forget_absence());
-    let is_due = WAKES.try_with(|wakes| {
-        wakes.try_borrow_mut().is_ok_and(|mut wakes| wakes.allow(host::monotonic_ms()))
-    });
-    if is_due != Ok(true) || !bgworker::is_possible() || wal::is_standby() {
+    if !is_due(&WAKES) || !bgworker::is_possible() || wal::is_standby() {
         return;
     }
     if lockers::is_running() {
@@ -113,13 +133,17 @@ fn become_worker() -> bool {
 /// Waits, without a database, and then starts a worker.
 fn rest(errand: Errand) -> Outcome<()> {
     if lockers::become_waiter(errand.database) {
-        let until_ms = host::monotonic_ms() + 1000 * u64::from(errand.waited_seconds);
-        while host::monotonic_ms() < until_ms {
-            bgworker::wait(until_ms.saturating_sub(host::monotonic_ms()));
-        }
+        rest_until(host::monotonic_ms() + 1000 * u64::from(errand.waited_seconds));
         bgworker::start(WORKER, Errand { is_visit: false, ..errand });
     }
     Ok(())
+}
+
+/// Waits, whoever wakes us: each of those who commit would have us try what fails.
+fn rest_until(until_ms: u64) {
+    while host::monotonic_ms() < until_ms {
+        bgworker::wait(until_ms.saturating_sub(host::monotonic_ms()));
+    }
 }
 
 /// What a pass came to.
@@ -146,11 +170,12 @@ fn run(errand: Errand) -> Outcome<()> {
         activity::idle();
         if lockers::is_database_wanted() {
             lockers::resign();
-            worker.leave_a_waiter(errand);
+            worker.leave_a_waiter(errand)?;
             return Ok(());
         }
-        // Whoever owes woke us before its commit record, which may wait for a replica.
-        let is_owing = matches!(pass, Pass::Done) && somebody_owes();
+        // Whoever owes woke us before its commit record, which may wait for a replica; and whoever
+        // commits what another session prepared wakes nobody.
+        let is_owing = matches!(pass, Pass::Done) && (somebody_owes() || somebody_sends());
         if matches!(pass, Pass::Worked) || is_owing {
             idle_since_ms = host::monotonic_ms();
             bgworker::wait(if is_owing { LOOK_EVERY_MS } else { 0 });
@@ -166,14 +191,20 @@ fn run(errand: Errand) -> Outcome<()> {
         if host::monotonic_ms().saturating_sub(idle_since_ms) > limit_ms {
             lockers::resign();
             // Whoever owed while we held the lock found us running and started nobody.
+            worker.has_resigned = true;
             let more = matches!(pass, Pass::Done) && !matches!(worker.pass()?, Pass::Done);
             if !more || !lockers::become_worker() {
                 worker.leave_a_waiter(errand);
                 return Ok(());
             }
+            worker.has_resigned = false;
             idle_since_ms = host::monotonic_ms();
         }
-        bgworker::wait(worker.pause_ms(&pass));
+        let pause_ms = worker.pause_ms(&pass);
+        match pass {
+            Pass::Blocked => rest_until(host::monotonic_ms() + pause_ms),
+            _ => bgworker::wait(pause_ms),
+        }
     }
 }
 
@@ -184,6 +215,9 @@ struct Worker {
     was_here: bool,
     /// Whether the last look found debts that could not be paid.
     owes: bool,
+    /// Somebody else may be the worker by now.
+    has_resigned: bool,
+    relay: relay::Relay,
     sweep: sweep::Sweep,
     /// Passes in a row that came to nothing.
     blocked: u32,
@@ -254,8 +288,15 @@ impl Worker {
         let Some(registration) = usable(&look, &server)? else {
             return making::register_and_make(&server);
         };
+        let relayed = match self.has_resigned {
+            true => relay::is_anything_new()?,
+            false => self.relay.step()?,
+        };
         if look.owes {
             return debts::pay(&registration);
+        }
+        if relayed {
+            return Ok(Pass::Worked);
         }
         Ok(if self.sweep.step(&registration)? { Pass::Worked } else { Pass::Done })
     }
@@ -263,7 +304,8 @@ impl Worker {
     /// Debts that nobody's reading brings to mind keep keys old for programs that read Redis. They
     /// are looked at again later; a worker that stayed for them would hold up DROP DATABASE.
     fn leave_a_waiter(&self, errand: Errand) {
-        if self.owes && !lockers::is_waited_for(errand.database) {
+        if (self.owes || self.relay.is_left_with_some()) && !lockers::is_waited_for(errand.database)
+        {
             let waited = errand.waited_seconds;
             let waited_seconds = (2 * waited).clamp(WAIT_SECONDS_MIN, WAIT_SECONDS_MAX);
             bgworker::start_alone(c"pg_cache_waiter", Errand { waited_seconds, ..errand });
@@ -310,4 +352,9 @@ fn look() -> Outcome<Option<Look>> {
 /// Whether a transaction that is not over has written debts.
 fn somebody_owes() -> bool {
     registry::debt_table().is_some_and(|table| !lockers::holders(table).is_empty())
+}
+
+/// Whether a transaction that is not over, prepared or not, has written to the outbox.
+fn somebody_sends() -> bool {
+    registry::outbox_table().is_some_and(lockers::is_held_for_writing)
 }

@@ -1,5 +1,6 @@
 //! What SQL sees, one file a family: take the arguments, call one use case, return.
 
 pub mod cached;
+pub mod messages;
 pub mod ops;
 pub mod tracking;

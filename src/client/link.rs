@@ -79,6 +79,22 @@ impl Link {
         outcome
     }
 
+    /// Runs a request that must not run twice. A kept connection that the server has closed is
+    /// replaced before anything is sent.
+    pub fn ask_once<T>(
+        &mut self,
+        route: &Route<'_>,
+        moment: Moment,
+        request: impl FnOnce(&mut Session) -> Result<T, Failure>,
+    ) -> Result<T, Failure> {
+        let permit = self.permit(route, moment)?;
+        let kept = self.session.take().filter(|session| !session.is_closed());
+        let session = kept.map_or_else(|| self.open(route, moment), Ok);
+        let outcome = session.and_then(|session| self.run(session, route, request));
+        self.heed(&outcome, permit, route, moment);
+        outcome
+    }
+
     /// Whether the shared breaker lets a request through, kept connection or not. Each one that is
     /// let through tells by `heed` what became of it.
     fn permit(&mut self, route: &Route<'_>, moment: Moment) -> Result<Permit, Failure> {
@@ -167,7 +183,7 @@ impl Link {
         &mut self,
         mut session: Session,
         route: &Route<'_>,
-        request: &impl Fn(&mut Session) -> Result<T, Failure>,
+        request: impl FnOnce(&mut Session) -> Result<T, Failure>,
     ) -> Result<T, Failure> {
         session.set_bounds(route.bounds);
         let outcome = request(&mut session);

@@ -7,7 +7,10 @@ pub mod failure;
 pub mod inbox;
 pub mod link;
 pub mod making;
+pub mod messages;
+pub mod relay;
 pub mod scripts;
+pub mod server;
 pub mod session;
 pub mod transport;
 

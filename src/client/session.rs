@@ -3,8 +3,11 @@
 //! A session that fails in any way is dropped by its owner ([`super::link::Link`]), never mended:
 //! a reply that comes late would otherwise answer the next question.
 
+mod pour;
+
 use std::io;
 use std::ops::Range;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use pg_cache_core::fence;
@@ -19,6 +22,7 @@ use redis::{Cmd, ConnectionLike, ErrorKind, Parser, Pipeline, RedisError, RedisR
 use super::Host;
 use super::failure::Failure;
 use super::inbox::Inbox;
+use super::server::Server;
 use super::transport::Transport;
 
 /// Replies of the handshake: INFO server and INFO replication are a few kilobytes.
@@ -30,42 +34,8 @@ pub const ENTRY_PARTS: usize = 2;
 /// What it asks of the table besides buckets: generation and base.
 pub const TABLE_PARTS: usize = 2;
 
-/// Scripts with flags, and BUMP's `allow-oom`, need these.
-const REDIS_AT_LEAST: (u32, u32) = (7, 0);
-const VALKEY_AT_LEAST: (u32, u32) = (7, 2);
-
-/// What the server said of itself when we connected.
-#[derive(Clone, Debug)]
-pub struct Server {
-    pub run_id: String,
-    pub name: &'static str,
-    pub version: String,
-    pub role: String,
-    /// Changes with every failover, where `run_id` does not.
-    pub replication_id: String,
-}
-
-impl Server {
-    /// What a registration knows a server by.
-    pub fn identity(&self) -> String {
-        format!("{}:{}", self.run_id, self.replication_id)
-    }
-
-    pub fn is_primary(&self) -> bool {
-        self.role == "master"
-    }
-
-    /// Asked with every request, and the same nearly every time.
-    fn take_proof(&mut self, replication: &str) {
-        for (known, name) in [(&mut self.role, "role"), (&mut self.replication_id, "master_replid")]
-        {
-            let told = info(replication, name).unwrap_or_default();
-            if known != told {
-                *known = told.to_owned();
-            }
-        }
-    }
-}
+/// How many connections this process has opened.
+static OPENED: AtomicU64 = AtomicU64::new(1);
 
 /// The generation of a tag table, once for each call of BUMP.
 pub type Generations = Vec<Option<Vec<u8>>>;
@@ -138,6 +108,8 @@ pub struct Session {
     server: Server,
     posted: Posted,
     posts: u64,
+    /// Tells this connection from any other that this process opened.
+    pub(super) number: u64,
 }
 
 /// Requests that were sent and whose answers are taken later: those of one post, and whatever asks
@@ -166,15 +138,10 @@ impl Session {
             db: target.db,
             open: true,
             other: Vec::new(),
-            server: Server {
-                run_id: String::new(),
-                name: "redis",
-                version: String::new(),
-                role: String::new(),
-                replication_id: String::new(),
-            },
+            server: Server::default(),
             posted: Posted::default(),
             posts: 0,
+            number: OPENED.fetch_add(1, Ordering::Relaxed),
         };
         session.server = session.handshake(target, name)?;
         session.set_bounds(bounds);
@@ -186,6 +153,11 @@ impl Session {
         self.reply_bytes_max = bounds.reply_bytes_max;
     }
 
+    /// Whether the server has hung up meanwhile, as far as this machine knows.
+    pub fn is_closed(&self) -> bool {
+        self.transport.is_closed()
+    }
+
     pub fn server(&self) -> &Server {
         &self.server
     }
@@ -195,7 +167,7 @@ impl Session {
         let mut pipeline = Pipeline::new();
         pipeline.cmd("INFO").arg("server").cmd("INFO").arg("replication");
         let (server, replication): (String, String) = pipeline.query(self)?;
-        self.server = read_server(&server, &replication);
+        self.server = Server::read(&server, &replication);
         Ok(self.server.clone())
     }
 
@@ -235,8 +207,8 @@ impl Session {
         pipeline.cmd("INFO").arg("replication");
         let (server, replication): (String, String) =
             pipeline.query(self).map_err(|error| refused(error, target))?;
-        let server = read_server(&server, &replication);
-        check_version(&server)?;
+        let server = Server::read(&server, &replication);
+        server.check_version()?;
         Ok(server)
     }
 
@@ -405,37 +377,6 @@ fn refused(error: RedisError, target: &Target) -> Failure {
         return Failure::new(Reason::Version, found);
     }
     failure
-}
-
-fn read_server(server: &str, replication: &str) -> Server {
-    let valkey = info(server, "valkey_version");
-    let (name, version) = match valkey {
-        Some(version) => ("valkey", version),
-        None => ("redis", info(server, "redis_version").unwrap_or_default()),
-    };
-    Server {
-        run_id: info(server, "run_id").unwrap_or_default().to_owned(),
-        name,
-        version: version.to_owned(),
-        role: info(replication, "role").unwrap_or_default().to_owned(),
-        replication_id: info(replication, "master_replid").unwrap_or_default().to_owned(),
-    }
-}
-
-/// The value of `name:value` in an INFO reply.
-pub fn info<'a>(text: &'a str, name: &str) -> Option<&'a str> {
-    text.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(':')).map(str::trim)
-}
-
-fn check_version(server: &Server) -> Result<(), Failure> {
-    let mut numbers = server.version.split('.').map(|part| part.parse::<u32>().unwrap_or(0));
-    let found = (numbers.next().unwrap_or(0), numbers.next().unwrap_or(0));
-    let wanted = if server.name == "valkey" { VALKEY_AT_LEAST } else { REDIS_AT_LEAST };
-    if found >= wanted {
-        return Ok(());
-    }
-    let (name, version) = (server.name, &server.version);
-    Err(Failure::new(Reason::Version, format!("the server is {name} {version}")))
 }
 
 impl ConnectionLike for Session {

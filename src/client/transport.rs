@@ -85,6 +85,17 @@ impl Transport {
         Ok(())
     }
 
+    /// Whether the peer has hung up: looks without waiting, and takes nothing.
+    pub fn is_closed(&self) -> bool {
+        let flags = RecvFlags::DONTWAIT | RecvFlags::PEEK;
+        let mut byte = [0];
+        let found = match &self.stream {
+            Stream::Tcp(stream) => recv(stream, &mut byte, flags).map(|(got, _)| got),
+            Stream::Unix(stream) => recv(stream, &mut byte, flags).map(|(got, _)| got),
+        };
+        !matches!(found, Ok(1..) | Err(Errno::AGAIN | Errno::INTR))
+    }
+
     pub fn send(&mut self, mut bytes: &[u8]) -> io::Result<()> {
         (self.host.fault_point)("client.send");
         // The first write takes a small command whole: nothing to wait for, nothing to name.

@@ -7,7 +7,7 @@ use std::time::Instant;
 
 use pg_cache_core::pending::Owed;
 use pg_cache_core::reason::Reason;
-use pg_cache_core::settlement::{Bump, Gone};
+use pg_cache_core::settlement::{Bump, Gone, Token};
 use pg_cache_core::tag::{Bucket, Tag};
 
 use crate::client::failure::Failure;
@@ -47,25 +47,32 @@ impl<'a> Delivery<'a> {
     }
 
     /// One round trip.
-    pub fn settle(&self, buckets: &[Bucket], keys: &[Box<[u8]>]) -> Result<(), Failure> {
+    pub fn settle(
+        &self,
+        buckets: &[Bucket],
+        keys: &[Box<[u8]>],
+        tokens: &[Token],
+    ) -> Result<(), Failure> {
         let started = Instant::now();
-        let settled = self.send(buckets, keys);
+        let settled = self.send(buckets, keys, tokens);
         let time_us = u64::try_from(started.elapsed().as_micros()).unwrap_or(u64::MAX);
         stats::delivered(settled.is_ok(), buckets.len(), keys.len(), time_us);
         settled
     }
 
-    fn send(&self, buckets: &[Bucket], keys: &[Box<[u8]>]) -> Result<(), Failure> {
+    fn send(
+        &self,
+        buckets: &[Bucket],
+        keys: &[Box<[u8]>],
+        tokens: &[Token],
+    ) -> Result<(), Failure> {
         if buckets.contains(&Bucket::CATALOGUE) {
             self.let_messages_pass()?;
         }
-        let settlement = self.settlement(buckets, keys);
+        let settlement = self.settlement(buckets, keys, tokens);
         connection::ask_within(self.deadline.left(), |session| {
             let found = settlement.settle(session)?;
-            match self.is_former {
-                true => self.registration.check(session.server()),
-                false => self.registration.check_settled(session.server(), &found),
-            }
+            self.registration.check_told(session.server(), &found, self.is_former)
         })
     }
 
@@ -75,13 +82,13 @@ impl<'a> Delivery<'a> {
         buckets: &[Bucket],
         keys: &[Box<[u8]>],
     ) -> Result<(Settlement, u64), Failure> {
-        let settlement = self.settlement(buckets, keys);
+        let settlement = self.settlement(buckets, keys, &[]);
         let ticket =
             connection::ask_within(self.deadline.left(), |session| Ok(settlement.post(session)?))?;
         Ok((settlement, ticket))
     }
 
-    fn settlement(&self, buckets: &[Bucket], keys: &[Box<[u8]>]) -> Settlement {
+    fn settlement(&self, buckets: &[Bucket], keys: &[Box<[u8]>], tokens: &[Token]) -> Settlement {
         let in_progress = self.snapshot.in_progress();
         let drops_all = host::skips("guard.droplist");
         let bump = Bump {
@@ -93,7 +100,8 @@ impl<'a> Delivery<'a> {
             buckets,
         };
         let keep_leases = host::skips("guard.keeplease");
-        Settlement::new(&bump, &Gone { prefix: &self.registration.prefix, keys, keep_leases })
+        let prefix = &self.registration.prefix;
+        Settlement::new(&bump, &Gone { prefix, keys, tokens, keep_leases })
     }
 
     /// A reader trusts its caches once those who are listed for the catalogue have let go of their

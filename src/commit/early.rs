@@ -37,6 +37,7 @@ pub struct Early {
 /// A delivery that was sent and is not yet known to have arrived.
 struct Posted {
     registration: Rc<Registration>,
+    is_former: bool,
     settlement: Settlement,
     ticket: u64,
     buckets: Vec<Bucket>,
@@ -65,11 +66,14 @@ pub fn settle() -> Outcome<()> {
     let mut early = early.unwrap_or_default();
     let mut is_former = false;
     let settled = match super::registration(&fresh, is_locked) {
-        Ok(Some(found)) => early.collect(&deadline).and_then(|()| {
+        Ok(Some(found)) => {
+            // Whatever became of the last step, these keys are to be deleted: programs that read
+            // Redis see no debts.
+            let collected = early.collect(&deadline);
             let delivery = Delivery::new(&found, &fresh.snapshot, xid, &deadline);
             is_former = delivery.is_former;
-            early.deliver(&found, &delivery, keys, is_first)
-        }),
+            collected.and(early.deliver(&found, &delivery, keys, is_first))
+        }
         Ok(None) => Ok(()),
         Err(failure) => Err(failure),
     };
@@ -117,26 +121,29 @@ impl Early {
         stats::settled_early();
         if is_first {
             // Waits for the answer: it teaches the server the script.
-            delivery.settle(&buckets, &owed.keys)?;
+            delivery.settle(&buckets, &owed.keys, &[])?;
             self.bumped.extend(buckets);
             return Ok(());
         }
         let (settlement, ticket) = delivery.post(&buckets, &owed.keys)?;
         stats::delivered(true, buckets.len(), owed.keys.len(), 0);
-        let registration = registration.clone();
-        self.posted = Some(Posted { registration, settlement, ticket, buckets });
+        let (registration, is_former) = (registration.clone(), delivery.is_former);
+        self.posted = Some(Posted { registration, is_former, settlement, ticket, buckets });
         Ok(())
     }
 
     /// Takes the answer to the last post.
     fn collect(&mut self, deadline: &Deadline) -> Result<(), Failure> {
         let Some(posted) = self.posted.take() else { return Ok(()) };
-        let Posted { registration, settlement, ticket, buckets } = posted;
-        connection::ask_within(deadline.left(), |session| {
+        let Posted { registration, is_former, settlement, ticket, buckets } = posted;
+        let collected = connection::ask_within(deadline.left(), |session| {
             let found = settlement.collect(session, ticket)?;
-            registration.check_settled(session.server(), &found)
-        })?;
-        self.bumped.extend(buckets);
-        Ok(())
+            registration.check_told(session.server(), &found, is_former)
+        });
+        match &collected {
+            Ok(()) => self.bumped.extend(buckets),
+            Err(_) => stats::delivered(false, 0, 0, 0),
+        }
+        collected
     }
 }

@@ -8,12 +8,12 @@ use serde_json::Value;
 
 use super::row;
 use crate::client::making::made;
-use crate::client::session::Server;
+use crate::client::server::Server;
 use crate::pg::error::Outcome;
-use crate::pg::snapshot::Fresh;
-use crate::pg::{lockers, table, tracked, utility, wal};
+use crate::pg::snapshot::{Fresh, Snapshot};
+use crate::pg::{guc, lockers, queue, table, tracked, utility, wal};
 use crate::registry::{self, Registration};
-use crate::{connection, worker};
+use crate::{connection, outbox, worker};
 
 /// Whether this server is the registered one and has the registered generation's table.
 pub fn tag_table(server: &Server) -> Value {
@@ -57,12 +57,54 @@ pub fn checks() -> Outcome<Vec<Value>> {
         "none"
     };
     rows.push(row("debts", !owes, debts));
+    rows.extend(events(&fresh.snapshot));
     rows.push(prepared()?);
     if let Some(schema) = table::extension_schema_name() {
         rows.push(event_triggers());
         rows.push(triggers(&schema)?);
     }
     Ok(rows)
+}
+
+/// An event that waits for longer than this is one that somebody should look after.
+const EVENT_AGE_SECONDS_MAX: i64 = 60;
+
+/// How durable events stand: those that wait, and those that Redis refuses.
+fn events(snapshot: &Snapshot) -> Vec<Value> {
+    let Some(standing) = outbox::standing(snapshot) else { return Vec::new() };
+    let outbox::Standing { bytes, waiting, aside, oldest } = standing;
+    let seconds = oldest.map_or(0, queue::seconds_since);
+    if waiting > 0 || aside > 0 {
+        worker::wake_now();
+    }
+    let megabytes_max = guc::outbox_mb_max();
+    let megabytes = bytes / (1024 * 1024);
+    let is_full = megabytes >= megabytes_max && waiting + aside > 0;
+    let detail = match waiting {
+        0 => format!("nothing waits; {megabytes} MB of {megabytes_max} MB taken"),
+        _ => format!(
+            "{} wait, the oldest for {seconds} s; {megabytes} MB of {megabytes_max} MB taken",
+            counted(waiting)
+        ),
+    };
+    let asides = match aside {
+        0 => "none".to_owned(),
+        _ => format!(
+            "{}: Redis refuses them, the server's log says why; they are tried again",
+            counted(aside)
+        ),
+    };
+    vec![
+        row("outbox", !is_full && seconds <= EVENT_AGE_SECONDS_MAX, &detail),
+        row("events put aside", aside == 0, &asides),
+    ]
+}
+
+fn counted(count: usize) -> String {
+    match count >= outbox::COUNTED_MAX {
+        true => format!("{count} or more"),
+        false => count.to_string(),
+    }
 }
 
 fn worker_row() -> Value {

@@ -267,6 +267,42 @@ pub fn wait(milliseconds: u64) {
     }
 }
 
+/// Ends the wait of every background worker of this database, ours among them: which one it is
+/// stands nowhere, and a wait that ends for nothing is looked at and begun again. Never raises or
+/// waits.
+pub fn nudge() {
+    // SAFETY: a global of the backend.
+    let database = unsafe { pg_sys::MyDatabaseId };
+    // SAFETY: set before any backend runs.
+    let processes = unsafe { pg_sys::ProcGlobal };
+    // SAFETY: as above; the count never changes.
+    let count = unsafe { (*processes).allProcCount } as usize;
+    // SAFETY: as above.
+    let all = unsafe { (*processes).allProcs };
+    for place in 0..count {
+        // SAFETY: within the array, which stays where it is.
+        let process = unsafe { all.add(place) };
+        // SAFETY: shared memory; whoever has the slot by now, a look at it does no harm.
+        let is_ours = is_worker(unsafe { &*process }, database);
+        if is_ours {
+            // SAFETY: as above.
+            let latch = unsafe { &raw mut (*process).procLatch };
+            // SAFETY: as above; a latch that nobody owns is left alone.
+            unsafe { pg_sys::SetLatch(latch) };
+        }
+    }
+}
+
+#[cfg(not(feature = "pg18"))]
+fn is_worker(process: &pg_sys::PGPROC, database: pg_sys::Oid) -> bool {
+    process.databaseId == database && process.isBackgroundWorker
+}
+
+#[cfg(feature = "pg18")]
+fn is_worker(process: &pg_sys::PGPROC, database: pg_sys::Oid) -> bool {
+    process.databaseId == database && !process.isRegularBackend
+}
+
 /// Whether this server may start a worker at all: not single-user, not while pg_upgrade runs.
 pub fn is_possible() -> bool {
     // SAFETY: a global of the process.

@@ -257,8 +257,14 @@ pub fn warn_unsettled(reason: Reason, detail: &str) {
     warn("redis is not usable, the change is noted in redis_debt", reason, detail);
 }
 
-fn warn(message: &'static str, reason: Reason, detail: &str) {
-    ErrorReport::new(PgSqlErrorCode::ERRCODE_WARNING, message, "")
+/// One WARNING for messages that a committed transaction could not send.
+pub fn warn_lost(reason: Reason, detail: &str, lost: usize) {
+    let messages = if lost == 1 { "message is" } else { "messages are" };
+    warn(&format!("redis is not usable, {lost} {messages} lost"), reason, detail);
+}
+
+fn warn(message: &str, reason: Reason, detail: &str) {
+    ErrorReport::new(PgSqlErrorCode::ERRCODE_WARNING, message.to_owned(), "")
         .set_detail(said(format!("{} ({detail})", reason.sentence())))
         .report(PgLogLevel::WARNING);
 }

@@ -24,6 +24,8 @@ static TTL_MAX: GucSetting<i32> = GucSetting::<i32>::new(30 * 24 * 3600);
 static PLANS_MAX: GucSetting<i32> = GucSetting::<i32>::new(200);
 static COMMIT_TIMEOUT_MS: GucSetting<i32> = GucSetting::<i32>::new(1_000);
 static PENDING_KEYS_MAX: GucSetting<i32> = GucSetting::<i32>::new(10_000);
+static OUTBOX_MB_MAX: GucSetting<i32> = GucSetting::<i32>::new(1024);
+static PENDING_EVENTS_BYTES_MAX: GucSetting<i32> = GucSetting::<i32>::new(64 * 1024 * 1024);
 static ON_UNREACHABLE: GucSetting<OnUnreachable> =
     GucSetting::<OnUnreachable>::new(OnUnreachable::Fence);
 #[cfg(feature = "faults")]
@@ -178,6 +180,22 @@ fn register_commit() {
         1..=10_000_000,
         GucFlags::default(),
     );
+    integer(
+        GucContext::Suset,
+        c"pg_cache.outbox_mb_max",
+        c"How large redis_outbox may grow before a durable event fails its transaction.",
+        &OUTBOX_MB_MAX,
+        1..=i32::MAX,
+        GucFlags::UNIT_MB,
+    );
+    integer(
+        GucContext::Suset,
+        c"pg_cache.pending_events_bytes_max",
+        c"How much of its messages a transaction keeps in memory; beyond, all go by the outbox.",
+        &PENDING_EVENTS_BYTES_MAX,
+        64 * 1024..=i32::MAX,
+        GucFlags::UNIT_BYTE,
+    );
     GucRegistry::define_enum_guc(
         c"pg_cache.on_unreachable",
         c"What a commit does that cannot reach Redis: fence readers by redis_debt, or fail.",
@@ -260,7 +278,7 @@ fn borrowed(setting: &'static GucSetting<Option<CString>>) -> &'static str {
     unsafe { CStr::from_ptr(value) }.to_str().unwrap_or("")
 }
 
-fn millis(setting: &GucSetting<i32>) -> u64 {
+fn natural(setting: &GucSetting<i32>) -> u64 {
     u64::try_from(setting.get()).unwrap_or(0)
 }
 
@@ -281,11 +299,11 @@ pub fn enabled() -> bool {
 }
 
 pub fn connect_timeout_ms() -> u64 {
-    millis(&CONNECT_TIMEOUT_MS)
+    natural(&CONNECT_TIMEOUT_MS)
 }
 
 pub fn timeout_ms() -> u64 {
-    millis(&TIMEOUT_MS)
+    natural(&TIMEOUT_MS)
 }
 
 /// The waits that stand in the server's own configuration.
@@ -307,11 +325,11 @@ pub fn is_patient(timeout: Duration) -> bool {
 }
 
 pub fn lease_timeout_ms() -> u64 {
-    millis(&LEASE_TIMEOUT_MS)
+    natural(&LEASE_TIMEOUT_MS)
 }
 
 pub fn fill_wait_ms() -> u64 {
-    millis(&FILL_WAIT_MS)
+    natural(&FILL_WAIT_MS)
 }
 
 pub fn value_bytes_max() -> usize {
@@ -327,11 +345,19 @@ pub fn plans_max() -> usize {
 }
 
 pub fn commit_timeout_ms() -> u64 {
-    millis(&COMMIT_TIMEOUT_MS)
+    natural(&COMMIT_TIMEOUT_MS)
 }
 
 pub fn pending_keys_max() -> usize {
     usize::try_from(PENDING_KEYS_MAX.get()).unwrap_or(1)
+}
+
+pub fn outbox_mb_max() -> u64 {
+    natural(&OUTBOX_MB_MAX)
+}
+
+pub fn pending_events_bytes_max() -> usize {
+    usize::try_from(PENDING_EVENTS_BYTES_MAX.get()).unwrap_or(0)
 }
 
 pub fn on_unreachable_is_error() -> bool {

@@ -130,6 +130,17 @@ use pg_sys::ProcNumberGetProc as process_of;
 /// Prepared transactions are left out: they bumped and owe already, and may stay for ever. Such a
 /// one still bears the number that it had in its process, which meanwhile has another or none.
 pub fn holders(relation: pg_sys::Oid) -> Vec<Holder> {
+    let mut found = all_holders(relation);
+    found.retain(is_running_there);
+    found
+}
+
+/// Whether any transaction holds such a lock, prepared ones among them.
+pub fn is_held_for_writing(relation: pg_sys::Oid) -> bool {
+    !all_holders(relation).is_empty()
+}
+
+fn all_holders(relation: pg_sys::Oid) -> Vec<Holder> {
     let tag = pg_sys::LOCKTAG {
         // SAFETY: a global of the backend.
         locktag_field1: unsafe { pg_sys::MyDatabaseId }.to_u32(),
@@ -145,7 +156,7 @@ pub fn holders(relation: pg_sys::Oid) -> Vec<Holder> {
     let count = usize::try_from(count).unwrap_or(0);
     // SAFETY: as above.
     let found = unsafe { std::slice::from_raw_parts(conflicts, count) };
-    let holders = found.iter().map(holder).filter(is_running_there).collect();
+    let holders = found.iter().map(holder).collect();
     // SAFETY: palloc'ed by the call above.
     unsafe { pg_sys::pfree(conflicts.cast()) };
     holders

@@ -12,6 +12,7 @@ use super::snapshot::Snapshot;
 
 pub const READ_LOCK: u32 = pg_sys::AccessShareLock;
 pub const WRITE_LOCK: u32 = pg_sys::RowExclusiveLock;
+pub const EXCLUSIVE_LOCK: u32 = pg_sys::AccessExclusiveLock;
 
 /// The tables of the extension, by oid.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -20,6 +21,8 @@ pub struct Tables {
     pub alive: pg_sys::Oid,
     pub debt: pg_sys::Oid,
     pub debt_index: pg_sys::Oid,
+    pub outbox: pg_sys::Oid,
+    pub outbox_index: pg_sys::Oid,
 }
 
 thread_local! {
@@ -53,6 +56,8 @@ impl Tables {
             alive: named(c"redis_alive")?,
             debt: named(c"redis_debt")?,
             debt_index: named(c"redis_debt_pkey")?,
+            outbox: named(c"redis_outbox")?,
+            outbox_index: named(c"redis_outbox_pkey")?,
         })
     }
 }
@@ -85,7 +90,7 @@ pub fn extension_schema_name() -> Option<String> {
 
 /// An open table.
 pub struct Table {
-    relation: pg_sys::Relation,
+    pub(super) relation: pg_sys::Relation,
     lock: u32,
 }
 
@@ -195,8 +200,8 @@ impl Drop for Table {
 
 /// A row of a table, while its scan is open.
 pub struct Row {
-    tuple: pg_sys::HeapTuple,
-    relation: pg_sys::Relation,
+    pub(super) tuple: pg_sys::HeapTuple,
+    pub(super) relation: pg_sys::Relation,
 }
 
 impl Row {

@@ -14,10 +14,25 @@ const SQL_ASCII: c_int = pg_sys::pg_enc::PG_SQL_ASCII as c_int;
 
 /// A text datum as bytes, detoasted, in the server's encoding.
 pub fn bytes<'a>(datum: pg_sys::Datum) -> &'a [u8] {
-    // SAFETY: the datum is a varlena; the result is it or a palloc'ed plain copy of it.
-    let varlena = unsafe { pg_sys::pg_detoast_datum_packed(datum.cast_mut_ptr()) };
+    let varlena: *mut pg_sys::varlena = datum.cast_mut_ptr();
+    let varlena = if is_plain(varlena) {
+        varlena
+    } else {
+        // SAFETY: the datum is a varlena; the result is it or a palloc'ed plain copy of it.
+        unsafe { pg_sys::pg_detoast_datum_packed(varlena) }
+    };
     // SAFETY: a plain or short varlena holds its own length.
     unsafe { pgrx::varlena::varlena_to_byte_slice(varlena) }
+}
+
+/// Whether the value stands there as it is: neither compressed nor somewhere else.
+fn is_plain(varlena: *const pg_sys::varlena) -> bool {
+    // SAFETY: reads the head of a varlena.
+    let is_long = unsafe { pgrx::varlena::varatt_is_4b_u(varlena) };
+    // SAFETY: as above.
+    let is_short = unsafe { pgrx::varlena::varatt_is_1b(varlena) };
+    // SAFETY: as above.
+    is_long || (is_short && !unsafe { pgrx::varlena::varatt_is_1b_e(varlena) })
 }
 
 /// A palloc'ed text or json datum of bytes in the server's encoding.
@@ -121,9 +136,14 @@ pub fn message(text: &str) -> String {
     text.chars().map(shown).collect()
 }
 
+unsafe extern "C" {
+    /// Without pgrx's guard: it reads one number, cannot raise, and is asked at every value.
+    fn GetDatabaseEncoding() -> c_int;
+}
+
 fn encoding() -> c_int {
     // SAFETY: reads a global of the backend.
-    unsafe { pg_sys::GetDatabaseEncoding() }
+    unsafe { GetDatabaseEncoding() }
 }
 
 /// By the database's default conversion, without raising where a character has no equivalent.

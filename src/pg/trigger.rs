@@ -9,6 +9,7 @@ use std::cell::{Cell, RefCell};
 use std::ffi::{c_char, c_int};
 use std::rc::Rc;
 
+use pgrx::pg_sys::ffi::pg_guard_ffi_boundary;
 use pgrx::{pg_guard, pg_sys};
 
 use super::call::Call;
@@ -17,6 +18,13 @@ use super::error::Outcome;
 unsafe extern "C-unwind" {
     // Not among pgrx's bindings. It raises only on values that are no values.
     fn datumIsEqual(one: pg_sys::Datum, two: pg_sys::Datum, by_value: bool, length: c_int) -> bool;
+    // Nor this one, which fetches what is toasted: guarded by hand where it is called.
+    fn datum_image_eq(
+        one: pg_sys::Datum,
+        two: pg_sys::Datum,
+        by_value: bool,
+        length: c_int,
+    ) -> bool;
 }
 
 /// A firing trigger. Valid for the duration of the call.
@@ -66,6 +74,11 @@ impl<'a> Fired<'a> {
         unsafe { &*self.data.tg_trigger }
     }
 
+    /// The trigger that fires, as it stands in its table.
+    pub fn attached(self) -> Attached<'a> {
+        Attached { trigger: self.trigger(), relation: self.relation() }
+    }
+
     pub fn relation(self) -> Relation<'a> {
         // SAFETY: open while its trigger fires.
         Relation { relation: unsafe { &*self.data.tg_relation } }
@@ -95,15 +108,83 @@ impl<'a> Fired<'a> {
         Row { tuple, description: self.relation().relation.rd_att }
     }
 
+    /// What happened to the row, as PL/pgSQL's TG_OP has it.
+    pub fn operation(self) -> &'static str {
+        match self.data.tg_event & pg_sys::TRIGGER_EVENT_OPMASK {
+            pg_sys::TRIGGER_EVENT_INSERT => "INSERT",
+            pg_sys::TRIGGER_EVENT_UPDATE => "UPDATE",
+            pg_sys::TRIGGER_EVENT_DELETE => "DELETE",
+            _ => "TRUNCATE",
+        }
+    }
+
     /// The arguments of CREATE TRIGGER.
     pub fn arguments(self) -> Vec<String> {
-        let trigger = self.trigger();
-        let count = usize::try_from(trigger.tgnargs).unwrap_or(0);
+        self.attached().arguments()
+    }
+}
+
+/// A trigger as it stands in its table, firing or not.
+#[derive(Clone, Copy)]
+pub struct Attached<'a> {
+    trigger: &'a pg_sys::Trigger,
+    relation: Relation<'a>,
+}
+
+impl<'a> Attached<'a> {
+    /// Hands a trigger over that was created in this transaction: its table is locked.
+    pub fn created<T>(
+        table: pg_sys::Oid,
+        trigger: pg_sys::Oid,
+        look: impl FnOnce(Attached<'_>) -> T,
+    ) -> Option<T> {
+        // SAFETY: locked by whoever created the trigger.
+        let relation = unsafe { pg_sys::relation_open(table, pg_sys::NoLock as i32) };
+        // SAFETY: just opened.
+        let opened = unsafe { &*relation };
+        // SAFETY: NULL or the relation's own list.
+        let list = unsafe { opened.trigdesc.as_ref() };
+        let found = list.and_then(|list| {
+            let count = usize::try_from(list.numtriggers).unwrap_or(0);
+            // SAFETY: the list has that many members.
+            let all = unsafe { std::slice::from_raw_parts(list.triggers, count) };
+            all.iter().find(|found| found.tgoid == trigger)
+        });
+        let relation_of = Relation { relation: opened };
+        let seen = found.map(|trigger| look(Attached { trigger, relation: relation_of }));
+        // SAFETY: opened above; an error closes it by itself.
+        unsafe { pg_sys::relation_close(relation, pg_sys::NoLock as i32) };
+        seen
+    }
+
+    /// The trigger's own name.
+    pub fn name(self) -> String {
+        super::text::c_string(self.trigger.tgname)
+    }
+
+    pub fn function(self) -> pg_sys::Oid {
+        self.trigger.tgfoid
+    }
+
+    pub fn relation(self) -> Relation<'a> {
+        self.relation
+    }
+
+    /// Whether it fires after what changes a row, for each row.
+    pub fn is_after_row(self) -> bool {
+        let bits = u32::from(self.trigger.tgtype.cast_unsigned());
+        let other = pg_sys::TRIGGER_TYPE_BEFORE | pg_sys::TRIGGER_TYPE_INSTEAD;
+        bits & pg_sys::TRIGGER_TYPE_ROW != 0 && bits & other == 0
+    }
+
+    /// The arguments of CREATE TRIGGER.
+    pub fn arguments(self) -> Vec<String> {
+        let count = usize::try_from(self.trigger.tgnargs).unwrap_or(0);
         if count == 0 {
             return Vec::new();
         }
         // SAFETY: the relcache entry has that many C strings.
-        let texts = unsafe { std::slice::from_raw_parts(trigger.tgargs, count) };
+        let texts = unsafe { std::slice::from_raw_parts(self.trigger.tgargs, count) };
         texts.iter().map(|text: &*mut c_char| super::text::c_string(*text)).collect()
     }
 }
@@ -124,6 +205,44 @@ pub struct Attribute {
     length: i16,
 }
 
+impl Attribute {
+    fn of(attribute: &pg_sys::FormData_pg_attribute) -> Self {
+        Self {
+            number: attribute.attnum,
+            type_oid: attribute.atttypid,
+            collation: attribute.attcollation,
+            by_value: attribute.attbyval,
+            length: attribute.attlen,
+        }
+    }
+
+    /// Whether two values are the same, wherever and however they are stored.
+    pub fn is_same(self, one: Option<pg_sys::Datum>, other: Option<pg_sys::Datum>) -> bool {
+        match (one, other) {
+            (None, None) => true,
+            (Some(one), Some(other)) => {
+                same_bytes(self, one, other) || (self.length == -1 && same_image(one, other))
+            }
+            _ => false,
+        }
+    }
+}
+
+fn same_bytes(attribute: Attribute, one: pg_sys::Datum, other: pg_sys::Datum) -> bool {
+    if attribute.by_value {
+        return one.value() == other.value();
+    }
+    // SAFETY: two values of the attribute's type.
+    unsafe { datumIsEqual(one, other, false, i32::from(attribute.length)) }
+}
+
+fn same_image(one: pg_sys::Datum, other: pg_sys::Datum) -> bool {
+    // SAFETY: two varlenas.
+    let compare = || unsafe { datum_image_eq(one, other, false, -1) };
+    // SAFETY: on the backend's one thread.
+    unsafe { pg_guard_ffi_boundary(compare) }
+}
+
 impl Relation<'_> {
     pub fn oid(self) -> pg_sys::Oid {
         self.relation.rd_id
@@ -134,19 +253,96 @@ impl Relation<'_> {
         super::tracked::root_of(self.oid()).to_u32()
     }
 
+    /// Schema and name of the root of its partition tree, or its own.
+    pub fn root_names(self) -> (String, String) {
+        let root = super::tracked::root_of(self.oid());
+        // SAFETY: a catalogue look-up.
+        let schema = unsafe { pg_sys::get_rel_namespace(root) };
+        // SAFETY: a palloc'ed name, or NULL.
+        let schema = super::text::c_string(unsafe { pg_sys::get_namespace_name(schema) });
+        // SAFETY: as above.
+        (schema, super::text::c_string(unsafe { pg_sys::get_rel_name(root) }))
+    }
+
     /// The column of that name; none of the system's.
     pub fn attribute(self, name: &str) -> Option<Attribute> {
         // SAFETY: the relation's own description, kept while it is open.
         let description = unsafe { pgrx::PgTupleDesc::from_pg_unchecked(self.relation.rd_att) };
         let mut attributes = description.iter().filter(|attribute| !attribute.attisdropped);
         let found = attributes.find(|attribute| super::text::name(&attribute.attname) == name)?;
-        Some(Attribute {
-            number: found.attnum,
-            type_oid: found.atttypid,
-            collation: found.attcollation,
-            by_value: found.attbyval,
-            length: found.attlen,
-        })
+        Some(Attribute::of(found))
+    }
+
+    /// All columns with their names, in their order; none of the system's.
+    pub fn attributes(self) -> Vec<(String, Attribute)> {
+        // SAFETY: the relation's own description, kept while it is open.
+        let description = unsafe { pgrx::PgTupleDesc::from_pg_unchecked(self.relation.rd_att) };
+        let attributes = description.iter().filter(|attribute| !attribute.attisdropped);
+        let named = attributes
+            .map(|attribute| (super::text::name(&attribute.attname), Attribute::of(attribute)));
+        named.collect()
+    }
+
+    /// The columns by which a row is known: of the primary key, or of the replica identity. Their
+    /// numbers, in rising order; none if there is neither.
+    pub fn key(self) -> Vec<i16> {
+        let by = [
+            pg_sys::IndexAttrBitmapKind::INDEX_ATTR_BITMAP_PRIMARY_KEY,
+            pg_sys::IndexAttrBitmapKind::INDEX_ATTR_BITMAP_IDENTITY_KEY,
+        ];
+        let relation = std::ptr::from_ref(self.relation).cast_mut();
+        for kind in by {
+            // SAFETY: an open relation; a palloc'ed set, or NULL for the empty one.
+            let set = unsafe { pg_sys::RelationGetIndexAttrBitmap(relation, kind) };
+            let mut numbers = Vec::new();
+            let mut member = -1;
+            loop {
+                // SAFETY: a set of PostgreSQL's own.
+                member = unsafe { pg_sys::bms_next_member(set, member) };
+                if member < 0 {
+                    break;
+                }
+                let number = member + pg_sys::FirstLowInvalidHeapAttributeNumber;
+                numbers.extend(i16::try_from(number).ok().filter(|number| *number > 0));
+            }
+            if !numbers.is_empty() {
+                return numbers;
+            }
+        }
+        Vec::new()
+    }
+}
+
+/// A row taken apart: the value of each column by its number, from 1 on.
+#[derive(Default)]
+pub struct Values {
+    datums: Vec<pg_sys::Datum>,
+    nulls: Vec<bool>,
+}
+
+impl Values {
+    /// Takes a row apart. Valid as long as the row is; nothing is fetched from where it is toasted.
+    pub fn read(&mut self, row: Row) {
+        // SAFETY: the description of the trigger's table.
+        let columns = usize::try_from(unsafe { (*row.description).natts }).unwrap_or(0);
+        self.datums.resize(columns, pg_sys::Datum::from(0usize));
+        self.nulls.resize(columns, true);
+        // SAFETY: room for every column.
+        unsafe {
+            pg_sys::heap_deform_tuple(
+                row.tuple,
+                row.description,
+                self.datums.as_mut_ptr(),
+                self.nulls.as_mut_ptr(),
+            );
+        }
+    }
+
+    /// A column's value; `None` for NULL.
+    pub fn get(&self, attribute: Attribute) -> Option<pg_sys::Datum> {
+        let place = usize::try_from(attribute.number).ok()?.checked_sub(1)?;
+        let is_null = *self.nulls.get(place)?;
+        self.datums.get(place).copied().filter(|_| !is_null)
     }
 }
 
@@ -166,12 +362,7 @@ impl Row {
     pub fn same(self, other: Row, attribute: Attribute) -> bool {
         match (self.value(attribute), other.value(attribute)) {
             (None, None) => true,
-            (Some(one), Some(two)) if attribute.by_value => one.value() == two.value(),
-            (Some(one), Some(two)) => {
-                let length = i32::from(attribute.length);
-                // SAFETY: two values of the attribute's type.
-                unsafe { datumIsEqual(one, two, false, length) }
-            }
+            (Some(one), Some(two)) => same_bytes(attribute, one, two),
             _ => false,
         }
     }

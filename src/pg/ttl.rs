@@ -61,7 +61,8 @@ fn from_interval(value: pg_sys::Datum, limit: i64) -> Result<u64, Error> {
     ttl::from_interval(interval.month, interval.day, interval.time, limit)
 }
 
-fn from_text(given: &str, limit: i64) -> Outcome<u64> {
+/// In milliseconds, of a number of seconds or an interval.
+pub fn from_text(given: &str, limit: i64) -> Outcome<u64> {
     if let Ok(seconds) = given.trim().parse::<i64>() {
         return Ok(ttl::from_seconds(seconds, limit)?);
     }

@@ -75,6 +75,13 @@ fn header_before(position: pg_sys::XLogRecPtr) -> u64 {
     }
 }
 
+/// The position behind the last record: it only grows, and whoever sees another's commit reads a
+/// greater one than that one did before its commit record.
+pub fn end() -> u64 {
+    // SAFETY: reads shared memory.
+    unsafe { pg_sys::GetXLogInsertRecPtr() }
+}
+
 #[cfg(not(feature = "pg14"))]
 fn flushed() -> pg_sys::XLogRecPtr {
     // SAFETY: reads shared memory; the timeline is not asked for.

@@ -1,11 +1,11 @@
 //! What the transaction at hand allows, and the one place that hears of its end.
 //!
-//! One callback for transactions and one for savepoints, registered once: a hook of pgrx's would
-//! survive the savepoint that registered it, and after PREPARE TRANSACTION fire in the next,
-//! unrelated transaction.
+//! One callback for transactions, one for savepoints and one for what comes after the locks,
+//! registered once: a hook of pgrx's would survive the savepoint that registered it, and after
+//! PREPARE TRANSACTION fire in the next, unrelated transaction.
 
 use std::ffi::c_void;
-use std::panic::catch_unwind;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::OnceLock;
 
 use pg_cache_core::reason::Reason;
@@ -89,7 +89,7 @@ pub fn with_lasting_locks<T>(work: impl FnOnce() -> T) -> T {
     result
 }
 
-/// What happens to the transaction, told to the one listener.
+/// What happens to the transaction, told to whoever listens.
 pub struct Listener {
     /// Before the commit record: may fail, and the transaction with it.
     pub before_commit: fn() -> Outcome<()>,
@@ -98,36 +98,57 @@ pub struct Listener {
     pub released: fn(u32),
     /// A savepoint at this level and all above it are undone.
     pub rolled_back: fn(u32),
+    /// Committed for all to see, and all locks are held still: must not fail in any way, nor wait.
+    pub committed: fn(),
     /// Committed, prepared or aborted: must not fail in any way.
     pub ended: fn(),
+    /// Committed, and no lock is held any more: may wait, not for long, since nothing can be
+    /// cancelled; must not fail in any way; and the catalogues cannot be read.
+    pub let_go: fn(),
 }
 
-static LISTENER: OnceLock<Listener> = OnceLock::new();
+static LISTENERS: OnceLock<Vec<Listener>> = OnceLock::new();
 
-/// Listens. Once per backend.
-pub fn listen(listener: Listener) {
-    if LISTENER.set(listener).is_ok() {
+/// Listens; whoever stands first hears first. Once per backend.
+pub fn listen(listeners: Vec<Listener>) {
+    if LISTENERS.set(listeners).is_ok() {
         // SAFETY: the callback lives as long as the library, which is never unloaded.
         unsafe { pg_sys::RegisterXactCallback(Some(on_event), std::ptr::null_mut()) };
         // SAFETY: as above.
         unsafe { pg_sys::RegisterSubXactCallback(Some(on_sub_event), std::ptr::null_mut()) };
+        // SAFETY: as above.
+        unsafe { pg_sys::RegisterResourceReleaseCallback(Some(on_release), std::ptr::null_mut()) };
+    }
+}
+
+fn listeners() -> &'static [Listener] {
+    LISTENERS.get().map_or(&[], Vec::as_slice)
+}
+
+/// Tells everybody. Nothing may come out of this: after the commit record an error here would take
+/// the whole cluster down, and while a savepoint is undone nothing may fail either.
+fn tell(what: impl Fn(&Listener)) {
+    for listener in listeners() {
+        let _ = catch_unwind(AssertUnwindSafe(|| what(listener)));
     }
 }
 
 unsafe extern "C-unwind" fn on_event(event: pg_sys::XactEvent::Type, _argument: *mut c_void) {
     use pg_sys::XactEvent::*;
-    let Some(listener) = LISTENER.get() else { return };
-    let prepare = match event {
-        XACT_EVENT_PRE_COMMIT => listener.before_commit,
-        XACT_EVENT_PRE_PREPARE => listener.before_prepare,
-        XACT_EVENT_COMMIT | XACT_EVENT_ABORT | XACT_EVENT_PREPARE => {
-            // Nothing may come out of this: an error here would take the whole cluster down.
-            let _ = catch_unwind(listener.ended);
-            return;
+    let before: fn(&Listener) -> fn() -> Outcome<()> = match event {
+        XACT_EVENT_PRE_COMMIT => |listener| listener.before_commit,
+        XACT_EVENT_PRE_PREPARE => |listener| listener.before_prepare,
+        XACT_EVENT_COMMIT => {
+            tell(|listener| (listener.committed)());
+            return tell(|listener| (listener.ended)());
         }
+        XACT_EVENT_ABORT | XACT_EVENT_PREPARE => return tell(|listener| (listener.ended)()),
         _ => return,
     };
-    super::error::enter(|| prepare().map(|()| pg_sys::Datum::from(0usize)));
+    super::error::enter(|| {
+        listeners().iter().try_for_each(|listener| before(listener)())?;
+        Ok(pg_sys::Datum::from(0usize))
+    });
 }
 
 unsafe extern "C-unwind" fn on_sub_event(
@@ -137,12 +158,23 @@ unsafe extern "C-unwind" fn on_sub_event(
     _argument: *mut c_void,
 ) {
     use pg_sys::SubXactEvent::*;
-    let Some(listener) = LISTENER.get() else { return };
-    let told = match event {
-        SUBXACT_EVENT_COMMIT_SUB => listener.released,
-        SUBXACT_EVENT_ABORT_SUB => listener.rolled_back,
-        _ => return,
-    };
-    // What it does is moving notes about; and while a savepoint is undone, nothing may fail.
-    let _ = catch_unwind(|| told(level()));
+    match event {
+        SUBXACT_EVENT_COMMIT_SUB => tell(|listener| (listener.released)(level())),
+        SUBXACT_EVENT_ABORT_SUB => tell(|listener| (listener.rolled_back)(level())),
+        _ => {}
+    }
+}
+
+/// Portals, savepoints and processes without transactions let go of resources too, and an abort
+/// does: what counts is told by `committed` before.
+unsafe extern "C-unwind" fn on_release(
+    phase: pg_sys::ResourceReleasePhase::Type,
+    is_commit: bool,
+    is_top_level: bool,
+    _argument: *mut c_void,
+) {
+    let last = pg_sys::ResourceReleasePhase::RESOURCE_RELEASE_AFTER_LOCKS;
+    if phase == last && is_commit && is_top_level {
+        tell(|listener| (listener.let_go)());
+    }
 }

@@ -12,8 +12,10 @@ use serde::Deserialize;
 use crate::pg::call::Call;
 use crate::pg::error::{self, Outcome};
 use crate::pg::event_trigger::{Alteration, Event, is_binary_upgrade};
-use crate::pg::{Datum, utility};
+use crate::pg::{Datum, Oid, utility};
 use crate::{commit, tracking};
+
+use super::send;
 
 sql_function!(redis_ddl_start, pg_finfo_redis_ddl_start, start);
 sql_function!(redis_ddl_end, pg_finfo_redis_ddl_end, end);
@@ -44,6 +46,9 @@ struct Done {
     relation: Option<u32>,
     command: String,
     temporary: bool,
+    /// The trigger and its table, if it is one.
+    trigger: Option<u32>,
+    table: Option<u32>,
 }
 
 fn start(call: &Call) -> Outcome<Datum> {
@@ -76,6 +81,11 @@ fn end(call: &Call) -> Outcome<Datum> {
         return Ok(Datum::from(0usize));
     }
     let matters = |done: &Done| !done.temporary && has_effect(&done.command);
+    for Done { trigger, table, .. } in &done {
+        if let (Some(trigger), Some(table)) = (trigger, table) {
+            send::check_new(Oid::from(*table), Oid::from(*trigger))?;
+        }
+    }
     // What DROP takes is told by sql_drop.
     let untold = done.is_empty() && !command.starts_with("DROP") && !event.alters_temporary_table();
     if untold || done.iter().any(matters) {
@@ -141,12 +151,16 @@ fn commands() -> Outcome<Vec<Done>> {
                 'relation', CASE WHEN classid = 'pg_catalog.pg_class'::pg_catalog.regclass
                                  THEN objid::pg_catalog.int8 END,
                 'command', command_tag,
+                'trigger', t.oid::pg_catalog.int8,
+                'table', t.tgrelid::pg_catalog.int8,
                 'temporary', coalesce(schema_name = 'pg_temp', false)
                     AND classid IN ('pg_catalog.pg_class'::pg_catalog.regclass,
                                     'pg_catalog.pg_trigger'::pg_catalog.regclass,
                                     'pg_catalog.pg_rewrite'::pg_catalog.regclass,
                                     'pg_catalog.pg_policy'::pg_catalog.regclass))), '[]')
-           FROM pg_catalog.pg_event_trigger_ddl_commands()",
+           FROM pg_catalog.pg_event_trigger_ddl_commands()
+           LEFT JOIN pg_catalog.pg_trigger t
+             ON classid = 'pg_catalog.pg_trigger'::pg_catalog.regclass AND t.oid = objid",
     )?;
     serde_json::from_value(value).map_err(|error| error::defect_in(&error.to_string()))
 }

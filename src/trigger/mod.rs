@@ -2,4 +2,6 @@
 
 pub mod ddl;
 pub mod invalidate;
+pub mod send;
+mod sending;
 pub mod track;

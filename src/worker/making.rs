@@ -6,7 +6,7 @@
 
 use crate::client::failure::Failure;
 use crate::client::making::{Prune, claim, make, prune, remember};
-use crate::client::session::Server;
+use crate::client::server::Server;
 use crate::connection;
 use crate::pg::error::{self, Outcome};
 use crate::pg::transaction::{self, End};

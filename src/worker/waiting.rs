@@ -1,8 +1,8 @@
 //! Waiting for those who write: everybody who holds a lock on `redis_server` now.
 //!
-//! Invariant: when it is over, each of them has let go of its locks, hence committed or not, and has
-//! sent its messages about the schema. If one were still to send them, a reader of a new generation
-//! would trust caches that lack them, and no list would tell it not to.
+//! Invariant: when it is over, each of them has let go of its locks, hence committed or not, and
+//! has sent its messages about the schema. If one were still to send them, a reader of a new
+//! generation would trust caches that lack them, and no list would tell it not to.
 
 use std::collections::HashSet;
 

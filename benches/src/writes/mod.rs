@@ -6,6 +6,7 @@
 //! trigger that did nothing looks cheap.
 
 mod bulk;
+mod events;
 mod pgbench;
 mod report;
 
@@ -145,6 +146,11 @@ pub fn run(rounds: usize) -> Outcome<Value> {
     report::print(&rows[0]);
     for (kind, clients) in pgbench::all() {
         let row = pgbench::measure(&pair, &kind, clients, rounds)?;
+        report::print(&row);
+        rows.push(row);
+    }
+    events::prepare(&pair)?;
+    for row in events::measure(&pair, rounds)? {
         report::print(&row);
         rows.push(row);
     }

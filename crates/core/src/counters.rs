@@ -108,12 +108,16 @@ pub struct Commits {
     pub tags: Sum,
     pub keys: Sum,
     pub time_us: Sum,
+    pub sent: Sum,
+    pub lost: Sum,
+    pub send_us: Sum,
 }
 
 impl Commits {
     pub fn reset(&self) {
-        let Self { settled, early, owed, tags, keys, time_us } = self;
-        [settled, early, owed, tags, keys, time_us].into_iter().for_each(Sum::reset);
+        let Self { settled, early, owed, tags, keys, time_us, sent, lost, send_us } = self;
+        let all = [settled, early, owed, tags, keys, time_us, sent, lost, send_us];
+        all.into_iter().for_each(Sum::reset);
     }
 }
 

@@ -6,18 +6,35 @@
 //! `docs/errors.md` is rendered from here.
 
 mod catalogue;
+mod outbox;
+mod sending;
 mod tracking;
+mod unreachable;
 
 pub use catalogue::{catalogue, markdown};
+pub use outbox::Outbox;
+pub use sending::{Flaw, Sending};
 pub use tracking::Tracking;
 
 use crate::reason::Reason;
 
 const TTL_HINT: &str = "Give a number of seconds or an interval, such as 300 or '5 minutes'.";
 
+impl From<Outbox> for Error {
+    fn from(error: Outbox) -> Self {
+        Error::Outbox(error)
+    }
+}
+
 impl From<Tracking> for Error {
     fn from(error: Tracking) -> Self {
         Error::Tracking(error)
+    }
+}
+
+impl From<Sending> for Error {
+    fn from(error: Sending) -> Self {
+        Error::Sending(Box::new(error))
     }
 }
 
@@ -61,7 +78,11 @@ pub enum Error {
     NoWorkerSlot,
     PrefixTooLong { bytes: usize, bytes_max: usize },
     BucketsOutOfRange { given: i32, most: i32 },
+    Outbox(Outbox),
     Tracking(Tracking),
+    Sending(Box<Sending>),
+    MessageTooLarge { bytes: usize, bytes_max: usize },
+    CommandRefused { command: String, why: &'static str },
 }
 
 impl Error {
@@ -98,8 +119,12 @@ impl Error {
             Error::NoWorkerSlot => "53400",
             Error::PrefixTooLong { .. } => "54000",
             Error::BucketsOutOfRange { .. } => "22023",
-            Error::Unreachable { reason, .. } => unreachable_sqlstate(*reason),
+            Error::Outbox(error) => error.sqlstate(),
+            Error::Unreachable { reason, .. } => unreachable::sqlstate(*reason),
             Error::Tracking(error) => error.sqlstate(),
+            Error::Sending(error) => error.sqlstate(),
+            Error::MessageTooLarge { .. } => "54000",
+            Error::CommandRefused { .. } => "0A000",
         }
     }
 
@@ -141,8 +166,8 @@ impl Error {
                 format!("scheme \"{scheme}\" is not supported in pg_cache.url")
             }
             Error::PasswordFile { .. } => "could not read pg_cache.password_file".into(),
-            Error::ServerTooOld { .. } => unreachable_message(Reason::Version).into(),
-            Error::Unreachable { reason, .. } => unreachable_message(*reason).into(),
+            Error::ServerTooOld { .. } => unreachable::message(Reason::Version).into(),
+            Error::Unreachable { reason, .. } => unreachable::message(*reason).into(),
             Error::FlushPattern => "pattern must not be empty".into(),
             Error::RowsContext => {
                 "function returning record called in context that cannot accept type record".into()
@@ -162,7 +187,11 @@ impl Error {
             Error::BucketsOutOfRange { given, .. } => {
                 format!("number of buckets out of range: {given}")
             }
+            Error::Outbox(error) => error.message(),
             Error::Tracking(error) => error.message(),
+            Error::Sending(error) => error.message(),
+            Error::MessageTooLarge { .. } => "message is too large".into(),
+            Error::CommandRefused { command, .. } => format!("cannot send command \"{command}\""),
         }
     }
 
@@ -226,7 +255,13 @@ impl Error {
                  either."
                     .into()
             }
+            Error::Outbox(error) => return error.detail(),
             Error::Tracking(error) => return error.detail(),
+            Error::Sending(error) => return error.detail(),
+            Error::MessageTooLarge { bytes, bytes_max } => {
+                format!("It has {bytes} bytes; pg_cache.value_bytes_max is {bytes_max}.")
+            }
+            Error::CommandRefused { why, .. } => (*why).into(),
             _ => return None,
         })
     }
@@ -265,8 +300,8 @@ impl Error {
             Error::PasswordFile { .. } => {
                 "The operating system user that runs PostgreSQL must be able to read the file."
             }
-            Error::ServerTooOld { .. } => return unreachable_hint(Reason::Version),
-            Error::Unreachable { reason, .. } => return unreachable_hint(*reason),
+            Error::ServerTooOld { .. } => return unreachable::hint(Reason::Version),
+            Error::Unreachable { reason, .. } => return unreachable::hint(*reason),
             Error::FlushPattern => {
                 "Leave the pattern out for every entry of this database, or give one such as \
                  'user:*'."
@@ -295,61 +330,14 @@ impl Error {
                 "Write the names of columns in braces and a colon between them, as in \
                  'user:{id}:{language}'."
             }
+            Error::Outbox(error) => return error.hint(),
             Error::Tracking(error) => return error.hint(),
+            Error::Sending(error) => return error.hint(),
+            Error::MessageTooLarge { .. } => "Send less, or raise pg_cache.value_bytes_max.",
+            Error::CommandRefused { .. } => return None,
         };
         Some(hint.to_owned())
     }
-}
-
-fn unreachable_sqlstate(reason: Reason) -> &'static str {
-    match reason {
-        Reason::Connect | Reason::Breaker => "08001",
-        Reason::Timeout | Reason::Closed => "08006",
-        Reason::Protocol => "08P01",
-        Reason::Version => "0A000",
-        Reason::NoAuth => "28P01",
-        Reason::Loading => "57P03",
-        Reason::Oom => "53200",
-        Reason::ReadOnly => "25006",
-        Reason::NoPerm => "42501",
-        _ => "38000",
-    }
-}
-
-fn unreachable_message(reason: Reason) -> &'static str {
-    match reason {
-        Reason::Connect | Reason::Breaker => "could not connect to redis",
-        Reason::Timeout => "redis did not answer in time",
-        Reason::Closed => "redis closed the connection",
-        Reason::Protocol => "what answered does not speak the redis protocol",
-        Reason::Version => "redis is too old",
-        Reason::NoAuth => "redis refused the user name or password",
-        Reason::Loading => "redis is loading its data",
-        Reason::Oom => "redis is out of memory",
-        Reason::ReadOnly => "redis is read-only",
-        Reason::NoPerm => "permission denied by redis",
-        Reason::Busy => "redis is busy with a script",
-        _ => "redis answered with an error",
-    }
-}
-
-fn unreachable_hint(reason: Reason) -> Option<String> {
-    let hint = match reason {
-        Reason::Connect => "Check pg_cache.url and that Redis is running.",
-        Reason::Breaker => "It is tried again within seconds.",
-        Reason::Timeout => "Check the load on Redis, or raise pg_cache.timeout_ms.",
-        Reason::Protocol => "Check the host and the port in pg_cache.url.",
-        Reason::Version => "pg_cache needs Redis 7.0 or later, or Valkey 7.2 or later.",
-        Reason::NoAuth => {
-            "Check the user and password in pg_cache.url, or the file pg_cache.password_file."
-        }
-        Reason::Loading => "Try again when it has finished.",
-        Reason::Oom => "Raise maxmemory, or set a maxmemory-policy that evicts keys.",
-        Reason::ReadOnly => "Let pg_cache.url name the primary.",
-        Reason::NoPerm => "Extend the access control list of the Redis user.",
-        _ => return None,
-    };
-    Some(hint.to_owned())
 }
 
 /// What the operating system or a server said, made to end as a sentence does.
@@ -411,6 +399,10 @@ mod tests {
             Error::DependsArgument => 35,
             Error::Tracking(_) => 36,
             Error::CannotVerify { .. } => 37,
+            Error::Outbox(_) => 41,
+            Error::Sending(_) => 38,
+            Error::MessageTooLarge { .. } => 39,
+            Error::CommandRefused { .. } => 40,
         }
     }
 
@@ -418,7 +410,7 @@ mod tests {
     fn every_error_stands_in_the_catalogue() {
         // Danger: an error that users meet and the documentation does not know.
         let listed: BTreeSet<usize> = catalogue().iter().map(variant).collect();
-        assert_eq!(listed, (0..=37).collect());
+        assert_eq!(listed, (0..=41).collect());
     }
 
     #[test]

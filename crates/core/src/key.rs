@@ -22,6 +22,8 @@ const TAG_BYTES: usize = 3;
 const SIDECAR_PREFIX: &[u8] = b"pgc:e:{";
 const LEASE_PREFIX: &[u8] = b"pgc:l:{";
 const RECIPE_PREFIX: &[u8] = b"pgc:q:{";
+const TOKEN_PREFIX: &[u8] = b"pgc:s:{";
+const RECORD_PREFIX: &[u8] = b"pgc:o:{";
 const TAG_END: &[u8] = b"}:";
 const NAME_HEAD_BYTES: usize = SIDECAR_PREFIX.len() + TAG_BYTES + TAG_END.len();
 const SCOPE_HEX_DIGITS: usize = 16;
@@ -50,10 +52,10 @@ pub fn slot_tag(slot: u16) -> [u8; TAG_BYTES] {
     SLOT_TAGS[slot as usize % SLOTS]
 }
 
-/// What stands before a value's name in that of its sidecar, and in that of its lease.
-pub fn heads(value: &[u8]) -> [[u8; NAME_HEAD_BYTES]; 2] {
+/// What stands before a value's name in those of its sidecar, its lease and its token.
+pub fn heads(value: &[u8]) -> [[u8; NAME_HEAD_BYTES]; 3] {
     let tag = slot_tag(slot(value));
-    [SIDECAR_PREFIX, LEASE_PREFIX].map(|prefix| {
+    [SIDECAR_PREFIX, LEASE_PREFIX, TOKEN_PREFIX].map(|prefix| {
         let mut head = [0; NAME_HEAD_BYTES];
         let (kind, rest) = head.split_at_mut(prefix.len());
         let (slot, end) = rest.split_at_mut(TAG_BYTES);
@@ -92,9 +94,19 @@ impl EntryKeys {
         [LEASE_PREFIX, &self.sidecar[SIDECAR_PREFIX.len()..]].concat()
     }
 
+    /// Where the last transaction that stores this key leaves its mark until it has done so.
+    pub fn token(&self) -> Vec<u8> {
+        [TOKEN_PREFIX, &self.sidecar[SIDECAR_PREFIX.len()..]].concat()
+    }
+
     pub fn recipe(&self) -> Vec<u8> {
         [RECIPE_PREFIX, &self.sidecar[SIDECAR_PREFIX.len()..]].concat()
     }
+}
+
+/// What a stream has been given of the outbox of each database: a hash beside the stream.
+pub fn stream_record(stream: &[u8]) -> Vec<u8> {
+    [RECORD_PREFIX, &slot_tag(slot(stream))[..], TAG_END, stream].concat()
 }
 
 /// The user's key of a sidecar's name; None if no sidecar of ours is named so.
@@ -269,6 +281,8 @@ mod tests {
         assert_eq!(keys.sidecar(), b"pgc:e:{9Le}:foo");
         assert_eq!(keys.lease(), b"pgc:l:{9Le}:foo");
         assert_eq!(keys.recipe(), b"pgc:q:{9Le}:foo");
+        assert_eq!(keys.token(), b"pgc:s:{9Le}:foo");
+        assert_eq!(stream_record(b"foo"), b"pgc:o:{9Le}:foo");
         assert_eq!(scoped(b"top", 0xbeef), b"top#000000000000beef");
     }
 
@@ -348,6 +362,8 @@ mod tests {
             prop_assert_eq!(slot(keys.value()), slot(keys.sidecar()));
             prop_assert_eq!(slot(keys.value()), slot(&keys.lease()));
             prop_assert_eq!(slot(keys.value()), slot(&keys.recipe()));
+            prop_assert_eq!(slot(keys.value()), slot(&keys.token()));
+            prop_assert_eq!(slot(&key), slot(&stream_record(&key)));
             prop_assert_eq!(key_of_sidecar(keys.sidecar()), Some(&key[..]));
         }
 
@@ -358,6 +374,7 @@ mod tests {
             prop_assert_eq!(slot(keys.value()), slot(keys.sidecar()));
             prop_assert_eq!(slot(keys.value()), slot(&keys.lease()));
             prop_assert_eq!(slot(keys.value()), slot(&keys.recipe()));
+            prop_assert_eq!(slot(keys.value()), slot(&keys.token()));
             prop_assert_eq!(key_of_sidecar(keys.sidecar()), Some(key.as_bytes()));
         }
 

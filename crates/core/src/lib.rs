@@ -5,10 +5,12 @@
 
 pub mod breaker;
 pub mod clock;
+pub mod command;
 pub mod counters;
 mod decimal;
 pub mod eager;
 pub mod error;
+pub mod event;
 pub mod fence;
 mod fields;
 pub mod fill;
@@ -16,6 +18,7 @@ pub mod fingerprint;
 pub mod key;
 pub mod limiter;
 pub mod message;
+pub mod options;
 pub mod pending;
 pub mod pins;
 pub mod reason;

@@ -1,8 +1,13 @@
 //! What leaves for Redis after a commit, and the order in which it leaves.
 //!
-//! Invariant: what was made in a savepoint is in the log if and only if that savepoint and all below
-//! it are kept, at the place where it was made. If one outlived its rollback, a subscriber would
-//! hear of what never happened.
+//! Invariant: what was made in a savepoint is in the log if and only if that savepoint and all
+//! below it are kept, at the place where it was made. If one outlived its rollback, a subscriber
+//! would hear of what never happened.
+
+pub mod batch;
+pub mod codec;
+pub mod horizon;
+pub mod place;
 
 /// One message.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -19,17 +24,27 @@ pub enum Message {
     Command { arguments: Vec<Box<[u8]>> },
 }
 
+/// Names and values.
+pub type Fields = Vec<(Box<[u8]>, Box<[u8]>)>;
+
 /// What a key is to hold.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Stored {
     Text(Box<[u8]>),
-    /// Fields and values.
-    Hash(Vec<(Box<[u8]>, Box<[u8]>)>),
+    Hash(Fields),
     /// Nothing: the row is gone.
     Nothing,
 }
 
 impl Message {
+    /// The stream that it is appended to.
+    pub fn stream(&self) -> Option<&[u8]> {
+        match self {
+            Message::Append { stream, .. } | Message::Job { queue: stream, .. } => Some(stream),
+            _ => None,
+        }
+    }
+
     /// What it takes of memory, roughly.
     pub fn bytes(&self) -> usize {
         let parts = match self {
@@ -43,6 +58,19 @@ impl Message {
     }
 }
 
+impl Message {
+    /// The name of the key that it writes, which takes the database's prefix. Channels are no keys,
+    /// and a command is sent as it was written.
+    pub fn key_mut(&mut self) -> Option<&mut Box<[u8]>> {
+        match self {
+            Message::Append { stream: key, .. }
+            | Message::Store { key, .. }
+            | Message::Job { queue: key, .. } => Some(key),
+            Message::Publish { .. } | Message::Command { .. } => None,
+        }
+    }
+}
+
 impl Stored {
     fn bytes(&self) -> usize {
         match self {
@@ -53,13 +81,24 @@ impl Stored {
     }
 }
 
-/// The messages of the running transaction, of one way of delivery, in the order of their making.
+/// A message of the running transaction.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Entry {
+    /// Its place among all that the transaction made; what was rolled back leaves gaps.
+    pub seq: u64,
+    /// To be delivered by way of the outbox, whatever happens.
+    pub durable: bool,
+    pub message: Message,
+}
+
+/// The messages of the running transaction, in the order of their making.
 #[derive(Debug, Default)]
 pub struct Log {
-    messages: Vec<Message>,
+    entries: Vec<Entry>,
     /// For each nest level in which something was made, in rising order: what was there before.
     marks: Vec<Mark>,
     bytes: usize,
+    next_seq: u64,
 }
 
 #[derive(Debug, Clone, Copy)]
@@ -71,13 +110,15 @@ struct Mark {
 
 impl Log {
     /// Appends a message made at a nest level, 1 the transaction itself.
-    pub fn push(&mut self, level: u32, message: Message) {
+    pub fn push(&mut self, level: u32, durable: bool, message: Message) {
         if self.marks.last().is_none_or(|mark| mark.level < level) {
-            let (length, bytes) = (self.messages.len(), self.bytes);
+            let (length, bytes) = (self.entries.len(), self.bytes);
             self.marks.push(Mark { level, length, bytes });
         }
         self.bytes += message.bytes();
-        self.messages.push(message);
+        let seq = self.next_seq;
+        self.next_seq += 1;
+        self.entries.push(Entry { seq, durable, message });
     }
 
     /// A savepoint became part of the level below it.
@@ -95,14 +136,19 @@ impl Log {
     /// A savepoint at this level and all above it are undone.
     pub fn roll_back(&mut self, level: u32) {
         while let Some(mark) = self.marks.last().copied().filter(|mark| mark.level >= level) {
-            self.messages.truncate(mark.length);
+            self.entries.truncate(mark.length);
             self.bytes = mark.bytes;
             self.marks.pop();
         }
     }
 
-    pub fn is_empty(&self) -> bool {
-        self.messages.is_empty()
+    pub fn entries(&self) -> &[Entry] {
+        &self.entries
+    }
+
+    /// What a change does to their sizes is not counted.
+    pub fn entries_mut(&mut self) -> &mut [Entry] {
+        &mut self.entries
     }
 
     /// What the messages take of memory, roughly.
@@ -110,11 +156,26 @@ impl Log {
         self.bytes
     }
 
+    /// What those take that were made at this very level.
+    pub fn bytes_of(&self, level: u32) -> usize {
+        let top = self.marks.last().filter(|mark| mark.level == level);
+        top.map_or(0, |mark| self.bytes - mark.bytes)
+    }
+
+    /// Takes those that were made at this very level: what is done with them is undone with it.
+    pub fn take_of(&mut self, level: u32) -> Vec<Entry> {
+        let Some(top) = self.marks.last().copied().filter(|mark| mark.level == level) else {
+            return Vec::new();
+        };
+        self.bytes = top.bytes;
+        self.entries.split_off(top.length)
+    }
+
     /// Empties the log.
-    pub fn take(&mut self) -> Vec<Message> {
+    pub fn take(&mut self) -> Vec<Entry> {
         self.marks.clear();
         self.bytes = 0;
-        std::mem::take(&mut self.messages)
+        std::mem::take(&mut self.entries)
     }
 }
 
@@ -150,7 +211,7 @@ mod tests {
                 let level = stack.len() as u32;
                 match step {
                     Step::Make => {
-                        log.push(level, message(number as u32));
+                        log.push(level, number % 3 == 0, message(number as u32));
                         stack.last_mut().unwrap().push(message(number as u32));
                     }
                     Step::Save => stack.push(Vec::new()),
@@ -166,9 +227,18 @@ mod tests {
                     _ => {}
                 }
             }
-            let kept: Vec<Message> = stack.concat();
-            prop_assert_eq!(log.bytes(), kept.iter().map(Message::bytes).sum::<usize>());
-            prop_assert_eq!(log.take(), kept);
+            let bytes = |messages: &[Message]| messages.iter().map(Message::bytes).sum::<usize>();
+            let level = stack.len() as u32;
+            prop_assert_eq!(log.bytes_of(level), bytes(stack.last().unwrap()));
+            prop_assert_eq!(log.bytes(), bytes(&stack.concat()));
+            let made = |entries: Vec<Entry>| {
+                let rises = entries.windows(2).all(|pair| pair[0].seq < pair[1].seq);
+                assert!(rises, "the order of making");
+                entries.into_iter().map(|entry| entry.message).collect::<Vec<_>>()
+            };
+            prop_assert_eq!(made(log.take_of(level)), stack.pop().unwrap());
+            prop_assert_eq!(log.bytes(), bytes(&stack.concat()));
+            prop_assert_eq!(made(log.take()), stack.concat());
             prop_assert_eq!(log.bytes(), 0);
         }
     }

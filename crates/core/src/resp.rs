@@ -122,17 +122,17 @@ pub fn read_look(
     }
 }
 
-/// Reads so many generations (bulk strings or nulls), so many numbers, and the server's proof, in
-/// the ranges as [`read_look`] does: the generations, and the text.
+/// Reads so many generations (bulk strings or nulls), so many numbers, so many OKs, and the proof
+/// of the server, in the ranges as [`read_look`] does: the generations, and the text.
 pub fn read_settled(
     bytes: &[u8],
     generations: usize,
-    numbers: usize,
+    (numbers, oks): (usize, usize),
     ranges: &mut Vec<Option<Range<usize>>>,
 ) -> Look {
     ranges.clear();
     let mut replies = Replies { bytes, at: 0 };
-    match replies.read_settled(generations, numbers, ranges) {
+    match replies.read_settled(generations, (numbers, oks), ranges) {
         Ok(()) => Look::Complete { used: replies.at },
         Err(look) => look,
     }
@@ -168,7 +168,7 @@ impl Replies<'_> {
     fn read_settled(
         &mut self,
         generations: usize,
-        numbers: usize,
+        (numbers, oks): (usize, usize),
         ranges: &mut Vec<Option<Range<usize>>>,
     ) -> Result<(), Look> {
         for _ in 0..generations {
@@ -177,6 +177,9 @@ impl Replies<'_> {
         for _ in 0..numbers {
             self.expect(b":")?;
             self.length()?;
+        }
+        for _ in 0..oks {
+            self.expect(b"+OK\r\n")?;
         }
         ranges.push(Some(self.text()?));
         Ok(())

@@ -70,7 +70,7 @@ mod tests {
         rounds.looked(5, 2);
         assert_eq!(rounds.due(5, &[1, 2, 3], found), [3], "it is new");
         rounds.looked(6, 3);
-        assert_eq!(rounds.due(PRESENT_MS, &[1, 2, 3], found), Vec::<u32>::new());
+        assert_eq!(rounds.due(PRESENT_MS, &[1, 2, 3], found), [] as [u32; 0]);
         assert_eq!(rounds.due(5 + PRESENT_MS, &[1, 2, 3], found), [1]);
         assert_eq!(rounds.due(6 + PRESENT_MS, &[1, 2, 3], found), [1, 3], "unknown is present");
         assert_eq!(rounds.due(4 + ABSENT_MS, &[1, 2, 3], found), [1, 3]);
@@ -86,7 +86,7 @@ mod tests {
         rounds.looked(10, 1);
         rounds.looked(5, 2);
         assert_eq!(rounds.due(10 + PRESENT_MS, &[1, 2, 3], found), [3, 2, 1]);
-        assert_eq!(rounds.due(11, &[2], found), Vec::<u32>::new());
+        assert_eq!(rounds.due(11, &[2], found), [] as [u32; 0]);
         assert_eq!(rounds.due(11, &[1, 2], found), [1]);
     }
 
@@ -95,6 +95,6 @@ mod tests {
         // Danger: an interval below zero is taken for one that is over.
         let mut rounds = Rounds::default();
         rounds.looked(1_000_000, 1);
-        assert_eq!(rounds.due(0, &[1], |_| Some(true)), Vec::<u32>::new());
+        assert_eq!(rounds.due(0, &[1], |_| Some(true)), [] as [u32; 0]);
     }
 }

@@ -1,11 +1,11 @@
-//! BUMP, and DEL behind it, as they go over the wire: one request, packed once.
+//! BUMP, DEL behind it, and the tokens of what will be stored: one request, packed once.
 //!
 //! Invariant: the proof of the server stands last, so that it tells of the server after all of this
 //! was done. Asked before, a server that is demoted in between would vouch for what it then loses.
 
 use std::ops::Range;
 
-use crate::key;
+use crate::key::{self, EntryKeys};
 use crate::resp::{self, Look};
 use crate::tag::Bucket;
 use crate::tagtable;
@@ -31,24 +31,52 @@ pub struct Bump<'a> {
     pub buckets: &'a [Bucket],
 }
 
+/// How long a token waits for a backend that has most likely died.
+const TOKEN_SECONDS: u64 = 24 * 3600;
+
+/// A key that is to be stored after the commit, and the mark that says by whom.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Token {
+    /// Without the database's prefix.
+    pub key: Box<[u8]>,
+    pub token: Box<[u8]>,
+    /// It stays until it is used, however long that takes.
+    pub lasts: bool,
+}
+
 /// The keys that are to be gone.
 pub struct Gone<'a> {
     /// The database's, in front of every key.
     pub prefix: &'a [u8],
     pub keys: &'a [Box<[u8]>],
+    /// Left beside keys in the place of those that stood there.
+    pub tokens: &'a [Token],
     /// For tests that show what taking the lease is good for.
     pub keep_leases: bool,
 }
 
 impl Gone<'_> {
-    /// Appends the names of a key: of its value, its sidecar and its lease. A statement may name a
-    /// key for each row, so nothing is put together elsewhere first.
+    /// Appends the command that leaves a token, behind the deletion of the one before.
+    fn lay(&self, packed: &mut Vec<u8>, Token { key, token, lasts }: &Token) {
+        let beside = EntryKeys::new(&[self.prefix, key].concat()).token();
+        resp::write_command(packed, if *lasts { 3 } else { 5 }, b"SET");
+        resp::write_argument(packed, &beside);
+        resp::write_argument(packed, token);
+        if !lasts {
+            resp::write_argument(packed, b"EX");
+            resp::write_number(packed, TOKEN_SECONDS);
+        }
+    }
+
+    /// Appends the names of a key: of its value, its sidecar, its token and its lease. A statement
+    /// may name a key for each row, so nothing is put together elsewhere first.
     fn write(&self, packed: &mut Vec<u8>, key: &[u8]) {
         resp::write_joined(packed, self.prefix, key);
         let end = packed.len() - resp::LINE_END.len();
         let value = end - self.prefix.len() - key.len()..end;
-        let [sidecar, lease] = key::heads(&packed[value.clone()]);
+        let [sidecar, lease, token] = key::heads(&packed[value.clone()]);
         resp::write_repeated(packed, &sidecar, value.clone());
+        resp::write_repeated(packed, &token, value.clone());
         if !self.keep_leases {
             resp::write_repeated(packed, &lease, value);
         }
@@ -61,6 +89,7 @@ pub struct Settlement {
     packed: Vec<u8>,
     bumps: usize,
     dels: usize,
+    tokens: usize,
 }
 
 impl Settlement {
@@ -85,24 +114,29 @@ impl Settlement {
             }
         }
         for keys in gone.keys.chunks(DEL_KEYS_MAX) {
-            let names = if gone.keep_leases { 2 } else { 3 };
+            let names = if gone.keep_leases { 3 } else { 4 };
             resp::write_command(&mut packed, 1 + names * keys.len(), b"DEL");
             for key in keys {
                 gone.write(&mut packed, key);
             }
         }
+        for token in gone.tokens {
+            gone.lay(&mut packed, token);
+        }
         resp::write_proof(&mut packed);
         let bumps = bump.buckets.len().div_ceil(BUMP_BUCKETS_MAX);
-        Self { packed, bumps, dels: gone.keys.len().div_ceil(DEL_KEYS_MAX) }
+        let dels = gone.keys.len().div_ceil(DEL_KEYS_MAX);
+        Self { packed, bumps, dels, tokens: gone.tokens.len() }
     }
 
     pub fn packed(&self) -> &[u8] {
         &self.packed
     }
 
-    /// How many answers it has: a generation for each call of BUMP, the DELs, the proof.
+    /// How many answers it has: a generation for each call of BUMP, one for each DEL and token, and
+    /// the proof.
     pub fn replies(&self) -> usize {
-        self.bumps + self.dels + 1
+        self.bumps + self.dels + self.tokens + 1
     }
 
     /// How many of them, the first ones, are generations.
@@ -112,14 +146,13 @@ impl Settlement {
 
     /// Reads the answers; in `ranges` the generations and the text of the proof.
     pub fn read(&self, bytes: &[u8], ranges: &mut Vec<Option<Range<usize>>>) -> Look {
-        resp::read_settled(bytes, self.bumps, self.dels, ranges)
+        resp::read_settled(bytes, self.bumps, (self.dels, self.tokens), ranges)
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::key::EntryKeys;
 
     fn settlement(buckets: &[Bucket], keys: &[Box<[u8]>]) -> Settlement {
         let bump = Bump {
@@ -130,7 +163,8 @@ mod tests {
             in_progress: &[7, 9],
             buckets,
         };
-        Settlement::new("sha", &bump, &Gone { prefix: b"p:", keys, keep_leases: false })
+        let gone = Gone { prefix: b"p:", keys, tokens: &[], keep_leases: false };
+        Settlement::new("sha", &bump, &gone)
     }
 
     /// Danger: an argument too few or too many, and every command behind it is read wrong.
@@ -140,13 +174,16 @@ mod tests {
         let keys = EntryKeys::new(b"p:{a}");
         let tag = keys.sidecar().escape_ascii().to_string();
         let lease = keys.lease().escape_ascii().to_string();
+        let token = keys.token().escape_ascii().to_string();
         let expected = format!(
             "*10\r\n$7\r\nEVALSHA\r\n$3\r\nsha\r\n$1\r\n1\r\n$1\r\nt\r\n\
              $32\r\n{:032x}\r\n$1\r\n7\r\n$2\r\n12\r\n$3\r\n7,9\r\n$1\r\n5\r\n$1\r\nC\r\n\
-             *4\r\n$3\r\nDEL\r\n$5\r\np:{{a}}\r\n${}\r\n{tag}\r\n${}\r\n{lease}\r\n\
+             *5\r\n$3\r\nDEL\r\n$5\r\np:{{a}}\r\n${}\r\n{tag}\r\n${}\r\n{token}\r\n\
+             ${}\r\n{lease}\r\n\
              *2\r\n$4\r\nINFO\r\n$11\r\nreplication\r\n",
             1,
             tag.len(),
+            token.len(),
             lease.len()
         );
         assert_eq!(
@@ -154,6 +191,31 @@ mod tests {
             expected.as_bytes().escape_ascii().to_string()
         );
         assert_eq!((found.bumps(), found.replies()), (1, 3));
+    }
+
+    /// Danger: a value is stored that nobody's token stands for, or a token stays for ever.
+    #[test]
+    fn tokens_stand_beside_their_keys() {
+        let token = |key: &[u8], lasts| Token { key: key.into(), token: b"x.1"[..].into(), lasts };
+        let tokens = [token(b"a", false), token(b"b", true)];
+        let gone = Gone { prefix: b"p:", keys: &[], tokens: &tokens, keep_leases: false };
+        let bump =
+            Bump { table: b"t", generation: None, xid: 7, xmax: 8, in_progress: &[], buckets: &[] };
+        let found = Settlement::new("sha", &bump, &gone);
+        let [a, b] = [&b"p:a"[..], b"p:b"].map(|key| EntryKeys::new(key).token());
+        let [a, b] = [a, b].map(|name| String::from_utf8(name).unwrap());
+        let expected = format!(
+            "*5\r\n$3\r\nSET\r\n${}\r\n{a}\r\n$3\r\nx.1\r\n$2\r\nEX\r\n$5\r\n86400\r\n\
+             *3\r\n$3\r\nSET\r\n${}\r\n{b}\r\n$3\r\nx.1\r\n\
+             *2\r\n$4\r\nINFO\r\n$11\r\nreplication\r\n",
+            a.len(),
+            b.len()
+        );
+        assert_eq!(String::from_utf8_lossy(found.packed()), expected);
+        let bytes = b"+OK\r\n+OK\r\n=5\r\ntxt:a\r\n";
+        let mut ranges = Vec::new();
+        assert_eq!(found.read(bytes, &mut ranges), Look::Complete { used: bytes.len() });
+        assert_eq!((found.replies(), ranges.len()), (3, 1));
     }
 
     /// Danger: one script call holds Redis up for as long as a transaction is large.

@@ -7,11 +7,12 @@ use pg_cache_documents::stage::Stage;
 use pg_cache_documents::{Document, documents, root, settings};
 
 /// What only the extension's own views, triggers and event triggers call.
-const INTERNAL: [&str; 6] = [
+const INTERNAL: [&str; 7] = [
     "redis_ddl_end",
     "redis_ddl_start",
     "redis_sql_drop",
     "redis_track_columns",
+    "redis_track_note",
     "redis_track_row",
     "redis_track_truncate",
 ];
@@ -73,6 +74,7 @@ fn table_row(column: impl Fn(usize) -> String) -> String {
     let default = if column(1).is_empty() { "empty".into() } else { format!("`{}`", column(1)) };
     let unit = match column(2).as_str() {
         "ms" => "milliseconds",
+        "MB" => "megabytes",
         "s" => "seconds",
         "B" => "bytes",
         _ => "",

@@ -4,7 +4,9 @@
 //! so that the order and number of threads change no result. Break it and a failure says nothing.
 
 pub mod counters;
+pub mod events;
 pub mod notes;
+pub mod outbox;
 pub mod outcome;
 pub mod registry;
 pub mod scene;

@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use pg_cache_e2e::Scene;
 use pg_cache_e2e::counters::{commands, forget_commands};
 use pg_cache_e2e::registry::repair;
+use pg_cache_testbed::Pair;
 use postgres::Client;
 
 /// Two tables, one of them tracked.
@@ -55,4 +56,40 @@ fn a_commit_settles_with_one_script_whatever_it_touched() {
     let asked = asked(&scene, &mut client, sql);
     assert_eq!(asked.get("evalsha"), Some(&1), "{asked:?}");
     assert_eq!(asked.get("del"), None, "{asked:?}");
+}
+
+#[test]
+fn a_first_writer_after_a_restart_deletes_all_its_keys() {
+    // Danger: the table has no generation any more once it was told, so a writer that settles its
+    // keys in steps takes the answer to a step for a failure, and leaves the rest of its keys.
+    let mut pair = Pair::start_with(&[("max_worker_processes", "16")], &[]);
+    let mut client = pair.postgres.connect();
+    client
+        .batch_execute(
+            "CREATE TABLE users (id int PRIMARY KEY, v int DEFAULT 0);
+             INSERT INTO users SELECT generate_series(1, 8);
+             CREATE TRIGGER keys AFTER INSERT OR UPDATE OR DELETE ON users
+                 FOR EACH ROW EXECUTE FUNCTION redis_invalidate('user:{id}')",
+        )
+        .unwrap();
+    repair(&mut client);
+    for steps in ["1", "2", "3", "100"] {
+        for id in 1..=8 {
+            pair.redis.cli(&["SET", &format!("user:{id}"), "old"]);
+        }
+        pair.postgres.restart();
+        let mut client = pair.postgres.connect();
+        // Nobody has read, so no worker was woken: this one finds the former run's generation.
+        client
+            .batch_execute(&format!(
+                "BEGIN; SET LOCAL pg_cache.pending_keys_max = {steps};
+                 UPDATE users SET v = v + 1 WHERE id <= 4; UPDATE users SET v = v + 1 WHERE id > 4;
+                 COMMIT"
+            ))
+            .unwrap();
+        let left: Vec<i32> = (1..=8)
+            .filter(|id| pair.redis.cli(&["EXISTS", &format!("user:{id}")]).trim() != "0")
+            .collect();
+        assert_eq!(left, [] as [i32; 0], "in steps of {steps}");
+    }
 }

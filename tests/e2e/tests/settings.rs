@@ -235,6 +235,7 @@ fn ordinary_users_cannot_aim_the_server_at_a_host_of_theirs() {
         "commit_timeout_ms",
         "pending_keys_max",
         "on_unreachable",
+        "outbox_mb_max",
     ] {
         let error = client.batch_execute(&format!("SET pg_cache.{setting} = '60'")).unwrap_err();
         assert_eq!(sqlstate(&error), "42501", "{setting}");
@@ -328,6 +329,7 @@ fn limits_of_settings_are_kept() {
         "enabled = perhaps",
         "commit_timeout_ms = 0",
         "pending_keys_max = 0",
+        "pending_events_bytes_max = 0",
         "on_unreachable = perhaps",
     ] {
         let error = client.batch_execute(&format!("SET pg_cache.{setting}")).expect_err(setting);
@@ -343,6 +345,8 @@ fn limits_of_settings_are_kept() {
         "pg_cache.fill_wait_ms 5000",
         "pg_cache.lease_timeout_ms 10000",
         "pg_cache.on_unreachable fence",
+        "pg_cache.outbox_mb_max 1024",
+        "pg_cache.pending_events_bytes_max 67108864",
         "pg_cache.pending_keys_max 10000",
         "pg_cache.plans_max 200",
         "pg_cache.scope_settings ",

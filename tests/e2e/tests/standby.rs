@@ -86,9 +86,16 @@ fn a_hot_standby_fills_and_is_served() {
         "SELECT count(*)::text FROM redis_health()",
         "SELECT count(*)::text FROM redis_verify()",
         "SELECT redis_flush('b')::text",
+        "SELECT redis_publish('c', 'from the standby')::text",
+        "SELECT redis_at_commit('SET', 'from', 'the standby')::text",
     ] {
         reader.query_one(sql, &[]).unwrap_or_else(|e| panic!("{sql}: {e:?}"));
-    } // What the primary's own proof would find, the standby's finds.
+    }
+    let sent: i64 = reader.query_one("SELECT sent FROM redis_stat_commit", &[]).unwrap().get(0);
+    assert_eq!(sent, 2);
+    let said = pg_cache_e2e::events::get(&scene.redis, "from");
+    assert_eq!(said.as_deref(), Some("the standby"));
+    // What the primary's own proof would find, the standby's finds.
     let query = "SELECT v FROM t ORDER BY v";
     let mut verified =
         || -> i64 { reader.query_one("SELECT count(*) FROM redis_verify()", &[]).unwrap().get(0) };

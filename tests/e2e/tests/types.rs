@@ -7,7 +7,7 @@ use pg_cache_e2e::outcome::sqlstate;
 use postgres::Client;
 
 /// Texts that are tried as input of every type; those that a type takes are its samples.
-const LITERALS: &[&str] = &[
+pub const LITERALS: &[&str] = &[
     "1",
     "0",
     "-1",
@@ -118,7 +118,7 @@ fn quoted(text: &str) -> String {
 
 /// All types that a column can have: base, range, multirange, enum, domain and composite ones of
 /// the catalogue, and their arrays; not the pseudo-types.
-fn all_types(client: &mut Client) -> Vec<String> {
+pub fn all_types(client: &mut Client) -> Vec<String> {
     let sql = "SELECT format_type(t.oid, NULL) FROM pg_type t
                WHERE t.typnamespace = 'pg_catalog'::regnamespace AND t.typisdefined
                  AND t.typtype IN ('b', 'r', 'm', 'e', 'd')

@@ -3,7 +3,7 @@
 //! Invariant: every variant of `Error` and every `Reason` stands in it. Without it, people would
 //! meet errors that no page explains.
 
-use super::{Error, Tracking};
+use super::{Error, Outbox, Sending, Tracking};
 use crate::key::{KEY_BYTES_MAX, RESERVED_PREFIX};
 use crate::reason::Reason;
 
@@ -80,7 +80,8 @@ pub fn catalogue() -> Vec<Error> {
         Error::PasswordFile { why: "No such file or directory".into() },
         Error::ServerTooOld { found: "Redis 6.2.7".into() },
     ];
-    errors.extend(Tracking::examples().into_iter().map(Error::Tracking));
+    errors.extend(Outbox::examples().into_iter().map(Error::Outbox));
+    errors.extend(of_triggers());
     errors.extend(
         [
             Reason::Breaker,
@@ -98,6 +99,20 @@ pub fn catalogue() -> Vec<Error> {
         ]
         .map(unreachable),
     );
+    errors
+}
+
+/// Those of triggers, and of what is sent.
+fn of_triggers() -> Vec<Error> {
+    let mut errors: Vec<Error> = Tracking::examples().into_iter().map(Error::Tracking).collect();
+    errors.extend(Sending::examples().into_iter().map(Error::from));
+    errors.extend([
+        Error::MessageTooLarge { bytes: 9_000_000, bytes_max: 8_388_608 },
+        Error::CommandRefused {
+            command: "FLUSHALL".into(),
+            why: crate::command::Kind::Administrative.sentence(),
+        },
+    ]);
     errors
 }
 

@@ -1,0 +1,151 @@
+//! Owns the errors of the triggers that send, a part of the catalogue.
+//!
+//! Invariant: each names the trigger and its table. It is met in a migration, or at the first write
+//! after one, by somebody who did not write the trigger.
+
+use super::{Error, sentence};
+
+/// What is wrong with a trigger that sends, or with what it was to send.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Sending {
+    pub trigger: String,
+    pub relation: String,
+    pub flaw: Flaw,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Flaw {
+    /// The name it sends to cannot be read, or made of this row.
+    Target(Box<Error>),
+    NoTarget {
+        wanted: &'static str,
+        function: &'static str,
+    },
+    UnknownOption {
+        option: String,
+        known: String,
+    },
+    OptionInvalid {
+        option: String,
+        why: String,
+    },
+    NoColumn {
+        column: String,
+    },
+    /// Named by an option or a template, and not to be read.
+    Excepted {
+        column: String,
+    },
+    Timing,
+    TooLarge {
+        bytes: usize,
+        bytes_max: usize,
+    },
+}
+
+impl Sending {
+    pub(super) fn sqlstate(&self) -> &'static str {
+        match &self.flaw {
+            Flaw::Target(error) => error.sqlstate(),
+            Flaw::NoTarget { .. }
+            | Flaw::UnknownOption { .. }
+            | Flaw::OptionInvalid { .. }
+            | Flaw::Excepted { .. } => "22023",
+            Flaw::NoColumn { .. } => "42703",
+            Flaw::Timing => "39P01",
+            Flaw::TooLarge { .. } => "54000",
+        }
+    }
+
+    pub(super) fn message(&self) -> String {
+        let what = match &self.flaw {
+            Flaw::Target(error) => error.message(),
+            Flaw::NoTarget { wanted, .. } => format!("no {wanted} is named"),
+            Flaw::UnknownOption { option, .. } => format!("unknown option \"{option}\""),
+            Flaw::OptionInvalid { option, .. } => format!("invalid option \"{option}\""),
+            Flaw::NoColumn { column } => format!("column \"{column}\" does not exist"),
+            Flaw::Excepted { column } => {
+                format!("column \"{column}\" is excepted and needed all the same")
+            }
+            Flaw::Timing => "must be AFTER INSERT OR UPDATE OR DELETE FOR EACH ROW".into(),
+            Flaw::TooLarge { .. } => "message is too large".into(),
+        };
+        format!("trigger \"{}\" on {}: {what}", self.trigger, self.relation)
+    }
+
+    pub(super) fn detail(&self) -> Option<String> {
+        Some(match &self.flaw {
+            Flaw::Target(error) => return error.detail(),
+            Flaw::UnknownOption { known, .. } => format!("Known options: {known}."),
+            Flaw::OptionInvalid { why, .. } => sentence(why),
+            Flaw::TooLarge { bytes, bytes_max } => {
+                format!("It has {bytes} bytes; pg_cache.value_bytes_max is {bytes_max}.")
+            }
+            _ => return None,
+        })
+    }
+
+    pub(super) fn hint(&self) -> Option<String> {
+        Some(match &self.flaw {
+            Flaw::Target(error) => return error.hint(),
+            Flaw::NoTarget { wanted, function } => {
+                format!("Write {function}('name of the {wanted}', options).")
+            }
+            Flaw::Excepted { .. } => "Leave it out of except, or out of the rest.".into(),
+            Flaw::TooLarge { .. } => {
+                "Leave large columns out by except, or raise pg_cache.value_bytes_max.".into()
+            }
+            _ => return None,
+        })
+    }
+
+    /// One example of each.
+    pub(super) fn examples() -> Vec<Sending> {
+        let column = || "password_hash".to_owned();
+        let flaws = [
+            Flaw::Target(Box::new(super::Tracking::NullColumn { column: "id".into() }.into())),
+            Flaw::NoTarget { wanted: "channel", function: "redis_publish" },
+            Flaw::UnknownOption {
+                option: "expect=password_hash".into(),
+                known: "columns, except, when, durable".into(),
+            },
+            Flaw::OptionInvalid {
+                option: "maxlen=0".into(),
+                why: "It must be a number above zero.".into(),
+            },
+            Flaw::NoColumn { column: column() },
+            Flaw::Excepted { column: column() },
+            Flaw::Timing,
+            Flaw::TooLarge { bytes: 9_000_000, bytes_max: 8_388_608 },
+        ];
+        let of = |flaw| Sending {
+            trigger: "users_events".into(),
+            relation: "public.users".into(),
+            flaw,
+        };
+        flaws.map(of).into()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_error_of_sending_has_an_example() {
+        // Danger: an error that users meet and the documentation does not know.
+        let variant = |sending: &Sending| match sending.flaw {
+            Flaw::Target(_) => 0,
+            Flaw::NoTarget { .. } => 1,
+            Flaw::UnknownOption { .. } => 2,
+            Flaw::OptionInvalid { .. } => 3,
+            Flaw::NoColumn { .. } => 4,
+            Flaw::Excepted { .. } => 5,
+            Flaw::Timing => 6,
+            Flaw::TooLarge { .. } => 7,
+        };
+        let listed: std::collections::BTreeSet<i32> =
+            Sending::examples().iter().map(variant).collect();
+        assert_eq!(listed, (0..=7).collect());
+    }
+}

@@ -1,0 +1,30 @@
+#!lua
+-- Sets a key after the commit that stores it, iff that transaction's token still stands beside it:
+-- a later writer of the key has put its own there, or taken it away, before it committed, so
+-- whoever is late, or dies, can never leave the older image. A transaction that does not know
+-- whether its token was laid puts a question mark before it: then it may set the key too if
+-- nobody's stands there. What was filled meanwhile under this key goes with the key.
+-- KEYS: value, sidecar, lease, token     ARGV: token, 'text' | 'hash' | 'nothing', ttl in ms or '',
+-- the value, or fields and values     returns 1 if done, 0 if overtaken
+local standing, token = redis.call('GET', KEYS[4]), ARGV[1]
+if string.sub(token, 1, 1) == '?' then
+  token = string.sub(token, 2)
+  standing = standing or token
+end
+if standing ~= token then
+  return 0
+end
+redis.call('DEL', KEYS[1], KEYS[2], KEYS[3], KEYS[4])
+if ARGV[2] == 'text' then
+  if ARGV[3] == '' then
+    redis.call('SET', KEYS[1], ARGV[4])
+  else
+    redis.call('SET', KEYS[1], ARGV[4], 'PX', ARGV[3])
+  end
+elseif ARGV[2] == 'hash' and #ARGV > 3 then
+  redis.call('HSET', KEYS[1], unpack(ARGV, 4))
+  if ARGV[3] ~= '' then
+    redis.call('PEXPIRE', KEYS[1], ARGV[3])
+  end
+end
+return 1

@@ -1,0 +1,284 @@
+//! What this transaction sends after its commit, and only then.
+//!
+//! Triggers and functions only note messages, in a log that mirrors the savepoints. What is durable
+//! goes into the outbox before the commit record, in the same transaction; the rest is packed then,
+//! and sent once everybody sees the commit and no lock is held: in one pipeline, within
+//! `pg_cache.commit_timeout_ms`, and never with an error. A prepared transaction leaves all of it
+//! in the outbox: whoever commits it has not made it.
+//!
+//! Invariant: nothing leaves before its commit, or without it; and what leaves by one way keeps the
+//! order of its making. If a message left in PRE_COMMIT, it could be that of a transaction that
+//! fails a moment later.
+//!
+//! A stored key is deleted before the commit, and a token is left beside it in the same step; the
+//! value is set afterwards by a script that runs only if the token is still there. Whoever writes
+//! the key next takes the token away before its own commit, and by then this transaction has
+//! committed: the row was locked. So neither order of late deliveries, nor a backend that dies
+//! between the two steps, can leave an older image behind a newer one; the price is a key that is
+//! not there, which its readers take for a miss. A message has a token of its own: of several that
+//! store one key the last counts, in whatever order they arrive.
+
+mod delivery;
+
+use std::cell::RefCell;
+use std::collections::HashMap;
+use std::time::{Duration, Instant};
+
+use pg_cache_core::error::Error;
+use pg_cache_core::message::{Entry, Log, Message, Stored};
+use pg_cache_core::settlement::Token;
+
+use crate::client::messages::Outgoing;
+use crate::pg::error::Outcome;
+use crate::pg::xact::{self, Listener};
+use crate::pg::{guc, host, identity};
+use crate::{connection, outbox, registry, stats};
+
+/// What is written to the outbox at once when memory is short, at the least, so that a transaction
+/// with large messages at a lower level does not write them one by one.
+const SPILL_BYTES_MIN: usize = 256 * 1024;
+
+/// What stands before a token of which nobody knows whether it was laid.
+const UNSURE: &[u8] = b"?";
+
+/// How long to wait before a lock is tried again.
+const LOCK_PAUSE: Duration = Duration::from_millis(5);
+
+#[derive(Default)]
+struct Transaction {
+    log: Log,
+    /// Part of it is in the outbox already: then all goes that way, so that the order holds.
+    spilled: bool,
+    /// Set once our part before the end is done, true if it prepares: what is noted later is
+    /// settled at once.
+    settled: Option<bool>,
+    /// What is ready to leave, once it has committed.
+    ready: Option<Outgoing>,
+}
+
+thread_local! {
+    static TRANSACTION: RefCell<Transaction> = RefCell::new(Transaction::default());
+    /// Of a transaction that has committed and holds its locks still.
+    static DUE: RefCell<Option<Outgoing>> = const { RefCell::new(None) };
+}
+
+/// Listens to the ends of transactions.
+pub fn listener() -> Listener {
+    Listener {
+        before_commit: || settle(false),
+        before_prepare: || settle(true),
+        released: |level| with_log(|log| log.release(level)),
+        rolled_back: |level| {
+            let lost = if host::skips("guard.eventsavepoint") { 1 } else { level };
+            with_log(|log| log.roll_back(lost));
+        },
+        committed: || {
+            let ready = TRANSACTION.with_borrow_mut(|transaction| transaction.ready.take());
+            DUE.set(ready);
+        },
+        ended: || {
+            TRANSACTION.with(|transaction| {
+                if let Ok(mut transaction) = transaction.try_borrow_mut() {
+                    *transaction = Transaction::default();
+                }
+            });
+        },
+        let_go: || {
+            if let Some(due) = DUE.take() {
+                delivery::send(&due);
+            }
+        },
+    }
+}
+
+fn with_log(work: impl FnOnce(&mut Log)) {
+    TRANSACTION.with_borrow_mut(|transaction| work(&mut transaction.log));
+}
+
+/// Notes a message. It leaves with the commit, or with the rollback never does.
+pub fn note(durable: bool, message: Message) -> Outcome<()> {
+    let level = xact::level();
+    let (must_spill, late) = TRANSACTION.with_borrow_mut(|transaction| {
+        let log = &mut transaction.log;
+        log.push(level, durable, message);
+        let bytes_max = guc::pending_events_bytes_max();
+        let is_much = log.bytes_of(level) >= SPILL_BYTES_MIN.min(bytes_max);
+        let must_spill = log.bytes() > bytes_max && is_much;
+        (must_spill, transaction.settled)
+    });
+    // Noted by something that runs before the commit record, and after us.
+    if let Some(is_prepare) = late {
+        return settle(is_prepare);
+    }
+    if must_spill { spill(level) } else { Ok(()) }
+}
+
+/// Writes what was made in this savepoint into the outbox: with it, that is undone.
+fn spill(level: u32) -> Outcome<()> {
+    let entries = TRANSACTION.with_borrow_mut(|transaction| {
+        transaction.spilled = true;
+        transaction.log.take_of(level)
+    });
+    if let Some(mut entries) = named(entries)? {
+        for entry in &mut entries {
+            if let Message::Store { token, .. } = &mut entry.message {
+                *token = Box::from(UNSURE);
+            }
+        }
+        put(entries, outbox::spill)?;
+    }
+    Ok(())
+}
+
+/// The tokens to lay before the commit: of each key that is stored, the last message's.
+/// The message keeps it, unless it is withdrawn.
+pub fn tokens(is_prepare: bool) -> Vec<Token> {
+    TRANSACTION.with_borrow_mut(|transaction| {
+        let all_last = is_prepare || transaction.spilled;
+        let mut last: HashMap<&[u8], usize> = HashMap::new();
+        for (place, entry) in transaction.log.entries().iter().enumerate() {
+            if let Message::Store { key, .. } = &entry.message {
+                last.insert(key, place);
+            }
+        }
+        if last.is_empty() {
+            return Vec::new();
+        }
+        let mut places: Vec<usize> = last.into_values().collect();
+        places.sort_unstable();
+        let origin = origin();
+        let mut tokens = Vec::with_capacity(places.len());
+        for place in places {
+            let Some(entry) = transaction.log.entries_mut().get_mut(place) else { continue };
+            let lasts = entry.durable || all_last;
+            let seq = entry.seq;
+            let Message::Store { key, token, value, .. } = &mut entry.message else { continue };
+            // The deletion before the commit is all that an in-line one needs.
+            if *value == Stored::Nothing && !lasts {
+                continue;
+            }
+            *token = format!("{origin}.{seq}").into_bytes().into();
+            tokens.push(Token { key: key.clone(), token: token.clone(), lasts });
+        }
+        tokens
+    })
+}
+
+/// Where a token comes from: the cluster, the database, the transaction, and a number that no other
+/// transaction of a copy of them has.
+fn origin() -> String {
+    let (system, database) = identity::origin();
+    let xid = xact::xid().unwrap_or_default();
+    format!("{system:x}.{database:x}.{xid}.{:x}", host::random())
+}
+
+/// The tokens did not reach Redis, or nobody knows: what is not durable is lost.
+pub fn withdraw(tokens: &[Token]) {
+    let lost = tokens.iter().filter(|token| !token.lasts).count();
+    TRANSACTION.with_borrow_mut(|transaction| {
+        let all_last = transaction.spilled || lost == 0;
+        for entry in transaction.log.entries_mut() {
+            match &mut entry.message {
+                Message::Store { token, .. } if token.is_empty() => {}
+                Message::Store { token, .. } if entry.durable || all_last => {
+                    *token = [UNSURE, &token[..]].concat().into();
+                }
+                Message::Store { token, .. } => *token = Box::default(),
+                _ => {}
+            }
+        }
+    });
+    if lost > 0 {
+        stats::messages(0, lost, 0);
+    }
+}
+
+/// Before the commit record, or before the record that prepares. What is owed for keys is settled
+/// already, and with it the tokens are laid, or are not.
+fn settle(is_prepare: bool) -> Outcome<()> {
+    let (entries, spilled) = TRANSACTION.with_borrow_mut(|transaction| {
+        transaction.settled = Some(is_prepare);
+        (transaction.log.take(), transaction.spilled)
+    });
+    if entries.is_empty() && !spilled {
+        return Ok(());
+    }
+    host::fault_point("events.settle");
+    let Some(entries) = named(entries)? else { return Ok(()) };
+    let by_outbox = |entry: &Entry| entry.durable || is_prepare || spilled;
+    let (durable, inline): (Vec<_>, Vec<_>) = entries.into_iter().partition(by_outbox);
+    if !durable.is_empty() || spilled {
+        put(durable, outbox::put)?;
+        outbox::wake_after_commit();
+    }
+    if inline.is_empty() {
+        return Ok(());
+    }
+    connection::introduce();
+    TRANSACTION.with_borrow_mut(|transaction| {
+        let ready = transaction.ready.get_or_insert_default();
+        delivery::pack(ready, inline);
+    });
+    Ok(())
+}
+
+/// Gives names of keys the database's prefix. `None` if the extension is gone with this
+/// transaction: then nobody is told.
+fn named(mut entries: Vec<Entry>) -> Outcome<Option<Vec<Entry>>> {
+    if !entries.iter_mut().any(|entry| entry.message.key_mut().is_some()) {
+        return Ok(Some(entries));
+    }
+    if !registry::is_installed() {
+        return Ok(None);
+    }
+    let Some(prefix) = prefix()? else { return Ok(None) };
+    for entry in entries.iter_mut().filter(|_| !prefix.is_empty()) {
+        if let Some(name) = entry.message.key_mut() {
+            *name = [&prefix[..], &name[..]].concat().into();
+        }
+    }
+    Ok(Some(entries))
+}
+
+/// The database's prefix. VACUUM FULL may hold the table that says so for longer than a commit can
+/// wait, and in a copy of a database nobody has registered it yet: then nobody knows what the keys
+/// are called.
+fn prefix() -> Outcome<Option<Vec<u8>>> {
+    let deadline = Instant::now() + Duration::from_millis(guc::commit_timeout_ms());
+    loop {
+        if let Some(prefix) = registry::prefix() {
+            return Ok(Some(prefix));
+        }
+        if registry::is_gone() {
+            return Ok(None);
+        }
+        if Instant::now() >= deadline {
+            let detail = "No registration of this database can be read.".to_owned();
+            return Err(Error::Unsettled { detail }.into());
+        }
+        host::pause_for(LOCK_PAUSE);
+    }
+}
+
+/// Into the outbox, in runs of places that follow one another.
+fn put(entries: Vec<Entry>, write: fn(u64, &[Message]) -> Outcome<()>) -> Outcome<()> {
+    let mut run: Vec<Message> = Vec::with_capacity(entries.len());
+    let (mut first, mut next) = (0, 0);
+    // Of several that store one key the last has the token, and counts.
+    let overtaken = |entry: &Entry| match &entry.message {
+        Message::Store { token, .. } => token.is_empty(),
+        _ => false,
+    };
+    for entry in entries.into_iter().filter(|entry| !overtaken(entry)) {
+        if entry.seq != next && !run.is_empty() {
+            write(first, &run)?;
+            run.clear();
+        }
+        if run.is_empty() {
+            first = entry.seq;
+        }
+        next = entry.seq + 1;
+        run.push(entry.message);
+    }
+    write(first, &run)
+}

@@ -1,0 +1,151 @@
+//! Tables of ours whose rows come and go in number, walked in the order of an index.
+//!
+//! Below SQL, as all that is written before a commit: the transaction may be READ ONLY by now and
+//! its user unprivileged. Invariant: a walk gives what one snapshot sees, and a row is deleted by
+//! the place at which that snapshot found it. A DELETE by condition would take another snapshot,
+//! and with it rows that nobody has sent.
+
+use std::ops::{ControlFlow, RangeInclusive};
+
+use pgrx::pg_sys;
+
+use super::snapshot::Snapshot;
+use super::table::{Row, Table};
+
+/// Where a row stands in its table.
+#[derive(Clone, Copy)]
+pub struct Spot(pg_sys::ItemPointerData);
+
+impl Row {
+    pub fn spot(&self) -> Spot {
+        // SAFETY: the tuple of an open scan.
+        Spot(unsafe { (*self.tuple).t_self })
+    }
+}
+
+impl Table {
+    /// Shows the rows whose first column, a bigint, lies in these bounds, in the order of `index`,
+    /// until it is told to stop.
+    pub fn walk(
+        &self,
+        index: &Table,
+        bounds: RangeInclusive<i64>,
+        snapshot: &Snapshot,
+        mut each: impl FnMut(&Row) -> ControlFlow<()>,
+    ) {
+        let mut keys = [
+            key(pg_sys::BTGreaterEqualStrategyNumber, pg_sys::F_INT8GE, *bounds.start()),
+            key(pg_sys::BTLessEqualStrategyNumber, pg_sys::F_INT8LE, *bounds.end()),
+        ];
+        // SAFETY: both are open, and the keys live until the scan ends below.
+        let scan = unsafe {
+            pg_sys::systable_beginscan_ordered(
+                self.relation,
+                index.relation,
+                snapshot.raw(),
+                keys.len() as i32,
+                keys.as_mut_ptr(),
+            )
+        };
+        loop {
+            let forward = pg_sys::ScanDirection::ForwardScanDirection;
+            // SAFETY: an open scan.
+            let tuple = unsafe { pg_sys::systable_getnext_ordered(scan, forward) };
+            if tuple.is_null() || each(&Row { tuple, relation: self.relation }).is_break() {
+                break;
+            }
+        }
+        // SAFETY: the scan from above; nobody kept anything of its rows.
+        unsafe { pg_sys::systable_endscan_ordered(scan) };
+    }
+
+    /// Deletes a row that a walk of this transaction found.
+    pub fn delete(&self, spot: Spot) {
+        let mut place = spot.0;
+        // SAFETY: the table is open with a lock for writing.
+        unsafe { pg_sys::simple_heap_delete(self.relation, &raw mut place) };
+    }
+
+    /// What the table takes on disk, without its indexes.
+    pub fn bytes(&self) -> u64 {
+        // SAFETY: the relation is open.
+        let class = unsafe { (*self.relation).rd_rel };
+        // SAFETY: as above.
+        let toast = unsafe { (*class).reltoastrelid };
+        let aside = Table::try_open(toast, pg_sys::AccessShareLock);
+        let blocks = self.blocks() + aside.map_or(0, |toast| toast.blocks());
+        blocks * u64::from(pg_sys::BLCKSZ)
+    }
+
+    fn blocks(&self) -> u64 {
+        let fork = pg_sys::ForkNumber::MAIN_FORKNUM;
+        // SAFETY: the relation is open.
+        u64::from(unsafe { pg_sys::RelationGetNumberOfBlocksInFork(self.relation, fork) })
+    }
+}
+
+fn key(strategy: u32, compare: u32, value: i64) -> pg_sys::ScanKeyData {
+    let mut key = pg_sys::ScanKeyData::default();
+    let (compare, value) = (pg_sys::Oid::from(compare), pg_sys::Datum::from(value));
+    // SAFETY: fills the key for a built-in comparison.
+    unsafe { pg_sys::ScanKeyInit(&raw mut key, 1, strategy as u16, compare, value) };
+    key
+}
+
+/// Adds rows to a table, with its indexes opened once for all of them.
+pub struct Inserter<'a> {
+    table: &'a Table,
+    indexes: pg_sys::CatalogIndexState,
+}
+
+impl<'a> Inserter<'a> {
+    pub fn new(table: &'a Table) -> Self {
+        // SAFETY: the table is open with a lock for writing.
+        Self { table, indexes: unsafe { pg_sys::CatalogOpenIndexes(table.relation) } }
+    }
+
+    /// The values of every column; none is NULL.
+    pub fn insert<const N: usize>(&self, mut values: [pg_sys::Datum; N]) {
+        let mut nulls = [false; N];
+        let table = self.table.relation;
+        // SAFETY: the relation is open.
+        let description = unsafe { (*table).rd_att };
+        // SAFETY: as many values as the table has columns, of their types.
+        let tuple = unsafe {
+            pg_sys::heap_form_tuple(description, values.as_mut_ptr(), nulls.as_mut_ptr())
+        };
+        // SAFETY: the relation is open with a lock for writing, and these are its indexes.
+        unsafe { pg_sys::CatalogTupleInsertWithInfo(table, tuple, self.indexes) };
+        // SAFETY: made above; what was inserted is a copy.
+        unsafe { pg_sys::heap_freetuple(tuple) };
+    }
+}
+
+impl Drop for Inserter<'_> {
+    fn drop(&mut self) {
+        // An error releases what is open by itself.
+        if !std::thread::panicking() {
+            // SAFETY: opened by `new`.
+            unsafe { pg_sys::CatalogCloseIndexes(self.indexes) };
+        }
+    }
+}
+
+/// Frees a datum of ours that was copied into a row.
+pub fn release(datum: pg_sys::Datum) {
+    // SAFETY: palloc'ed by whoever made it for this.
+    unsafe { pg_sys::pfree(datum.cast_mut_ptr()) };
+}
+
+/// This moment, as a timestamptz.
+pub fn now() -> pg_sys::Datum {
+    // SAFETY: reads the clock.
+    pg_sys::Datum::from(unsafe { pg_sys::GetCurrentTimestamp() })
+}
+
+/// How long ago a timestamptz was.
+pub fn seconds_since(timestamp: i64) -> i64 {
+    // SAFETY: reads the clock.
+    let now = unsafe { pg_sys::GetCurrentTimestamp() };
+    now.saturating_sub(timestamp) / 1_000_000
+}

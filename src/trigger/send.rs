@@ -1,0 +1,121 @@
+//! `redis_publish`, `redis_stream`, `redis_store`, `redis_job` as triggers: what happened to a row
+//! leaves with the commit.
+//!
+//! Invariant: one firing makes one message, and of `redis_store` one for each key that the row had
+//! or has; an UPDATE that changed nothing of what counts makes none.
+
+use std::mem::ManuallyDrop;
+
+use pg_cache_core::error::{Error, Tracking};
+use pg_cache_core::message::{Message, Stored};
+use pg_cache_core::options::Kind;
+
+use crate::pg::call::Call;
+use crate::pg::error::Outcome;
+use crate::pg::trigger::{Attached, Fired, Kept};
+use crate::pg::{Datum, Oid, classify, host, xact};
+use crate::{commit, events};
+
+use super::sending::{Rows, Sender};
+
+sql_function!(redis_publish, pg_finfo_redis_publish, publish);
+sql_function!(redis_stream, pg_finfo_redis_stream, stream);
+sql_function!(redis_store, pg_finfo_redis_store, store);
+sql_function!(redis_job, pg_finfo_redis_job, job);
+
+thread_local! {
+    static SENDERS: ManuallyDrop<Kept<Sender>> = const { ManuallyDrop::new(Kept::new()) };
+}
+
+fn publish(call: &Call) -> Outcome<Datum> {
+    send(call, Kind::Publish)
+}
+
+fn stream(call: &Call) -> Outcome<Datum> {
+    send(call, Kind::Stream)
+}
+
+fn store(call: &Call) -> Outcome<Datum> {
+    send(call, Kind::Store)
+}
+
+fn job(call: &Call) -> Outcome<Datum> {
+    send(call, Kind::Job)
+}
+
+/// Refuses a new trigger of ours that could never send.
+pub fn check_new(table: Oid, trigger: Oid) -> Outcome<()> {
+    let check = |trigger: Attached<'_>| {
+        let all = [Kind::Publish, Kind::Stream, Kind::Store, Kind::Job];
+        let name = classify::function_name(trigger.function());
+        match all.into_iter().find(|kind| kind.function() == name) {
+            Some(kind) if classify::is_ours(trigger.function()) => {
+                Sender::new(kind, trigger).map(|_| ())
+            }
+            _ => Ok(()),
+        }
+    };
+    Attached::created(table, trigger, check).unwrap_or(Ok(()))
+}
+
+fn send(call: &Call, kind: Kind) -> Outcome<Datum> {
+    let Some(fired) = Fired::of(call) else {
+        let (function, wanted) = (kind.function().to_owned(), "a trigger");
+        return Err(Error::from(Tracking::Protocol { function, wanted }).into());
+    };
+    let sender =
+        SENDERS.with(|kept| kept.get(fired, |fired| Sender::new(kind, fired.attached())))?;
+    // A write to a foreign table takes no id here, and an event names its transaction.
+    if xact::xid().is_none() && classify::is_foreign(fired.relation().oid()) {
+        xact::assign_xid(c"a trigger of pg_cache");
+    }
+    let rows = Rows::of(fired);
+    if !sender.is_idle(&rows) {
+        note(&sender, fired, &rows)?;
+    }
+    rows.put_back();
+    Ok(Datum::from(0usize))
+}
+
+fn note(sender: &Sender, fired: Fired<'_>, rows: &Rows) -> Outcome<()> {
+    let Some(row) = rows.new.as_ref().or(rows.old.as_ref()) else { return Ok(()) };
+    if sender.kind == Kind::Store {
+        return note_store(sender, fired, rows);
+    }
+    let name = sender.name(fired, row)?;
+    let payload = sender.event(fired, rows)?;
+    let message = match sender.kind {
+        Kind::Publish => Message::Publish { channel: name, payload },
+        Kind::Stream => Message::Append { stream: name, length_max: sender.length_max, payload },
+        _ => Message::Job { queue: name, id: job_id(), payload },
+    };
+    events::note(sender.durable, message)
+}
+
+/// Deletes the key that the row had, and stores what it has.
+fn note_store(sender: &Sender, fired: Fired<'_>, rows: &Rows) -> Outcome<()> {
+    let left = rows
+        .old
+        .as_ref()
+        .filter(|old| rows.new.as_ref().is_none_or(|new| !sender.keeps_name(old, new)));
+    if let Some(old) = left {
+        note_key(sender, sender.name(fired, old)?, Stored::Nothing)?;
+    }
+    let Some(new) = &rows.new else { return Ok(()) };
+    let value = match sender.as_hash {
+        true => Stored::Hash(sender.fields(fired, new)?),
+        false => Stored::Text(sender.image(fired, new)?),
+    };
+    note_key(sender, sender.name(fired, new)?, value)
+}
+
+fn note_key(sender: &Sender, key: Box<[u8]>, value: Stored) -> Outcome<()> {
+    commit::note_key(&key)?;
+    let ttl_ms = sender.ttl_ms;
+    events::note(sender.durable, Message::Store { key, token: Box::default(), ttl_ms, value })
+}
+
+/// 128 random bits, as hexadecimal digits.
+fn job_id() -> Box<[u8]> {
+    format!("{:016x}{:016x}", host::random(), host::random()).into_bytes().into()
+}

@@ -1,0 +1,389 @@
+//! Sends what stands in the outbox, in order, and deletes what Redis acknowledged.
+//!
+//! One batch at a time: it reads what a snapshot sees, makes sure that those commits survive a
+//! crash, sends, and deletes the rows in the same transaction. Invariant: a row goes only when its
+//! message was acknowledged, and a batch is committed before the next one is sent; the records of
+//! streams (`client::relay`) then tell of any row that is still there whether it was sent.
+//!
+//! A message that Redis refuses by itself (another type stands under the stream's name, a command
+//! with a wrong argument) is put *aside*, with all later ones to the same place, so that it keeps
+//! nobody else waiting and nothing overtakes it. What is aside is tried again every few seconds.
+//! When the server as a whole is in the way, everything waits.
+
+use std::cell::RefCell;
+use std::collections::HashSet;
+
+use pg_cache_core::message::Message;
+use pg_cache_core::message::horizon::Horizon;
+use pg_cache_core::message::place::Place;
+use pg_cache_core::reason::Reason;
+
+use crate::client::failure::Failure;
+use crate::client::relay::{self, Claims, Fate, Sent};
+use crate::connection;
+use crate::outbox::{self, Batch, Limits, Queue, Waiting};
+use crate::pg::error::Outcome;
+use crate::pg::snapshot::{self, Snapshot};
+use crate::pg::transaction::{self, End};
+use crate::pg::{activity, error, host, identity, wal};
+
+use super::Step;
+
+/// What one batch takes: one pipeline, one commit.
+const BATCH: Limits = Limits { rows: 1000, bytes: 1024 * 1024 };
+
+/// After that the worker looks at the rest of its work.
+const STEP_MS: u64 = 200;
+
+/// An empty outbox that takes more is truncated.
+const SHRINK_BYTES_MIN: u64 = 8 * 1024 * 1024;
+
+/// How often an outbox in which nothing was found is walked from its front.
+const WALK_EVERY_MS: u64 = 1_000;
+
+/// How long what was put aside rests.
+const RETRY_EVERY_MS: u64 = 5_000;
+
+/// How often the same batch may end the connection before it is sent message by message, and one
+/// message before it is put aside.
+const BREAKS_MAX: u32 = 3;
+
+type Target = Box<[u8]>;
+
+pub struct Relay {
+    claims: RefCell<Claims>,
+    /// To whom something was put aside.
+    aside: HashSet<Target>,
+    retry: Retry,
+    /// The first message of a batch that ended the connection, and how often.
+    breaking: Option<(Place, u32)>,
+    horizon: Horizon,
+    /// When the outbox was last walked from its front.
+    walked_at_ms: u64,
+    delivered: u64,
+    is_blocked: bool,
+}
+
+/// Where trying again what was put aside stands.
+#[derive(Default)]
+struct Retry {
+    /// Known targets are only complete after the first round.
+    is_complete_once: bool,
+    cursor: Option<i64>,
+    refused: HashSet<Target>,
+    due_at_ms: u64,
+}
+
+/// What a batch came to.
+#[derive(Default)]
+struct Handled {
+    rows: usize,
+    is_all: bool,
+    has_more: bool,
+    /// What the table takes, when nothing was found in it.
+    bytes: u64,
+    trouble: Option<Failure>,
+}
+
+impl Default for Relay {
+    fn default() -> Self {
+        let (system, database) = identity::origin();
+        Self {
+            claims: RefCell::new(Claims::new(format!("{system}.{database}"), host::random)),
+            aside: HashSet::new(),
+            retry: Retry::default(),
+            breaking: None,
+            horizon: Horizon::default(),
+            walked_at_ms: 0,
+            delivered: 0,
+            is_blocked: false,
+        }
+    }
+}
+
+/// Whether there is something to send, for one who is not to send it.
+pub fn is_anything_new() -> Outcome<bool> {
+    transaction::run(|| {
+        let Some(queue) = Queue::open_for_relay() else { return Ok(End::Commit(false)) };
+        let batch = queue.next(0, Limits { rows: 1, bytes: 0 }, &Snapshot::active());
+        Ok(End::Commit(batch.is_something()))
+    })
+}
+
+impl Relay {
+    /// Sends for a while; whether anything was sent.
+    pub fn step(&mut self) -> Step<bool> {
+        self.is_blocked = true;
+        let until_ms = host::monotonic_ms() + STEP_MS;
+        let mut has_worked = self.try_again()?;
+        loop {
+            let handled = self.batch()?;
+            has_worked |= handled.rows > 0;
+            if let Some(trouble) = handled.trouble {
+                return Err(trouble.into());
+            }
+            if handled.bytes > SHRINK_BYTES_MIN {
+                transaction::run(outbox::shrink)?;
+            }
+            if !(handled.has_more || self.walks_again(&handled)) {
+                break;
+            }
+            if host::monotonic_ms() >= until_ms {
+                break;
+            }
+            host::check_interrupts();
+        }
+        self.is_blocked = false;
+        Ok(has_worked)
+    }
+
+    /// When nothing is left, now and then the whole outbox is walked: whoever put a row there by
+    /// hand did not follow the rule by which the horizon goes.
+    fn walks_again(&mut self, handled: &Handled) -> bool {
+        let now_ms = host::monotonic_ms();
+        let is_due = handled.rows == 0 && now_ms >= self.walked_at_ms + WALK_EVERY_MS;
+        if is_due {
+            self.walked_at_ms = now_ms;
+            self.horizon.start_over();
+        }
+        is_due
+    }
+
+    /// Whether there is something that could not be sent.
+    pub fn is_left_with_some(&self) -> bool {
+        self.is_blocked || !self.aside.is_empty()
+    }
+
+    fn batch(&mut self) -> Step<Handled> {
+        let handled = transaction::run(|| {
+            let Some(queue) = Queue::open_for_relay() else {
+                return Ok(End::Abort(Ok(Handled::default())));
+            };
+            let snapshot = Snapshot::active();
+            let from = self.horizon.begin(|xid| snapshot.is_complete(xid));
+            let batch = queue.next(from, self.limits(), &snapshot);
+            if !batch.is_something() {
+                let bytes = queue.bytes();
+                return Ok(End::Commit(Ok(Handled { bytes, ..Handled::default() })));
+            }
+            // An event must not outlive its commit.
+            wal::Position::now().flush();
+            Ok(match self.deliver(&batch) {
+                Ok(sent) => {
+                    let handled = self.settle(&queue, &batch, sent);
+                    if let Some(last) = batch.waiting.last().filter(|_| handled.is_all) {
+                        let (listed, next) = (snapshot.in_progress(), snapshot::next_xid());
+                        self.horizon.advance(last.place.number, &listed, snapshot.xmax()..next);
+                    }
+                    End::Commit(Ok(handled))
+                }
+                Err(failure) => End::Abort(Err(failure)),
+            })
+        })?;
+        match handled {
+            Ok(handled) => {
+                host::fault_point("relay.settled");
+                Ok(handled)
+            }
+            Err(failure) => Err(failure.into()),
+        }
+    }
+
+    fn limits(&self) -> Limits {
+        match self.breaking {
+            Some((_, breaks)) if breaks >= BREAKS_MAX => Limits { rows: 1, ..BATCH },
+            _ => BATCH,
+        }
+    }
+
+    /// Sends a batch, but for what must not be sent.
+    fn deliver(&mut self, batch: &Batch) -> Result<Sent, Failure> {
+        activity::show("sending events");
+        let may_send = |message: &Message| !self.aside.contains(target(message));
+        let sent = send(&self.claims, &batch.waiting, may_send);
+        host::fault_point("relay.sent");
+        match (&sent, batch.waiting.first()) {
+            (Err(failure), Some(first)) if ends_connection(failure) => {
+                let known = self.breaking.filter(|(place, _)| *place == first.place);
+                let breaks = known.map_or(0, |(_, breaks)| breaks) + 1;
+                self.breaking = Some((first.place, breaks));
+                if breaks > 2 * BREAKS_MAX {
+                    let refused = Failure::new(failure.reason, failure.detail.clone());
+                    return Ok(Sent { fates: vec![Fate::Refused(refused)], trouble: None });
+                }
+            }
+            (Ok(_), _) => self.breaking = None,
+            _ => {}
+        }
+        sent
+    }
+
+    /// Deletes what was delivered and puts aside what was refused.
+    fn settle(&mut self, queue: &Queue, batch: &Batch, sent: Sent) -> Handled {
+        let mut rows = 0;
+        for (waiting, fate) in batch.waiting.iter().zip(sent.fates) {
+            match fate {
+                Fate::Delivered => {
+                    queue.delete(waiting);
+                    self.delivered += 1;
+                }
+                Fate::Refused(failure) => {
+                    tell_refused(&target_of(waiting), &failure);
+                    self.put_aside(queue, waiting);
+                }
+                Fate::Waits if self.aside.contains(&target_of(waiting)) => {
+                    self.put_aside(queue, waiting);
+                }
+                Fate::Waits => continue,
+            }
+            rows += 1;
+        }
+        let is_all = rows == batch.waiting.len();
+        if is_all {
+            queue.finish(batch);
+            if let Some(last) = batch.waiting.last() {
+                self.claims.borrow_mut().forget_until(last.place);
+            }
+        }
+        host::fault_point("relay.deleted");
+        let has_more = batch.is_full || !is_all;
+        Handled { rows, is_all, has_more, bytes: 0, trouble: sent.trouble }
+    }
+
+    fn put_aside(&mut self, queue: &Queue, waiting: &Waiting) {
+        let target = target_of(waiting);
+        // The round that is under way may have passed its place.
+        if self.retry.cursor.is_some() {
+            self.retry.refused.insert(target.clone());
+        }
+        self.aside.insert(target);
+        queue.put_aside(waiting);
+    }
+
+    /// Tries again what was put aside, in order, if it is time; at first, to know what there is.
+    fn try_again(&mut self) -> Step<bool> {
+        let mut has_worked = false;
+        while host::monotonic_ms() >= self.retry.due_at_ms
+            && (!self.retry.is_complete_once || !self.aside.is_empty())
+        {
+            has_worked |= self.try_some_again()?;
+            if self.retry.is_complete_once && self.retry.cursor.is_some() {
+                // What is new waits no longer than this.
+                break;
+            }
+            host::check_interrupts();
+        }
+        Ok(has_worked)
+    }
+
+    fn try_some_again(&mut self) -> Step<bool> {
+        let from = self.retry.cursor.unwrap_or(i64::MIN);
+        let handled = transaction::run(|| {
+            let Some(queue) = Queue::open_for_relay() else { return Ok(End::Abort(Ok(None))) };
+            let batch = queue.aside(from, BATCH, &Snapshot::active());
+            let may_send = |message: &Message| !self.retry.refused.contains(target(message));
+            let sent = match send(&self.claims, &batch.waiting, may_send) {
+                Ok(sent) => sent,
+                Err(failure) => return Ok(End::Abort(Err(failure))),
+            };
+            let mut delivered = 0;
+            for (waiting, fate) in batch.waiting.iter().zip(sent.fates) {
+                match fate {
+                    Fate::Delivered => {
+                        queue.delete(waiting);
+                        if let Ok(message) = &waiting.message {
+                            self.claims.borrow_mut().forget(message, waiting.place);
+                        }
+                        delivered += 1;
+                    }
+                    _ => {
+                        self.retry.refused.insert(target_of(waiting));
+                    }
+                }
+            }
+            let cursor = batch.waiting.last().map(Waiting::cursor).filter(|_| batch.is_full);
+            Ok(match sent.trouble {
+                Some(trouble) if delivered == 0 => End::Abort(Err(trouble)),
+                _ => End::Commit(Ok(Some((delivered, cursor)))),
+            })
+        })?;
+        let Some((delivered, cursor)) = handled? else { return Ok(false) };
+        // Without a step forward there is more of one transaction than goes into a batch, and Redis
+        // refuses all of it: whoever waits behind waits for the next round.
+        let is_over = cursor.is_none() || (cursor == self.retry.cursor && delivered == 0);
+        self.retry.cursor = cursor.filter(|_| !is_over);
+        if is_over {
+            let refused = std::mem::take(&mut self.retry.refused);
+            match cursor {
+                None => self.aside = refused,
+                Some(_) => self.aside.extend(refused),
+            }
+            self.retry.is_complete_once = true;
+            self.retry.due_at_ms = host::monotonic_ms() + RETRY_EVERY_MS;
+        }
+        Ok(delivered > 0)
+    }
+}
+
+/// Sends those that may be sent. Of the others, those that are not understood are refused.
+fn send(
+    claims: &RefCell<Claims>,
+    waiting: &[Waiting],
+    may_send: impl Fn(&Message) -> bool,
+) -> Result<Sent, Failure> {
+    let mut fates: Vec<Fate> = Vec::with_capacity(waiting.len());
+    let mut chosen = Vec::with_capacity(waiting.len());
+    let mut places = Vec::with_capacity(waiting.len());
+    for (at, one) in waiting.iter().enumerate() {
+        fates.push(match &one.message {
+            Err(why) => Fate::Refused(relay::unreadable(why)),
+            Ok(message) => {
+                if may_send(message) {
+                    places.push(at);
+                    chosen.push((one.place, message));
+                }
+                Fate::Waits
+            }
+        });
+    }
+    if chosen.is_empty() {
+        return Ok(Sent { fates, trouble: None });
+    }
+    let sent = connection::ask(|session| relay::send(session, &mut claims.borrow_mut(), &chosen));
+    let sent = sent.inspect_err(|_| claims.borrow_mut().drop_all())?;
+    for (at, fate) in places.into_iter().zip(sent.fates) {
+        fates[at] = fate;
+    }
+    Ok(Sent { fates, trouble: sent.trouble })
+}
+
+/// What is refused goes to one place, and what follows it there waits for it.
+fn target(message: &Message) -> &[u8] {
+    match message {
+        Message::Publish { channel, .. } => channel,
+        Message::Append { stream, .. } => stream,
+        Message::Store { key, .. } => key,
+        Message::Job { queue, .. } => queue,
+        Message::Command { arguments } => {
+            arguments.get(1).or(arguments.first()).map_or(&[], |argument| &argument[..])
+        }
+    }
+}
+
+fn target_of(waiting: &Waiting) -> Target {
+    match &waiting.message {
+        Ok(message) => target(message).into(),
+        // By itself: nobody knows what would follow it.
+        Err(_) => waiting.place.to_string().into_bytes().into(),
+    }
+}
+
+/// Redis hangs up on what it cannot even read.
+fn ends_connection(failure: &Failure) -> bool {
+    matches!(failure.reason, Reason::Closed | Reason::Protocol | Reason::TooLarge)
+}
+
+fn tell_refused(target: &[u8], failure: &Failure) {
+    let (target, detail) = (target.escape_ascii(), &failure.detail);
+    error::log(&format!("pg_cache worker: events for {target} are put aside ({detail})"));
+}

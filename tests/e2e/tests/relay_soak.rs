@@ -1,0 +1,104 @@
+//! The relay at length: many events pass, and the outbox stays small.
+//!
+//! `PG_CACHE_EVENTS=10000000` lets that many pass.
+
+use std::time::{Duration, Instant};
+
+use pg_cache_core::message::{Message, codec};
+use pg_cache_e2e::outbox::{rows, wake};
+use pg_cache_e2e::registry::{count, repair};
+use pg_cache_testbed::{Pair, eventually};
+
+const EVENTS: u64 = 60_000;
+const TRANSACTION_EVENTS: u64 = 500;
+const STREAM_LENGTH: u64 = 10_000;
+
+/// What writers may be ahead of the worker.
+const BACKLOG: i64 = 10_000;
+
+/// Some times what is under way at any moment.
+const BYTES_MAX: i64 = 128 * 1024 * 1024;
+
+#[test]
+fn the_outbox_stays_small_whatever_passes_through_it() {
+    // Danger: a table that only grows, and at its bound every commit fails.
+    let events = std::env::var("PG_CACHE_EVENTS").map_or(EVENTS, |many| many.parse().unwrap());
+    let pair = Pair::start_with(&[("max_worker_processes", "16")], &[]);
+    let mut client = pair.postgres.connect();
+    repair(&mut client);
+    let message = codec::encode(&Message::Append {
+        stream: Box::from(&b"s"[..]),
+        length_max: Some(STREAM_LENGTH),
+        payload: "x".repeat(200).into_bytes().into(),
+    });
+    let insert = format!(
+        "WITH own AS MATERIALIZED (SELECT pg_current_xact_id() AS xid)
+         INSERT INTO redis_outbox
+         SELECT (pg_current_wal_insert_lsn() - '0/0')::bigint, xid, n, now(), $1
+           FROM own, generate_series(1, {TRANSACTION_EVENTS}) AS n"
+    );
+    let started = Instant::now();
+    let size = "SELECT pg_total_relation_size('redis_outbox')";
+    let mut largest = 0;
+    std::thread::scope(|scope| {
+        let writer = scope.spawn(|| {
+            let mut writer = pair.postgres.connect();
+            let mut watch = pair.postgres.connect();
+            for _ in 0..events / TRANSACTION_EVENTS {
+                writer.execute(&insert, &[&message]).unwrap();
+                let behind = format!(
+                    "SELECT count(*) FROM (SELECT FROM redis_outbox LIMIT {BACKLOG}) AS waiting"
+                );
+                eventually(Duration::from_secs(30), "the worker keeps up", || {
+                    writer.batch_execute("SELECT redis_wake()").unwrap();
+                    count(&mut watch, &behind) < BACKLOG
+                });
+            }
+        });
+        while !writer.is_finished() {
+            largest = largest.max(count(&mut client, size));
+            std::thread::sleep(Duration::from_millis(50));
+        }
+    });
+    eventually(Duration::from_secs(30), "all is delivered", || {
+        wake(&mut client);
+        rows(&mut client) == 0
+    });
+    let seconds = started.elapsed().as_secs_f64();
+    println!("{events} events in {seconds:.1} s, the outbox took {largest} bytes at most");
+    let info = pair.redis.cli(&["XINFO", "STREAM", "s"]);
+    let added = info.lines().skip_while(|line| *line != "entries-added").nth(1).unwrap();
+    assert_eq!(added.parse::<u64>().unwrap(), events, "each once");
+    assert!(largest < BYTES_MAX, "{largest} bytes");
+}
+
+#[test]
+#[ignore = "measures; run it by name, with a release build"]
+fn how_fast_the_worker_relays() {
+    // Danger: a worker that is slower than the writers never catches up.
+    let events = std::env::var("PG_CACHE_EVENTS").map_or(300_000, |many| many.parse().unwrap());
+    let pair = Pair::start_with(&[("max_worker_processes", "16"), ("max_wal_size", "4GB")], &[]);
+    let mut client = pair.postgres.connect();
+    repair(&mut client);
+    for streams in [1, 10] {
+        let filled = format!(
+            "WITH own AS MATERIALIZED (SELECT pg_current_xact_id() AS xid)
+             INSERT INTO redis_outbox
+             SELECT (pg_current_wal_insert_lsn() - '0/0')::bigint, xid, n, now(),
+                    '\\x01410200000073'::bytea || ('\\x3' || n % {streams})::bytea
+                    || '\\xffffffffffffffffc8000000'::bytea || repeat('x', 200)::bytea
+               FROM own, generate_series(1, {events}) AS n"
+        );
+        client.batch_execute(&filled).unwrap();
+        let started = Instant::now();
+        eventually(Duration::from_secs(120), "all is delivered", || {
+            wake(&mut client);
+            std::thread::sleep(Duration::from_millis(20));
+            count(&mut client, "SELECT count(*) FROM (SELECT FROM redis_outbox LIMIT 1) AS waiting")
+                == 0
+        });
+        let rate = events as f64 / started.elapsed().as_secs_f64();
+        println!("{streams} streams: {rate:.0} events a second");
+        assert!(rate > 5_000.0);
+    }
+}
