@@ -170,7 +170,7 @@ fn run(errand: Errand) -> Outcome<()> {
         activity::idle();
         if lockers::is_database_wanted() {
             lockers::resign();
-            worker.leave_a_waiter(errand)?;
+            worker.leave_a_waiter(errand);
             return Ok(());
         }
         // Whoever owes woke us before its commit record, which may wait for a replica; and whoever
