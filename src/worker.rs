@@ -258,7 +258,8 @@ impl Worker {
     }
 
     /// Debts that nobody's reading brings to mind keep keys old for programs that read Redis, and
-    /// events wait for whoever reads them. Both are looked at again later; a worker that stayed for them would hold up DROP DATABASE.
+    /// events wait for whoever reads them. Both are looked at again later; a worker that stayed for
+    /// them would hold up DROP DATABASE.
     fn leave_a_waiter(&self, errand: Errand) -> Outcome<()> {
         if (self.owes || relay::is_anything_left()?) && !lockers::is_waited_for(errand.database) {
             let waited = errand.waited_seconds;
