@@ -17,6 +17,8 @@ thread_local! {
     static CHANGES: Cell<u64> = const { Cell::new(0) };
     /// Partitions and inheritance children, whose triggers a plan was told of.
     static RELATIONS: RefCell<Option<HashSet<pg_sys::Oid>>> = const { RefCell::new(None) };
+    /// Partitioned tables that a plan reads.
+    static PARTITIONED: RefCell<Option<HashSet<pg_sys::Oid>>> = const { RefCell::new(None) };
 }
 
 /// Names of relations, their attributes, functions, operators and types; casts, collations and enum
@@ -55,6 +57,11 @@ pub fn watch_relation(relation: pg_sys::Oid) {
     RELATIONS.with_borrow_mut(|watched| watched.get_or_insert_default().insert(relation));
 }
 
+/// Has the partitions of this table looked up anew whenever the schema may have changed.
+pub fn watch_partitions(relation: pg_sys::Oid) {
+    PARTITIONED.with_borrow_mut(|watched| watched.get_or_insert_default().insert(relation));
+}
+
 #[pg_guard]
 extern "C-unwind" fn relation_changed(_argument: pg_sys::Datum, relation: pg_sys::Oid) {
     let watched = RELATIONS.with_borrow(|watched| {
@@ -84,7 +91,28 @@ pub fn seen() -> u64 {
 }
 
 /// Catches up, and counts a change of everything: each kept plan is analysed anew.
+///
+/// A backend that looks up the partitions of a table while the message of an ATTACH or DETACH
+/// arrives can keep the list that it was making, until the next message about that table: it then
+/// answers without the new partition's rows, in all its transactions, where others show them (seen
+/// in PostgreSQL 15 by itself). What such a backend stored, others would be served. So here, where
+/// all messages have arrived, the lists are forgotten.
 pub fn renew() {
     catch_up();
     CHANGES.set(CHANGES.get() + 1);
+    let partitioned = PARTITIONED.with_borrow(|watched| watched.clone().unwrap_or_default());
+    partitioned.into_iter().for_each(forget);
+}
+
+/// As if a message had come that this relation changed.
+fn forget(relation: pg_sys::Oid) {
+    let message = pg_sys::SharedInvalRelcacheMsg {
+        id: pg_sys::SHAREDINVALRELCACHE_ID as i8,
+        // SAFETY: a global of the backend.
+        dbId: unsafe { pg_sys::MyDatabaseId },
+        relId: relation,
+    };
+    let mut message = pg_sys::SharedInvalidationMessage { rc: message };
+    // SAFETY: in a transaction; a message of this kind, which is only read.
+    unsafe { pg_sys::LocalExecuteInvalidationMessage(&raw mut message) };
 }

@@ -68,6 +68,9 @@ fn is_anothers_temporary(relation: pg_sys::Oid) -> bool {
 
 /// Changes are noted by the triggers of the leaves; those of the levels between only get cloned.
 fn partition_tree(relation: pg_sys::Oid, children: &[pg_sys::Oid]) -> Tracked {
+    surroundings::watch_partitions(relation);
+    let partitioned = children.iter().filter(|child| classify::is_partitioned(**child));
+    partitioned.for_each(|child| surroundings::watch_partitions(*child));
     let own = one(relation);
     let mut leaves = children
         .iter()
