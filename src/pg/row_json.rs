@@ -10,10 +10,9 @@ use std::ffi::{CStr, c_char};
 use pg_cache_core::event::{is_number, write_string};
 use pgrx::pg_sys;
 
+use super::row_text::{number, output_of, shown, utf8};
 use super::text;
 use super::trigger::{Attribute, Values};
-
-const NUMBER_BYTES_MAX: usize = 20;
 
 /// The largest oid of an object that initdb made.
 const FIRST_OID_OF_USERS: u32 = pg_sys::FirstNormalObjectId;
@@ -213,41 +212,8 @@ impl Form {
     }
 }
 
-/// A text that has no equivalent in UTF-8 goes by its bytes, as in a key.
-fn utf8(bytes: &[u8]) -> std::borrow::Cow<'_, [u8]> {
-    text::to_utf8(bytes).unwrap_or(std::borrow::Cow::Borrowed(bytes))
-}
-
-fn output_of(type_oid: pg_sys::Oid) -> pg_sys::Oid {
-    let (mut function, mut is_varlena) = (pg_sys::InvalidOid, false);
-    // SAFETY: a catalogue look-up into two locals.
-    unsafe { pg_sys::getTypeOutputInfo(type_oid, &raw mut function, &raw mut is_varlena) };
-    function
-}
-
-/// What the output function writes, in the memory of this row.
-fn shown<'a>(function: pg_sys::Oid, value: pg_sys::Datum) -> &'a [u8] {
-    // SAFETY: the output function of the value's type gives a palloc'ed C string.
-    let shown = unsafe { pg_sys::OidOutputFunctionCall(function, value) };
-    // SAFETY: ends with NUL.
-    unsafe { CStr::from_ptr(shown) }.to_bytes()
-}
-
 fn write_number(out: &mut Vec<u8>, value: i64) {
-    let mut digits = [0; NUMBER_BYTES_MAX];
-    let (mut at, mut rest) = (NUMBER_BYTES_MAX, value.unsigned_abs());
-    loop {
-        at -= 1;
-        digits[at] = b'0' + (rest % 10) as u8;
-        rest /= 10;
-        if rest == 0 {
-            break;
-        }
-    }
-    if value < 0 {
-        out.push(b'-');
-    }
-    out.extend_from_slice(&digits[at..]);
+    out.extend_from_slice(number(value).as_ref());
 }
 
 /// Without an offset, what has a time zone is shown in the session's.

@@ -6,7 +6,7 @@
 //! are written as JSON has them, `timestamptz` in UTC; all else by the type's output function, for
 //! types that could look at settings under fixed ones.
 
-use std::ffi::c_char;
+use std::ffi::{CStr, c_char};
 
 use pgrx::pg_sys;
 
@@ -95,11 +95,7 @@ impl Writer {
             Form::Time(type_oid) => time(value, type_oid),
             Form::Output { function, plain } => {
                 let _plain = plain.then(PlainSettings::start);
-                // SAFETY: the output function of the value's type gives a palloc'ed C string.
-                let shown = unsafe { pg_sys::OidOutputFunctionCall(function, value) };
-                // SAFETY: ends with NUL, and lives in the memory of this row.
-                let shown: &'a std::ffi::CStr = unsafe { std::ffi::CStr::from_ptr(shown) };
-                Text::Whole(utf8(shown.to_bytes()))
+                Text::Whole(utf8(shown(function, value)))
             }
         }
     }
@@ -111,15 +107,23 @@ fn unpadded(bytes: &[u8]) -> &[u8] {
 }
 
 /// A text that has no equivalent in UTF-8 is used by its bytes, as a key is.
-fn utf8(bytes: &[u8]) -> std::borrow::Cow<'_, [u8]> {
+pub fn utf8(bytes: &[u8]) -> std::borrow::Cow<'_, [u8]> {
     text::to_utf8(bytes).unwrap_or(std::borrow::Cow::Borrowed(bytes))
 }
 
-fn output_of(type_oid: pg_sys::Oid) -> pg_sys::Oid {
+pub fn output_of(type_oid: pg_sys::Oid) -> pg_sys::Oid {
     let (mut function, mut is_varlena) = (pg_sys::InvalidOid, false);
     // SAFETY: a catalogue look-up into two locals.
     unsafe { pg_sys::getTypeOutputInfo(type_oid, &raw mut function, &raw mut is_varlena) };
     function
+}
+
+/// What the output function writes, in the memory of this row.
+pub fn shown<'a>(function: pg_sys::Oid, value: pg_sys::Datum) -> &'a [u8] {
+    // SAFETY: the output function of the value's type gives a palloc'ed C string.
+    let shown = unsafe { pg_sys::OidOutputFunctionCall(function, value) };
+    // SAFETY: ends with NUL.
+    unsafe { CStr::from_ptr(shown) }.to_bytes()
 }
 
 /// Types whose output looks at no setting.
@@ -140,7 +144,7 @@ fn is_constant(type_oid: pg_sys::Oid) -> bool {
         )
 }
 
-fn number<'a>(value: i64) -> Text<'a> {
+pub fn number<'a>(value: i64) -> Text<'a> {
     let mut bytes = [0; INLINE_BYTES_MAX];
     let mut at = INLINE_BYTES_MAX;
     let mut rest = value.unsigned_abs();
