@@ -16,6 +16,7 @@ mod client;
 #[allow(dead_code)]
 mod commit;
 mod connection;
+mod direct;
 mod entries;
 mod entry;
 mod events;

@@ -7,12 +7,14 @@
 
 mod catalogue;
 mod outbox;
+mod replied;
 mod sending;
 mod tracking;
 mod unreachable;
 
 pub use catalogue::{catalogue, markdown};
 pub use outbox::Outbox;
+pub use replied::Replied;
 pub use sending::{Flaw, Sending};
 pub use tracking::Tracking;
 
@@ -23,6 +25,12 @@ const TTL_HINT: &str = "Give a number of seconds or an interval, such as 300 or 
 impl From<Outbox> for Error {
     fn from(error: Outbox) -> Self {
         Error::Outbox(error)
+    }
+}
+
+impl From<Replied> for Error {
+    fn from(error: Replied) -> Self {
+        Error::Replied(error)
     }
 }
 
@@ -79,6 +87,7 @@ pub enum Error {
     PrefixTooLong { bytes: usize, bytes_max: usize },
     BucketsOutOfRange { given: i32, most: i32 },
     Outbox(Outbox),
+    Replied(Replied),
     Tracking(Tracking),
     Sending(Box<Sending>),
     MessageTooLarge { bytes: usize, bytes_max: usize },
@@ -120,6 +129,7 @@ impl Error {
             Error::PrefixTooLong { .. } => "54000",
             Error::BucketsOutOfRange { .. } => "22023",
             Error::Outbox(error) => error.sqlstate(),
+            Error::Replied(error) => error.sqlstate(),
             Error::Unreachable { reason, .. } => unreachable::sqlstate(*reason),
             Error::Tracking(error) => error.sqlstate(),
             Error::Sending(error) => error.sqlstate(),
@@ -188,6 +198,7 @@ impl Error {
                 format!("number of buckets out of range: {given}")
             }
             Error::Outbox(error) => error.message(),
+            Error::Replied(error) => error.message(),
             Error::Tracking(error) => error.message(),
             Error::Sending(error) => error.message(),
             Error::MessageTooLarge { .. } => "message is too large".into(),
@@ -256,6 +267,7 @@ impl Error {
                     .into()
             }
             Error::Outbox(error) => return error.detail(),
+            Error::Replied(error) => return error.detail(),
             Error::Tracking(error) => return error.detail(),
             Error::Sending(error) => return error.detail(),
             Error::MessageTooLarge { bytes, bytes_max } => {
@@ -331,6 +343,7 @@ impl Error {
                  'user:{id}:{language}'."
             }
             Error::Outbox(error) => return error.hint(),
+            Error::Replied(error) => return error.hint(),
             Error::Tracking(error) => return error.hint(),
             Error::Sending(error) => return error.hint(),
             Error::MessageTooLarge { .. } => "Send less, or raise pg_cache.value_bytes_max.",
@@ -400,6 +413,7 @@ mod tests {
             Error::Tracking(_) => 36,
             Error::CannotVerify { .. } => 37,
             Error::Outbox(_) => 41,
+            Error::Replied(_) => 42,
             Error::Sending(_) => 38,
             Error::MessageTooLarge { .. } => 39,
             Error::CommandRefused { .. } => 40,
