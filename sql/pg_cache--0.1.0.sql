@@ -430,6 +430,51 @@ CREATE FUNCTION redis_stat_reset() RETURNS void
 COMMENT ON FUNCTION redis_stat_reset() IS
     'begins the counters of this database and this session anew';
 
+-- Sessions, in the layout of connect-redis: all of it acts at once.
+CREATE FUNCTION redis_session_new(data jsonb) RETURNS text
+    LANGUAGE c VOLATILE
+    AS 'MODULE_PATHNAME', 'redis_session_new';
+
+CREATE FUNCTION redis_session_new(data jsonb, ttl "any") RETURNS text
+    LANGUAGE c VOLATILE
+    AS 'MODULE_PATHNAME', 'redis_session_new';
+
+CREATE FUNCTION redis_session_get(id text, touch boolean DEFAULT false) RETURNS jsonb
+    LANGUAGE c VOLATILE
+    AS 'MODULE_PATHNAME', 'redis_session_get';
+
+CREATE FUNCTION redis_session_set(id text, data jsonb) RETURNS void
+    LANGUAGE c VOLATILE
+    AS 'MODULE_PATHNAME', 'redis_session_set';
+
+CREATE FUNCTION redis_session_set(id text, data jsonb, ttl "any") RETURNS void
+    LANGUAGE c VOLATILE
+    AS 'MODULE_PATHNAME', 'redis_session_set';
+
+CREATE FUNCTION redis_session_end(id text) RETURNS boolean
+    LANGUAGE c VOLATILE
+    AS 'MODULE_PATHNAME', 'redis_session_end';
+
+COMMENT ON FUNCTION redis_session_new(jsonb) IS
+    'makes a session, at once, that lives as its cookie says or a day, and returns its id';
+COMMENT ON FUNCTION redis_session_new(jsonb, "any") IS
+    'makes a session, at once, and returns its id';
+COMMENT ON FUNCTION redis_session_get(text, boolean) IS
+    'reads a session, now; with touch its time to live begins anew';
+COMMENT ON FUNCTION redis_session_set(text, jsonb) IS
+    'changes a session that is there, at once';
+COMMENT ON FUNCTION redis_session_set(text, jsonb, "any") IS
+    'changes a session that is there, at once, and how long it lives';
+COMMENT ON FUNCTION redis_session_end(text) IS
+    'ends a session, at once, whatever becomes of the transaction';
+
+REVOKE ALL ON FUNCTION redis_session_new(jsonb) FROM PUBLIC;
+REVOKE ALL ON FUNCTION redis_session_new(jsonb, "any") FROM PUBLIC;
+REVOKE ALL ON FUNCTION redis_session_get(text, boolean) FROM PUBLIC;
+REVOKE ALL ON FUNCTION redis_session_set(text, jsonb) FROM PUBLIC;
+REVOKE ALL ON FUNCTION redis_session_set(text, jsonb, "any") FROM PUBLIC;
+REVOKE ALL ON FUNCTION redis_session_end(text) FROM PUBLIC;
+
 -- Privileges: reading through the cache is for everybody, under the caller's own privileges; what
 -- writes Redis or tells about the server is not.
 REVOKE ALL ON redis_server, redis_alive, redis_debt, redis_outbox FROM PUBLIC;

@@ -29,6 +29,7 @@ mod read;
 mod recipe;
 mod registry;
 mod repair;
+mod sessions;
 mod stats;
 mod tracking;
 mod trigger;
@@ -46,7 +47,7 @@ pub extern "C-unwind" fn _PG_init() {
     pg::guc::reserve_prefix();
     pg::surroundings::watch();
     pg::trigger::watch();
-    pg::xact::listen(vec![commit::listener(), events::listener()]);
+    pg::xact::listen(vec![commit::listener(), events::listener(), sessions::listener()]);
     if pg::shmem::is_preloading() {
         pg::shmem::reserve();
         pg::guc::keep_waits();

@@ -12,6 +12,7 @@ pub mod relay;
 pub mod scripts;
 pub mod server;
 pub mod session;
+pub mod sessions;
 pub mod transport;
 
 /// What this process is waiting for, for its name in `pg_stat_activity`.

@@ -9,6 +9,7 @@ mod catalogue;
 mod outbox;
 mod replied;
 mod sending;
+mod session;
 mod tracking;
 mod unreachable;
 
@@ -16,6 +17,7 @@ pub use catalogue::{catalogue, markdown};
 pub use outbox::Outbox;
 pub use replied::Replied;
 pub use sending::{Flaw, Sending};
+pub use session::Session;
 pub use tracking::Tracking;
 
 use crate::reason::Reason;
@@ -90,6 +92,7 @@ pub enum Error {
     Replied(Replied),
     Tracking(Tracking),
     Sending(Box<Sending>),
+    Session(Session),
     MessageTooLarge { bytes: usize, bytes_max: usize },
     CommandRefused { command: String, why: &'static str },
 }
@@ -133,6 +136,7 @@ impl Error {
             Error::Unreachable { reason, .. } => unreachable::sqlstate(*reason),
             Error::Tracking(error) => error.sqlstate(),
             Error::Sending(error) => error.sqlstate(),
+            Error::Session(error) => error.sqlstate(),
             Error::MessageTooLarge { .. } => "54000",
             Error::CommandRefused { .. } => "0A000",
         }
@@ -201,6 +205,7 @@ impl Error {
             Error::Replied(error) => error.message(),
             Error::Tracking(error) => error.message(),
             Error::Sending(error) => error.message(),
+            Error::Session(error) => error.message(),
             Error::MessageTooLarge { .. } => "message is too large".into(),
             Error::CommandRefused { command, .. } => format!("cannot send command \"{command}\""),
         }
@@ -270,6 +275,7 @@ impl Error {
             Error::Replied(error) => return error.detail(),
             Error::Tracking(error) => return error.detail(),
             Error::Sending(error) => return error.detail(),
+            Error::Session(error) => return error.detail(),
             Error::MessageTooLarge { bytes, bytes_max } => {
                 format!("It has {bytes} bytes; pg_cache.value_bytes_max is {bytes_max}.")
             }
@@ -346,6 +352,7 @@ impl Error {
             Error::Replied(error) => return error.hint(),
             Error::Tracking(error) => return error.hint(),
             Error::Sending(error) => return error.hint(),
+            Error::Session(error) => return error.hint(),
             Error::MessageTooLarge { .. } => "Send less, or raise pg_cache.value_bytes_max.",
             Error::CommandRefused { .. } => return None,
         };
@@ -414,6 +421,7 @@ mod tests {
             Error::CannotVerify { .. } => 37,
             Error::Outbox(_) => 41,
             Error::Replied(_) => 42,
+            Error::Session(_) => 43,
             Error::Sending(_) => 38,
             Error::MessageTooLarge { .. } => 39,
             Error::CommandRefused { .. } => 40,
@@ -424,7 +432,7 @@ mod tests {
     fn every_error_stands_in_the_catalogue() {
         // Danger: an error that users meet and the documentation does not know.
         let listed: BTreeSet<usize> = catalogue().iter().map(variant).collect();
-        assert_eq!(listed, (0..=41).collect());
+        assert_eq!(listed, (0..=43).collect());
     }
 
     #[test]

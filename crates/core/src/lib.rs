@@ -26,6 +26,7 @@ pub mod recipe;
 pub mod resp;
 pub mod rounds;
 pub mod rows;
+pub mod session;
 pub mod settlement;
 pub mod sidecar;
 pub mod tag;

@@ -5,6 +5,7 @@
 
 pub mod counters;
 pub mod events;
+pub mod express;
 pub mod notes;
 pub mod outbox;
 pub mod outcome;

@@ -3,7 +3,7 @@
 //! Invariant: every variant of `Error` and every `Reason` stands in it. Without it, people would
 //! meet errors that no page explains.
 
-use super::{Error, Outbox, Replied, Sending, Tracking};
+use super::{Error, Outbox, Replied, Sending, Session, Tracking};
 use crate::key::{KEY_BYTES_MAX, RESERVED_PREFIX};
 use crate::reason::Reason;
 
@@ -82,6 +82,7 @@ pub fn catalogue() -> Vec<Error> {
     ];
     errors.extend(Outbox::examples().into_iter().map(Error::Outbox));
     errors.extend(Replied::examples().into_iter().map(Error::Replied));
+    errors.extend(Session::examples().into_iter().map(Error::Session));
     errors.extend(of_triggers());
     errors.extend(
         [
@@ -157,11 +158,13 @@ fn condition(sqlstate: &str) -> &'static str {
         "0A000" => "feature_not_supported",
         "22004" => "null_value_not_allowed",
         "22023" => "invalid_parameter_value",
+        "22P02" => "invalid_text_representation",
         "25001" => "active_sql_transaction",
         "25006" => "read_only_sql_transaction",
         "28P01" => "invalid_password",
         "39P01" => "trigger_protocol_violated",
         "38000" => "external_routine_exception",
+        "40001" => "serialization_failure",
         "42501" => "insufficient_privilege",
         "42601" => "syntax_error",
         "42602" => "invalid_name",
@@ -183,7 +186,9 @@ fn condition(sqlstate: &str) -> &'static str {
         "55000" => "object_not_in_prerequisite_state",
         "55P03" => "lock_not_available",
         "57P03" => "cannot_connect_now",
+        "58000" => "system_error",
         "F0000" => "config_file_error",
+        "P0002" => "no_data_found",
         _ => "",
     }
 }
