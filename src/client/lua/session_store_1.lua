@@ -1,7 +1,8 @@
 #!lua
 -- Replaces a session that is still there, and only if it still is what was read.
--- A session that was ended meanwhile must not come back, and what another writer put there must not
--- be lost. A session without an end (connect-redis' disableTTL) stays so unless a ttl was asked for.
+-- A session that was ended meanwhile must not come back, and what another writer put there must
+-- not be lost. A session without an end (connect-redis' disableTTL) stays so unless a ttl was asked
+-- for.
 -- KEYS: session     ARGV: text that was read, new text, ttl in ms, 1 if it was asked for
 -- returns 1 if stored, 0 if it changed, -1 if it is gone
 local found = redis.call('GET', KEYS[1])

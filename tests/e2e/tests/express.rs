@@ -127,3 +127,16 @@ fn a_late_save_of_the_application_revives_only_with_its_own_store() {
         assert_eq!(session(&mut client, &id).unwrap()["views"], 1);
     }
 }
+
+#[test]
+fn the_store_of_the_documentation_is_the_one_that_was_tried() {
+    // Danger: people copy a store that nobody ever ran.
+    let root = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).ancestors().nth(2).unwrap();
+    let store = |path: &str| {
+        let text = std::fs::read_to_string(root.join(path)).unwrap();
+        let (_, store) = text.split_once("class KeptStore").expect("the store");
+        store.split_once("\n}\n").expect("its end").0.to_owned()
+    };
+    let page = store("docs/functions/redis_session_end.md");
+    assert_eq!(store("tests/e2e/consumers/express/app.mjs"), page);
+}

@@ -1,3 +1,5 @@
+//! What a session is written as, by example and by property.
+
 use std::collections::BTreeSet;
 
 use proptest::prelude::*;

@@ -21,6 +21,7 @@ await client.connect()
 class KeptStore extends RedisStore {
   known = new WeakSet()
 
+  // Called for a session that was read; one that is new was not.
   createSession(req, data) {
     const session = super.createSession(req, data)
     this.known.add(session)
