@@ -12,7 +12,7 @@ use std::time::{SystemTime, UNIX_EPOCH};
 use pg_cache_core::error::{Error, Session as Trouble};
 use pg_cache_core::session::{self, Before, Written};
 
-use crate::client::sessions::{self, Stored, Text};
+use crate::client::sessions::{self, Replaced, Text};
 use crate::direct;
 use crate::pg::error::Outcome;
 use crate::pg::{Datum, guc, host, jsonb};
@@ -45,9 +45,9 @@ pub fn set(id: &[u8], data: Datum, ttl_ms: Option<u64>) -> Outcome<()> {
     let data = utf8(jsonb::text(data))?;
     if let Some(text) = seen::recall(&key) {
         return match replace(&key, &text, &data, ttl_ms)? {
-            Stored::Stored => Ok(()),
-            Stored::Changed => Err(Error::from(Trouble::Changed).into()),
-            Stored::Gone => Err(Error::from(Trouble::Ended).into()),
+            Replaced::Done => Ok(()),
+            Replaced::Changed => Err(Error::from(Trouble::Changed).into()),
+            Replaced::Gone => Err(Error::from(Trouble::Ended).into()),
         };
     }
     for _ in 0..TRIES_MAX {
@@ -55,13 +55,13 @@ pub fn set(id: &[u8], data: Datum, ttl_ms: Option<u64>) -> Outcome<()> {
             return Err(Error::from(Trouble::Ended).into());
         };
         match replace(&key, &text, &data, ttl_ms)? {
-            Stored::Stored => {
+            Replaced::Done => {
                 // Nobody read it here: the next call overwrites as this one did.
                 seen::forget(&key);
                 return Ok(());
             }
-            Stored::Changed => {}
-            Stored::Gone => return Err(Error::from(Trouble::Ended).into()),
+            Replaced::Changed => {}
+            Replaced::Gone => return Err(Error::from(Trouble::Ended).into()),
         }
     }
     Err(Error::from(Trouble::Changed).into())
@@ -95,7 +95,7 @@ fn name(id: &[u8]) -> Outcome<Vec<u8>> {
 }
 
 /// Writes `data` over what was read, which is remembered as read then.
-fn replace(key: &[u8], text: &[u8], data: &str, ttl_ms: Option<u64>) -> Outcome<Stored> {
+fn replace(key: &[u8], text: &[u8], data: &str, ttl_ms: Option<u64>) -> Outcome<Replaced> {
     let jsonb = utf8(jsonb::text(read(text)?))?;
     let text_before = utf8(text.to_vec())?;
     let before = Before { text: &text_before, jsonb: &jsonb };
@@ -104,9 +104,9 @@ fn replace(key: &[u8], text: &[u8], data: &str, ttl_ms: Option<u64>) -> Outcome<
     let new = as_text(&written, ttl_ms.is_some());
     let outcome = direct::ask(|redis| sessions::store(redis, key, text, new))?;
     match outcome {
-        Stored::Stored => seen::remember(key.to_vec(), written.text.into_bytes()),
-        Stored::Changed => {}
-        Stored::Gone => seen::forget(key),
+        Replaced::Done => seen::remember(key.to_vec(), written.text.into_bytes()),
+        Replaced::Changed => {}
+        Replaced::Gone => seen::forget(key),
     }
     Ok(outcome)
 }

@@ -16,8 +16,8 @@ static TOUCH: LazyLock<Script> =
 
 /// What became of a session that was to be replaced.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Stored {
-    Stored,
+pub enum Replaced {
+    Done,
     Changed,
     Gone,
 }
@@ -45,14 +45,14 @@ pub fn store(
     key: &[u8],
     read: &[u8],
     text: Text<'_>,
-) -> RedisResult<Stored> {
+) -> RedisResult<Replaced> {
     let mut call = STORE.key(key);
     call.arg(read).arg(text.bytes).arg(text.ttl_ms).arg(u8::from(text.ends_always));
     let outcome: i64 = call.invoke(session)?;
     Ok(match outcome {
-        1 => Stored::Stored,
-        0 => Stored::Changed,
-        _ => Stored::Gone,
+        1 => Replaced::Done,
+        0 => Replaced::Changed,
+        _ => Replaced::Gone,
     })
 }
 

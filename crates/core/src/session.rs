@@ -7,11 +7,10 @@
 //! would take turns in changing what neither of them touched.
 
 mod cookie;
-mod document;
 
+use crate::document::Document;
 use crate::error::{self, Error};
 use cookie::Cookie;
-use document::Document;
 
 /// What connect-redis puts before the id unless told otherwise.
 pub const PREFIX: &[u8] = b"sess:";

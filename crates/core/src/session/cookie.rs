@@ -7,10 +7,10 @@
 
 use std::time::{Duration, UNIX_EPOCH};
 
+use crate::document::Document;
 use crate::error::{self, Error};
 
 use super::TTL_MS;
-use super::document::Document;
 
 const MAX_AGE: &str = "originalMaxAge";
 const EXPIRES: &str = "expires";

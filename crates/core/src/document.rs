@@ -32,6 +32,12 @@ impl Document {
         }
     }
 
+    /// Takes a member out.
+    pub fn remove(&mut self, name: &str) -> Option<Box<str>> {
+        let place = self.members.iter().position(|member| member.0 == name)?;
+        Some(self.members.remove(place).1)
+    }
+
     /// Gives each member that is still what `jsonb` says of it the bytes that it has in `text`, and
     /// all members the order that they have there; new ones follow.
     pub fn keep(&mut self, text: &Document, jsonb: &Document) {
