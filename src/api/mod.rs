@@ -3,4 +3,5 @@
 pub mod cached;
 pub mod messages;
 pub mod ops;
+pub mod queues;
 pub mod tracking;

@@ -7,6 +7,7 @@
 
 mod catalogue;
 mod outbox;
+mod queue;
 mod replied;
 mod sending;
 mod tracking;
@@ -14,6 +15,7 @@ mod unreachable;
 
 pub use catalogue::{catalogue, markdown};
 pub use outbox::Outbox;
+pub use queue::{Queue, Untimely};
 pub use replied::Replied;
 pub use sending::{Flaw, Sending};
 pub use tracking::Tracking;
@@ -87,6 +89,7 @@ pub enum Error {
     PrefixTooLong { bytes: usize, bytes_max: usize },
     BucketsOutOfRange { given: i32, most: i32 },
     Outbox(Outbox),
+    Queue(Queue),
     Replied(Replied),
     Tracking(Tracking),
     Sending(Box<Sending>),
@@ -129,6 +132,7 @@ impl Error {
             Error::PrefixTooLong { .. } => "54000",
             Error::BucketsOutOfRange { .. } => "22023",
             Error::Outbox(error) => error.sqlstate(),
+            Error::Queue(error) => error.sqlstate(),
             Error::Replied(error) => error.sqlstate(),
             Error::Unreachable { reason, .. } => unreachable::sqlstate(*reason),
             Error::Tracking(error) => error.sqlstate(),
@@ -198,6 +202,7 @@ impl Error {
                 format!("number of buckets out of range: {given}")
             }
             Error::Outbox(error) => error.message(),
+            Error::Queue(error) => error.message(),
             Error::Replied(error) => error.message(),
             Error::Tracking(error) => error.message(),
             Error::Sending(error) => error.message(),
@@ -267,6 +272,7 @@ impl Error {
                     .into()
             }
             Error::Outbox(error) => return error.detail(),
+            Error::Queue(error) => return error.detail(),
             Error::Replied(error) => return error.detail(),
             Error::Tracking(error) => return error.detail(),
             Error::Sending(error) => return error.detail(),
@@ -343,6 +349,7 @@ impl Error {
                  'user:{id}:{language}'."
             }
             Error::Outbox(error) => return error.hint(),
+            Error::Queue(error) => return error.hint(),
             Error::Replied(error) => return error.hint(),
             Error::Tracking(error) => return error.hint(),
             Error::Sending(error) => return error.hint(),
@@ -413,6 +420,7 @@ mod tests {
             Error::Tracking(_) => 36,
             Error::CannotVerify { .. } => 37,
             Error::Outbox(_) => 41,
+            Error::Queue(_) => 43,
             Error::Replied(_) => 42,
             Error::Sending(_) => 38,
             Error::MessageTooLarge { .. } => 39,
@@ -424,7 +432,7 @@ mod tests {
     fn every_error_stands_in_the_catalogue() {
         // Danger: an error that users meet and the documentation does not know.
         let listed: BTreeSet<usize> = catalogue().iter().map(variant).collect();
-        assert_eq!(listed, (0..=41).collect());
+        assert_eq!(listed, (0..=43).collect());
     }
 
     #[test]

@@ -3,7 +3,7 @@
 //! Invariant: every variant of `Error` and every `Reason` stands in it. Without it, people would
 //! meet errors that no page explains.
 
-use super::{Error, Outbox, Replied, Sending, Tracking};
+use super::{Error, Outbox, Queue, Replied, Sending, Tracking};
 use crate::key::{KEY_BYTES_MAX, RESERVED_PREFIX};
 use crate::reason::Reason;
 
@@ -81,6 +81,7 @@ pub fn catalogue() -> Vec<Error> {
         Error::ServerTooOld { found: "Redis 6.2.7".into() },
     ];
     errors.extend(Outbox::examples().into_iter().map(Error::Outbox));
+    errors.extend(Queue::examples().into_iter().map(Error::Queue));
     errors.extend(Replied::examples().into_iter().map(Error::Replied));
     errors.extend(of_triggers());
     errors.extend(
@@ -162,6 +163,7 @@ fn condition(sqlstate: &str) -> &'static str {
         "28P01" => "invalid_password",
         "39P01" => "trigger_protocol_violated",
         "38000" => "external_routine_exception",
+        "40001" => "serialization_failure",
         "42501" => "insufficient_privilege",
         "42601" => "syntax_error",
         "42602" => "invalid_name",
