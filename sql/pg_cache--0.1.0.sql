@@ -322,6 +322,19 @@ CREATE FUNCTION redis_at_commit(cmd text, VARIADIC args text[] DEFAULT '{}') RET
 
 COMMENT ON FUNCTION redis_at_commit(text, text[]) IS 'sends a command to Redis, after the commit';
 
+-- Queues -------------------------------------------------------------------------------------------
+
+CREATE FUNCTION redis_enqueue(
+    queue text, payload jsonb, delay "any" DEFAULT NULL, id text DEFAULT NULL,
+    format text DEFAULT 'stream') RETURNS text
+    LANGUAGE c VOLATILE
+    AS 'MODULE_PATHNAME', 'redis_enqueue';
+
+COMMENT ON FUNCTION redis_enqueue(text, jsonb, "any", text, text) IS
+    'puts a job on a queue, with the commit; returns its id';
+
+REVOKE ALL ON FUNCTION redis_enqueue(text, jsonb, "any", text, text) FROM PUBLIC;
+
 -- Running it -----------------------------------------------------------------------------------
 
 CREATE FUNCTION redis_ping() RETURNS interval

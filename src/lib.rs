@@ -23,6 +23,7 @@ mod events;
 mod explain;
 mod flush;
 mod health;
+mod jobs;
 mod launcher;
 mod outbox;
 mod read;

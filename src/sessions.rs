@@ -15,7 +15,7 @@ use pg_cache_core::session::{self, Before, Written};
 use crate::client::sessions::{self, Replaced, Text};
 use crate::direct;
 use crate::pg::error::Outcome;
-use crate::pg::{Datum, guc, host, jsonb};
+use crate::pg::{Datum, guc, host, jsonb, text};
 
 pub use seen::listener;
 
@@ -42,7 +42,7 @@ pub fn get(id: &[u8], touch: bool) -> Outcome<Option<Datum>> {
 /// Changes a session that is there.
 pub fn set(id: &[u8], data: Datum, ttl_ms: Option<u64>) -> Outcome<()> {
     let key = name(id)?;
-    let data = utf8(jsonb::text(data))?;
+    let data = as_json(data)?;
     if let Some(text) = seen::recall(&key) {
         return match replace(&key, &text, &data, ttl_ms)? {
             Replaced::Done => Ok(()),
@@ -69,7 +69,7 @@ pub fn set(id: &[u8], data: Datum, ttl_ms: Option<u64>) -> Outcome<()> {
 
 /// Makes a session, and returns its id.
 pub fn new(data: Datum, ttl_ms: Option<u64>) -> Outcome<String> {
-    let data = utf8(jsonb::text(data))?;
+    let data = as_json(data)?;
     let written = session::written(&data, None, ttl_ms, now_ms())?;
     check_size(&written)?;
     let random = host::strong_random().ok_or(Error::from(Trouble::NoRandomness))?;
@@ -96,8 +96,8 @@ fn name(id: &[u8]) -> Outcome<Vec<u8>> {
 
 /// Writes `data` over what was read, which is remembered as read then.
 fn replace(key: &[u8], text: &[u8], data: &str, ttl_ms: Option<u64>) -> Outcome<Replaced> {
-    let jsonb = utf8(jsonb::text(read(text)?))?;
-    let text_before = utf8(text.to_vec())?;
+    let jsonb = as_json(read(text)?)?;
+    let text_before = utf8(text)?;
     let before = Before { text: &text_before, jsonb: &jsonb };
     let written = session::written(data, Some(before), ttl_ms, now_ms())?;
     check_size(&written)?;
@@ -132,8 +132,15 @@ fn read(text: &[u8]) -> Outcome<Datum> {
     }
 }
 
-fn utf8(bytes: Vec<u8>) -> Outcome<String> {
-    String::from_utf8(bytes).map_err(|_| Error::from(Trouble::Unreadable).into())
+/// The text of a jsonb, in UTF-8 as it stands in Redis.
+fn as_json(value: Datum) -> Outcome<String> {
+    let text = text::to_utf8(jsonb::to_text(value));
+    utf8(&text.ok_or(Error::from(Trouble::Unreadable))?)
+}
+
+fn utf8(bytes: &[u8]) -> Outcome<String> {
+    let text = str::from_utf8(bytes).map_err(|_| Error::from(Trouble::Unreadable))?;
+    Ok(text.to_owned())
 }
 
 fn now_ms() -> u64 {

@@ -3,5 +3,6 @@
 pub mod cached;
 pub mod messages;
 pub mod ops;
+pub mod queues;
 pub mod sessions;
 pub mod tracking;

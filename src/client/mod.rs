@@ -8,6 +8,7 @@ pub mod inbox;
 pub mod link;
 pub mod making;
 pub mod messages;
+pub mod queues;
 pub mod relay;
 pub mod scripts;
 pub mod server;

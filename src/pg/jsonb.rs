@@ -1,21 +1,24 @@
-//! A jsonb datum and its text, in UTF-8 as it stands in Redis.
+//! jsonb values and their text.
 //!
-//! Invariant: what cannot be a jsonb of this database is the caller's error, never PostgreSQL's:
-//! its context would show what the text holds.
+//! Invariant: a text that cannot be a jsonb of this database is the caller's error, never
+//! PostgreSQL's: its context would show what the text holds.
 
-use std::ffi::CString;
+use std::ffi::{CStr, CString};
 
 use pg_cache_core::error::Error;
 use pgrx::pg_sys;
 
 use super::arguments::read_text;
 use super::error::{Outcome, replace};
-use super::{row_text, text};
+use super::text;
 
-/// As jsonb writes it.
-pub fn text(value: pg_sys::Datum) -> Vec<u8> {
-    let shown = row_text::shown(pg_sys::Oid::from(pg_sys::F_JSONB_OUT), value);
-    row_text::utf8(shown).into_owned()
+/// The text of a jsonb, in the server's encoding.
+pub fn to_text<'a>(value: pg_sys::Datum) -> &'a [u8] {
+    let out = pg_sys::Oid::from(pg_sys::F_JSONB_OUT);
+    // SAFETY: the output function of the value's type.
+    let text = unsafe { pg_sys::OidOutputFunctionCall(out, value) };
+    // SAFETY: a palloc'ed C string of the caller's context.
+    unsafe { CStr::from_ptr(text) }.to_bytes()
 }
 
 /// Reads a text from Redis.

@@ -7,6 +7,7 @@
 
 mod catalogue;
 mod outbox;
+mod queue;
 mod replied;
 mod sending;
 mod session;
@@ -15,6 +16,7 @@ mod unreachable;
 
 pub use catalogue::{catalogue, markdown};
 pub use outbox::Outbox;
+pub use queue::{Queue, Untimely};
 pub use replied::Replied;
 pub use sending::{Flaw, Sending};
 pub use session::Session;
@@ -23,12 +25,6 @@ pub use tracking::Tracking;
 use crate::reason::Reason;
 
 const TTL_HINT: &str = "Give a number of seconds or an interval, such as 300 or '5 minutes'.";
-
-impl From<Outbox> for Error {
-    fn from(error: Outbox) -> Self {
-        Error::Outbox(error)
-    }
-}
 
 impl From<Replied> for Error {
     fn from(error: Replied) -> Self {
@@ -89,6 +85,7 @@ pub enum Error {
     PrefixTooLong { bytes: usize, bytes_max: usize },
     BucketsOutOfRange { given: i32, most: i32 },
     Outbox(Outbox),
+    Queue(Queue),
     Replied(Replied),
     Tracking(Tracking),
     Sending(Box<Sending>),
@@ -132,6 +129,7 @@ impl Error {
             Error::PrefixTooLong { .. } => "54000",
             Error::BucketsOutOfRange { .. } => "22023",
             Error::Outbox(error) => error.sqlstate(),
+            Error::Queue(error) => error.sqlstate(),
             Error::Replied(error) => error.sqlstate(),
             Error::Unreachable { reason, .. } => unreachable::sqlstate(*reason),
             Error::Tracking(error) => error.sqlstate(),
@@ -202,6 +200,7 @@ impl Error {
                 format!("number of buckets out of range: {given}")
             }
             Error::Outbox(error) => error.message(),
+            Error::Queue(error) => error.message(),
             Error::Replied(error) => error.message(),
             Error::Tracking(error) => error.message(),
             Error::Sending(error) => error.message(),
@@ -272,6 +271,7 @@ impl Error {
                     .into()
             }
             Error::Outbox(error) => return error.detail(),
+            Error::Queue(error) => return error.detail(),
             Error::Replied(error) => return error.detail(),
             Error::Tracking(error) => return error.detail(),
             Error::Sending(error) => return error.detail(),
@@ -335,9 +335,7 @@ impl Error {
             Error::DebtLocked => "Try again when what holds redis_debt has ended.",
             Error::RepairInTransaction => "Call it as a statement of its own.",
             Error::RepairOnStandby => "Call it on the primary.",
-            Error::CannotVerify { reason: Reason::Disabled } => {
-                "Set pg_cache.enabled to on for this session."
-            }
+            Error::CannotVerify { reason: Reason::Disabled } => "Set pg_cache.enabled to on.",
             Error::CannotVerify { .. } => "Call it as a statement of its own, in READ COMMITTED.",
             Error::RepairUnfinished { .. } => "See redis_health(); the worker goes on meanwhile.",
             Error::NoWorkerSlot => "Raise max_worker_processes and restart PostgreSQL.",
@@ -348,6 +346,7 @@ impl Error {
                  'user:{id}:{language}'."
             }
             Error::Outbox(error) => return error.hint(),
+            Error::Queue(error) => return error.hint(),
             Error::Replied(error) => return error.hint(),
             Error::Tracking(error) => return error.hint(),
             Error::Sending(error) => return error.hint(),
@@ -419,8 +418,9 @@ mod tests {
             Error::Tracking(_) => 36,
             Error::CannotVerify { .. } => 37,
             Error::Outbox(_) => 41,
+            Error::Queue(_) => 43,
             Error::Replied(_) => 42,
-            Error::Session(_) => 43,
+            Error::Session(_) => 44,
             Error::Sending(_) => 38,
             Error::MessageTooLarge { .. } => 39,
             Error::CommandRefused { .. } => 40,
@@ -431,7 +431,7 @@ mod tests {
     fn every_error_stands_in_the_catalogue() {
         // Danger: an error that users meet and the documentation does not know.
         let listed: BTreeSet<usize> = catalogue().iter().map(variant).collect();
-        assert_eq!(listed, (0..=43).collect());
+        assert_eq!(listed, (0..=44).collect());
     }
 
     #[test]

@@ -22,6 +22,7 @@ pub mod message;
 pub mod options;
 pub mod pending;
 pub mod pins;
+pub mod queue;
 pub mod reason;
 pub mod recipe;
 pub mod resp;

@@ -30,6 +30,7 @@ mod preload;
 mod preload_shared;
 mod privileges;
 mod privileges_fuzz;
+mod queues;
 mod random_queries;
 mod read_through;
 mod relay;
