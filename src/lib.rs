@@ -31,6 +31,7 @@ mod recipe;
 mod registry;
 mod repair;
 mod sessions;
+mod sidekiq;
 mod stats;
 mod tracking;
 mod trigger;

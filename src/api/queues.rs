@@ -4,10 +4,10 @@ use std::borrow::Cow;
 
 use pg_cache_core::error::{Error, Queue};
 
-use crate::jobs;
 use crate::pg::call::Call;
 use crate::pg::error::Outcome;
 use crate::pg::{Datum, jsonb, text, ttl};
+use crate::{jobs, sidekiq};
 
 sql_function!(redis_enqueue, pg_finfo_redis_enqueue, enqueue);
 
@@ -22,6 +22,7 @@ fn enqueue(call: &Call) -> Outcome<Datum> {
     let format = call.text(4).ok_or(Error::NullArgument { name: "format" })?;
     let id = match format.as_str() {
         "stream" => jobs::enqueue(&new)?,
+        "sidekiq" => sidekiq::enqueue(&new)?,
         _ => return Err(Error::from(Queue::Format { format }).into()),
     };
     Ok(match call.datum(3) {

@@ -144,6 +144,15 @@ pub fn strong_random<const BYTES: usize>() -> Option<[u8; BYTES]> {
     (strong && !skips("host.random")).then_some(bytes)
 }
 
+/// Random bytes for an id that is no secret.
+pub fn random_bytes<const BYTES: usize>() -> [u8; BYTES] {
+    strong_random().unwrap_or_else(|| {
+        let mut bytes = [0; BYTES];
+        bytes.fill_with(|| random() as u8);
+        bytes
+    })
+}
+
 /// When the postmaster started, as a timestamptz.
 pub fn started_at() -> pg_sys::Datum {
     // SAFETY: set once, before any backend runs.

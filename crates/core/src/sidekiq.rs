@@ -20,11 +20,12 @@ pub enum Flaw {
     At,
     Delay,
     Tags,
+    Encoding,
 }
 
 impl Flaw {
     /// One of each, for the catalogue.
-    pub const ALL: [Flaw; 8] = [
+    pub const ALL: [Flaw; 9] = [
         Flaw::NotObject,
         Flaw::Class,
         Flaw::Args,
@@ -33,6 +34,7 @@ impl Flaw {
         Flaw::At,
         Flaw::Delay,
         Flaw::Tags,
+        Flaw::Encoding,
     ];
 
     pub fn sentence(self) -> &'static str {
@@ -45,6 +47,7 @@ impl Flaw {
             Flaw::At => "Its \"at\" is no time in seconds.",
             Flaw::Delay => "It has both \"at\" and a delay.",
             Flaw::Tags => "Its \"tags\" are no array.",
+            Flaw::Encoding => "It cannot be written in UTF-8.",
         }
     }
 }

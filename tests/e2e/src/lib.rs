@@ -11,6 +11,7 @@ pub mod outbox;
 pub mod outcome;
 pub mod registry;
 pub mod scene;
+pub mod sidekiq;
 pub mod stopwatch;
 pub mod tracking;
 pub mod trouble;

@@ -43,6 +43,7 @@ mod row_security;
 mod scope;
 mod sessions;
 mod settings;
+mod sidekiq;
 mod stampede;
 mod standby;
 mod symbols;

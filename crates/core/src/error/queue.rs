@@ -4,6 +4,7 @@
 //! 40001, which programs take as "not now, try again".
 
 use super::Error;
+use crate::sidekiq::Flaw;
 
 impl From<Queue> for Error {
     fn from(error: Queue) -> Self {
@@ -42,6 +43,8 @@ pub enum Queue {
         id: String,
     },
     Locked,
+    /// It is no job for a Sidekiq server.
+    Sidekiq(Flaw),
 }
 
 /// Why a length of time is none.
@@ -58,7 +61,7 @@ impl Queue {
     pub fn examples() -> Vec<Self> {
         let id = || "9f86d081884c7d659a2feaa0c55ad015".to_owned();
         let time = |why| Queue::Time { name: "delay", why };
-        vec![
+        let mut examples = vec![
             Queue::Empty { name: "queue" },
             Queue::IdTooLong { bytes: 300, bytes_max: crate::queue::ID_BYTES_MAX },
             Queue::Count { given: 0, most: crate::queue::JOBS_MAX },
@@ -70,12 +73,17 @@ impl Queue {
             Queue::Gone { id: id() },
             Queue::Taken { id: id() },
             Queue::Locked,
-        ]
+        ];
+        examples.extend(Flaw::ALL.map(Queue::Sidekiq));
+        examples
     }
 
     pub fn sqlstate(&self) -> &'static str {
         match self {
-            Queue::Empty { .. } | Queue::Count { .. } | Queue::Format { .. } => "22023",
+            Queue::Empty { .. }
+            | Queue::Count { .. }
+            | Queue::Format { .. }
+            | Queue::Sidekiq(_) => "22023",
             Queue::Time { why: Untimely::Type { .. }, .. } => "42804",
             Queue::Time { .. } => "22023",
             Queue::IdTooLong { .. } => "54000",
@@ -101,6 +109,7 @@ impl Queue {
             Queue::Gone { id } => format!("job \"{id}\" is not in flight"),
             Queue::Taken { id } => format!("job \"{id}\" was acknowledged by another transaction"),
             Queue::Locked => "could not lock redis_job_done".into(),
+            Queue::Sidekiq(_) => "payload is no job for sidekiq".into(),
         }
     }
 
@@ -118,19 +127,21 @@ impl Queue {
                     .into()
             }
             Queue::Locked => "What was done could not be written down.".into(),
+            Queue::Sidekiq(flaw) => flaw.sentence().into(),
             _ => return None,
         })
     }
 
     pub fn hint(&self) -> Option<String> {
         let hint = match self {
-            Queue::Format { .. } => "Known formats: stream.",
+            Queue::Format { .. } => "Known formats: stream, sidekiq.",
             Queue::Time { .. } => {
                 "Give a number of seconds or an interval, such as 300 or '5 min'."
             }
             Queue::Gone { .. } | Queue::Taken { .. } => {
                 "Roll back, so that the job's effects are not there twice, and go on with the next."
             }
+            Queue::Sidekiq(_) => "Give one such as {\"class\": \"Mailer\", \"args\": [7]}.",
             Queue::Locked => "Try again when what holds redis_job_done has ended.",
             _ => return None,
         };
@@ -157,9 +168,10 @@ mod tests {
             Queue::Gone { .. } => 8,
             Queue::Taken { .. } => 9,
             Queue::Locked => 10,
+            Queue::Sidekiq(_) => 11,
         };
         let listed: std::collections::BTreeSet<i32> =
             Queue::examples().iter().map(variant).collect();
-        assert_eq!(listed, (0..=10).collect());
+        assert_eq!(listed, (0..=11).collect());
     }
 }
