@@ -91,7 +91,7 @@ pub fn end(id: &[u8]) -> Outcome<bool> {
 }
 
 fn name(id: &[u8]) -> Outcome<Vec<u8>> {
-    direct::name(&session::key(id)?)
+    direct::name(&session::key(guc::session_prefix().as_bytes(), id)?)
 }
 
 /// Writes `data` over what was read, which is remembered as read then.

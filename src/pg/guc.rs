@@ -14,6 +14,9 @@ static URL: GucSetting<Option<CString>> =
     GucSetting::<Option<CString>>::new(Some(c"redis://127.0.0.1:6379"));
 static PASSWORD_FILE: GucSetting<Option<CString>> = GucSetting::<Option<CString>>::new(None);
 static SCOPE_SETTINGS: GucSetting<Option<CString>> = GucSetting::<Option<CString>>::new(None);
+/// What connect-redis puts there unless told otherwise.
+static SESSION_PREFIX: GucSetting<Option<CString>> =
+    GucSetting::<Option<CString>>::new(Some(c"sess:"));
 static ENABLED: GucSetting<bool> = GucSetting::<bool>::new(true);
 static CONNECT_TIMEOUT_MS: GucSetting<i32> = GucSetting::<i32>::new(500);
 static TIMEOUT_MS: GucSetting<i32> = GucSetting::<i32>::new(200);
@@ -160,6 +163,14 @@ fn register_reading() {
         GucContext::Suset,
         GucFlags::default(),
     );
+    // Whoever may call the functions of sessions would otherwise choose which keys are sessions.
+    string(
+        c"pg_cache.session_prefix",
+        c"What stands before the id of a session in its key.",
+        &SESSION_PREFIX,
+        GucContext::Suset,
+        GucFlags::default(),
+    );
 }
 
 /// What a commit may cost concerns everybody who waits for its locks.
@@ -292,6 +303,10 @@ pub fn password_file() -> &'static str {
 
 pub fn scope_settings() -> &'static str {
     borrowed(&SCOPE_SETTINGS)
+}
+
+pub fn session_prefix() -> &'static str {
+    borrowed(&SESSION_PREFIX)
 }
 
 pub fn enabled() -> bool {

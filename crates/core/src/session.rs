@@ -12,9 +12,6 @@ use crate::document::Document;
 use crate::error::{self, Error};
 use cookie::Cookie;
 
-/// What connect-redis puts before the id unless told otherwise.
-pub const PREFIX: &[u8] = b"sess:";
-
 /// What connect-redis takes where neither it nor the cookie says otherwise: a day.
 pub const TTL_MS: u64 = 86_400_000;
 
@@ -26,14 +23,15 @@ pub const ID_BYTES_MAX: usize = 512;
 
 const COOKIE: &str = "cookie";
 
-/// A session's name in Redis, without the database's prefix.
-pub fn key(id: &[u8]) -> Result<Vec<u8>, Error> {
+/// A session's name in Redis, without the database's prefix. `prefix` is what connect-redis puts
+/// before the id: `sess:` unless told otherwise.
+pub fn key(prefix: &[u8], id: &[u8]) -> Result<Vec<u8>, Error> {
     match id.len() {
         0 => Err(error::Session::IdEmpty.into()),
         bytes if bytes > ID_BYTES_MAX => {
             Err(error::Session::IdTooLong { bytes, bytes_max: ID_BYTES_MAX }.into())
         }
-        _ => Ok([PREFIX, id].concat()),
+        _ => Ok([prefix, id].concat()),
     }
 }
 

@@ -273,3 +273,80 @@ fn a_redis_that_is_away_is_an_error_and_a_prefix_keeps_databases_apart() {
     let error = client.query("SELECT redis_session_get('x')", &[]).unwrap_err();
     assert!(sqlstate(&error).starts_with("08"), "{error:?}");
 }
+
+#[test]
+fn a_role_may_do_with_sessions_what_it_was_granted_and_no_more() {
+    // Danger: whoever may sign users out can read their sessions, or choose what a session is.
+    let scene = Scene::new();
+    let mut admin = scene.connect();
+    let id = new(&mut admin, json!({"user": 7}));
+    let role = scene.create_role("clerk");
+    let mut clerk = scene.connect_as(&role);
+    let calls = [
+        "SELECT redis_session_get($1)",
+        "SELECT redis_session_set($1, '{}')",
+        "SELECT redis_session_set($1, '{}', 60)",
+        "SELECT redis_session_new(jsonb_build_object('a', $1::text))",
+        "SELECT redis_session_new(jsonb_build_object('a', $1::text), 60)",
+    ];
+    let refused = |client: &mut Client, sql: &str| {
+        let error = client.query(sql, &[&id]).expect_err(sql);
+        assert_eq!(sqlstate(&error), "42501", "{sql}");
+    };
+    calls.iter().for_each(|sql| refused(&mut clerk, sql));
+    refused(&mut clerk, "SELECT redis_session_end($1)");
+    let grant = format!("GRANT EXECUTE ON FUNCTION redis_session_end(text) TO {role}");
+    admin.batch_execute(&grant).unwrap();
+    calls.iter().for_each(|sql| refused(&mut clerk, sql));
+    // Before the library is loaded anybody may set anything; it does not take it over.
+    clerk.batch_execute("SET pg_cache.session_prefix = ''").unwrap();
+    assert!(end(&mut clerk, &id));
+    let set = clerk.batch_execute("SET pg_cache.session_prefix = ''").unwrap_err();
+    assert_eq!(sqlstate(&set), "42501");
+    assert_eq!(read(&mut admin, &id, false), None);
+}
+
+#[test]
+fn sessions_need_neither_a_writable_database_nor_one_in_utf8() {
+    // Danger: a replica that serves pages cannot tell who is signed in; é is two letters there.
+    let scene = Scene::new();
+    let mut client = scene.connect();
+    client.batch_execute("BEGIN READ ONLY").unwrap();
+    let id = new(&mut client, json!({"name": "é"}));
+    set(&mut client, &id, "{\"name\": \"è\"}").unwrap();
+    assert_eq!(read(&mut client, &id, true).unwrap()["name"], "è");
+    assert!(end(&mut client, &id));
+    let xid = "SELECT pg_current_xact_id_if_assigned()::text";
+    assert_eq!(client.query_one(xid, &[]).unwrap().get::<_, Option<String>>(0), None);
+    client.batch_execute("COMMIT").unwrap();
+    let name = format!("{}_latin1", scene.database());
+    let create = format!("CREATE DATABASE {name} ENCODING 'LATIN1' TEMPLATE template0 LOCALE 'C'");
+    client.batch_execute(&create).unwrap();
+    scene.prepare_database(&name);
+    scene.postgres().create_extension(&name);
+    scene.postgres().register(&name);
+    let mut latin = scene.connect_to("postgres", &name);
+    let id = new(&mut latin, json!({"name": "é"}));
+    assert!(get(&scene.redis, &format!("sess:{id}")).unwrap().contains("\"é\""));
+    set(&mut latin, &id, "{\"name\": \"è\"}").unwrap();
+    assert_eq!(read(&mut latin, &id, true).unwrap()["name"], "è");
+    let _: () = scene.redis.client().set("sess:x", r#"{"name":"мир"}"#).unwrap();
+    let error = latin.query("SELECT redis_session_get('x')", &[]).unwrap_err();
+    assert_eq!(sqlstate(&error), "22P02");
+}
+
+#[test]
+fn a_redis_that_hangs_holds_nobody_up_and_a_prefix_of_the_application_is_found() {
+    // Danger: every page waits for a server that does not answer.
+    let scene = Scene::new();
+    let mut client = scene.connect();
+    client.batch_execute("SET pg_cache.session_prefix = 'myapp:'").unwrap();
+    let id = new(&mut client, json!({}));
+    assert!(get(&scene.redis, &format!("myapp:{id}")).is_some());
+    scene.redis.freeze();
+    let begun = std::time::Instant::now();
+    let error = client.query("SELECT redis_session_get($1)", &[&id]).unwrap_err();
+    assert_eq!(sqlstate(&error), "08006");
+    assert!(begun.elapsed() < Duration::from_secs(10), "{:?}", begun.elapsed());
+    scene.redis.thaw();
+}

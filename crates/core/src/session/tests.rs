@@ -43,10 +43,10 @@ fn an_id_is_all_of_its_random_bits_in_letters_that_a_cookie_takes() {
 #[test]
 fn an_id_of_no_length_or_a_great_one_is_no_session() {
     // Danger: every caller without a cookie shares the session "sess:".
-    assert_eq!(key(b""), Err(error::Session::IdEmpty.into()));
-    assert_eq!(key(b"abc"), Ok(b"sess:abc".to_vec()));
-    assert!(key(&[b'x'; ID_BYTES_MAX]).is_ok());
-    assert!(key(&[b'x'; ID_BYTES_MAX + 1]).is_err());
+    assert_eq!(key(b"sess:", b""), Err(error::Session::IdEmpty.into()));
+    assert_eq!(key(b"sess:", b"abc"), Ok(b"sess:abc".to_vec()));
+    assert!(key(b"sess:", &[b'x'; ID_BYTES_MAX]).is_ok());
+    assert!(key(b"sess:", &[b'x'; ID_BYTES_MAX + 1]).is_err());
 }
 
 #[test]
