@@ -84,9 +84,9 @@ impl<'w> Session<'w> {
         Ok(())
     }
 
-    /// Whether PostgreSQL itself may answer in two ways: on a standby, DETACH PARTITION CONCURRENTLY
-    /// waits for no old snapshot. A plan that was made before still reads the partition, as that
-    /// snapshot should, and one that is made now does not.
+    /// Whether PostgreSQL itself may answer in two ways: on a standby, DETACH PARTITION
+    /// CONCURRENTLY waits for no old snapshot. A plan that was made before still reads the
+    /// partition, as that snapshot should, and one that is made now does not.
     fn is_ambiguous(&self, index: usize) -> bool {
         self.side == Side::Standby && self.world.questions[index].key.starts_with("parts")
     }
