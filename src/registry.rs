@@ -133,7 +133,6 @@ pub fn prefix_in_time() -> Outcome<Option<Vec<u8>>> {
         None => is_gone().then_some(None),
     });
     let detail = "No registration of this database can be read.";
-    let detail = "No registration of this database can be read.";
     found.ok_or_else(|| Error::Unsettled { detail: detail.to_owned() }.into())
 }
 

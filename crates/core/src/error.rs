@@ -5,6 +5,7 @@
 //! for the message: if either varied by the place that raises it, both would fail. The table in
 //! `docs/errors.md` is rendered from here.
 
+mod asking;
 mod catalogue;
 mod outbox;
 mod replied;
@@ -12,6 +13,7 @@ mod sending;
 mod tracking;
 mod unreachable;
 
+pub use asking::Asking;
 pub use catalogue::{catalogue, markdown};
 pub use outbox::Outbox;
 pub use replied::Replied;
@@ -21,6 +23,12 @@ pub use tracking::Tracking;
 use crate::reason::Reason;
 
 const TTL_HINT: &str = "Give a number of seconds or an interval, such as 300 or '5 minutes'.";
+
+impl From<Asking> for Error {
+    fn from(error: Asking) -> Self {
+        Error::Asking(error)
+    }
+}
 
 impl From<Outbox> for Error {
     fn from(error: Outbox) -> Self {
@@ -91,7 +99,7 @@ pub enum Error {
     Tracking(Tracking),
     Sending(Box<Sending>),
     MessageTooLarge { bytes: usize, bytes_max: usize },
-    CommandRefused { command: String, why: &'static str },
+    Asking(Asking),
 }
 
 impl Error {
@@ -134,7 +142,7 @@ impl Error {
             Error::Tracking(error) => error.sqlstate(),
             Error::Sending(error) => error.sqlstate(),
             Error::MessageTooLarge { .. } => "54000",
-            Error::CommandRefused { .. } => "0A000",
+            Error::Asking(error) => error.sqlstate(),
         }
     }
 
@@ -202,7 +210,7 @@ impl Error {
             Error::Tracking(error) => error.message(),
             Error::Sending(error) => error.message(),
             Error::MessageTooLarge { .. } => "message is too large".into(),
-            Error::CommandRefused { command, .. } => format!("cannot send command \"{command}\""),
+            Error::Asking(error) => error.message(),
         }
     }
 
@@ -273,7 +281,7 @@ impl Error {
             Error::MessageTooLarge { bytes, bytes_max } => {
                 format!("It has {bytes} bytes; pg_cache.value_bytes_max is {bytes_max}.")
             }
-            Error::CommandRefused { why, .. } => (*why).into(),
+            Error::Asking(error) => return error.detail(),
             _ => return None,
         })
     }
@@ -347,7 +355,7 @@ impl Error {
             Error::Tracking(error) => return error.hint(),
             Error::Sending(error) => return error.hint(),
             Error::MessageTooLarge { .. } => "Send less, or raise pg_cache.value_bytes_max.",
-            Error::CommandRefused { .. } => return None,
+            Error::Asking(error) => return error.hint(),
         };
         Some(hint.to_owned())
     }
@@ -416,7 +424,7 @@ mod tests {
             Error::Replied(_) => 42,
             Error::Sending(_) => 38,
             Error::MessageTooLarge { .. } => 39,
-            Error::CommandRefused { .. } => 40,
+            Error::Asking(_) => 40,
         }
     }
 

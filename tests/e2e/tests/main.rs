@@ -6,6 +6,9 @@
 mod base;
 mod breaker;
 mod bump;
+mod command_errors;
+mod command_replies;
+mod commands;
 mod commits;
 mod consumers;
 mod debts;
