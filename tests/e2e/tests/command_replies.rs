@@ -35,14 +35,13 @@ fn each_type_that_a_server_can_send_is_mapped() {
     for (kind, expected) in [
         ("string", json!("Hello World")),
         ("integer", json!(12345)),
-        ("double", json!(3.141)),
+        ("double", serde_json::from_str("3.141").unwrap()),
         ("null", Value::Null),
         ("array", json!([0, 1, 2])),
         ("set", json!([0, 1, 2])),
         // Its keys are numbers, which an object cannot have.
         ("map", json!([[0, false], [1, true], [2, false]])),
         ("attrib", json!("Some real reply following the attribute")),
-        ("push", json!("Some real reply following the push reply")),
         ("verbatim", json!("This is a verbatim\nstring")),
         ("true", json!(true)),
         ("false", json!(false)),
@@ -50,6 +49,9 @@ fn each_type_that_a_server_can_send_is_mapped() {
         let found = reply(&mut client, &["DEBUG", "PROTOCOL", kind]);
         assert_eq!(found, (expected != Value::Null).then_some(expected), "{kind}");
     }
+    let push = reply(&mut scene.connect(), &["DEBUG", "PROTOCOL", "push"]);
+    // From Redis 7.2 on it comes behind the reply, where nothing of ours makes one come.
+    assert_eq!(push, Some(json!("Some real reply following the push reply")));
     let exact = try_reply(&mut client, &["DEBUG", "PROTOCOL", "bignum"]).unwrap();
     assert_eq!(exact.as_deref(), Some("1234567999999999999999999999999999999"));
     // The connection is in step after each of them.

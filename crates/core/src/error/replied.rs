@@ -1,4 +1,4 @@
-//! Owns what an error in Redis' reply to a command of the user's is called, a part of the catalogue.
+//! Owns what an error in Redis' reply to a user's command is called, a part of the catalogue.
 //!
 //! Invariant: as in the catalogue; the code that Redis gives decides, and its prose only where the
 //! code is ERR, which says nothing. Prose that nobody knows is an error like any other.
@@ -33,7 +33,7 @@ const CODES: [(&str, Called); 18] = [
         called(
             "42804",
             "the redis key holds a value of another type",
-            "redis_command('TYPE', ...) tells which.",
+            "Ask redis_command('TYPE', ...) for its type.",
         ),
     ),
     (
@@ -97,7 +97,7 @@ const CODES: [(&str, Called); 18] = [
         called(
             "58030",
             "redis cannot write its data to disk",
-            "See the log of Redis; stop-writes-on-bgsave-error decides whether it takes writes meanwhile.",
+            "See the log of Redis; stop-writes-on-bgsave-error says whether it takes writes.",
         ),
     ),
     (

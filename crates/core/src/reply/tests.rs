@@ -1,3 +1,5 @@
+//! Replies of every type, whole and in pieces, against a model and by example.
+
 use std::borrow::Cow;
 
 use proptest::prelude::*;
@@ -77,10 +79,7 @@ fn each_type_becomes_what_the_documents_say() {
 fn numbers_keep_every_digit() {
     // Danger: a counter or an id comes out rounded.
     for (reply, expected) in [
-        (
-            &b"(3492890328409238509324850943850943825024385\r\n"[..],
-            "3492890328409238509324850943850943825024385",
-        ),
+        (&b"(3492890328409238509324850943850943\r\n"[..], "3492890328409238509324850943850943"),
         (b"(-007\r\n", "-7"),
         (b"(+0\r\n", "0"),
         (b":9223372036854775807\r\n", "9223372036854775807"),
@@ -231,7 +230,10 @@ proptest! {
     }
 
     #[test]
-    fn a_reply_is_complete_at_its_last_byte(reply in modelled(), pieces in prop::collection::vec(1usize..9, 1..40)) {
+    fn a_reply_is_complete_at_its_last_byte(
+        reply in modelled(),
+        pieces in prop::collection::vec(1usize..9, 1..40),
+    ) {
         // Danger: a reply cut short, whose rest answers the next question; or a wait for bytes
         // that never come.
         let whole = reply.wire.len();
