@@ -6,8 +6,10 @@
 mod base;
 mod breaker;
 mod bump;
+mod command_cluster;
 mod command_errors;
 mod command_replies;
+mod command_roles;
 mod commands;
 mod commits;
 mod consumers;
