@@ -31,11 +31,13 @@ pub fn get(key: &[u8]) -> Outcome<Option<Vec<u8>>> {
     direct::ask(|session| redis::cmd("GET").arg(&key).query(session))
 }
 
-/// Without a time to live the key stays until it is deleted, whatever it had before.
+/// Without a time to live the key stays until it is deleted, whatever it had before. An error means
+/// that nothing was done.
 pub fn set(key: &[u8], value: &[u8], ttl_ms: Option<u64>) -> Outcome<()> {
     check_size(value.len())?;
     let keys = EntryKeys::new(&direct::name(key)?);
     let mut pipeline = Pipeline::new();
+    pipeline.atomic();
     unlink_beside(&mut pipeline, &keys);
     let set = pipeline.cmd("SET").arg(keys.value()).arg(value);
     if let Some(ttl_ms) = ttl_ms {

@@ -57,5 +57,7 @@ fn a_node_of_a_cluster_says_where_the_key_is() {
         assert_eq!(sqlstate(&error), state, "{sql}: {}", words(&error));
         assert!(words(&error).contains(text), "{}", words(&error));
     }
-    client.batch_execute("SELECT redis_set('{ask}:here', 'v')").unwrap();
+    // What is beside the key has gone, or never was: nothing is done by halves.
+    client.batch_execute("SELECT redis_set('{ask}:here', 'v')").expect_err("ASK");
+    assert_eq!(redis.cli(&["GET", "{ask}:here"]), "x");
 }
