@@ -18,6 +18,9 @@ use crate::pg::error::Outcome;
 use crate::pg::guc;
 use crate::{connection, registry};
 
+/// What a server says that has become a replica, or always was one.
+const READONLY: &str = "READONLY";
+
 /// Asks Redis now. What it answers with an error is an error of its own, and leaves the connection
 /// as it is; a Redis that cannot be asked is one as everywhere.
 pub fn ask<T>(request: impl FnOnce(&mut Session) -> RedisResult<T>) -> Outcome<T> {
@@ -31,7 +34,13 @@ pub fn try_ask<T>(
     let timeout = Duration::from_millis(guc::timeout_ms());
     let answer = connection::ask_once(timeout, |session| match request(session) {
         Ok(answer) => Ok(Ok(answer)),
-        Err(error) => Failure::of_command(error).map(Err),
+        Err(error) => {
+            let replied = Failure::of_command(error)?;
+            if replied.code == READONLY {
+                session.outdate();
+            }
+            Ok(Err(replied))
+        }
     });
     match answer {
         Ok(Ok(answer)) => Ok(Ok(answer)),

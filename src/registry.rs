@@ -117,10 +117,12 @@ pub fn seen(snapshot: &Snapshot) -> Option<Rc<Registration>> {
     snapshot.first(&table, decoded)?
 }
 
-/// What stands before every key of this database, as of this moment.
+/// What stands before every key of this database, as of this moment; where PostgreSQL takes no new
+/// snapshots, as of the statement's.
 pub fn prefix() -> Option<Vec<u8>> {
-    let fresh = Fresh::push();
-    seen(&fresh.snapshot).map(|registration| registration.prefix.clone())
+    let fresh = Fresh::try_push();
+    let snapshot = fresh.as_ref().map_or_else(Snapshot::active, |fresh| fresh.snapshot);
+    seen(&snapshot).map(|registration| registration.prefix.clone())
 }
 
 /// The same, waiting for it as long as a commit may. VACUUM FULL may hold the table that says so

@@ -169,10 +169,21 @@ fn is_in(word: &[u8], list: &[&str]) -> bool {
     list.iter().any(|listed| is(word, listed))
 }
 
-/// These wait only if asked to, before the names of their streams.
+/// XREAD and XREADGROUP wait only if asked to, before the names of their streams. What GROUP and
+/// COUNT are followed by are names and numbers, whatever they look like.
 fn blocks(arguments: &[impl AsRef<[u8]>]) -> bool {
-    let before = arguments.iter().take_while(|argument| !is(argument.as_ref(), "STREAMS"));
-    before.into_iter().any(|argument| is(argument.as_ref(), "BLOCK"))
+    let mut words = arguments.iter().map(AsRef::as_ref);
+    while let Some(word) = words.next() {
+        let follow = match word {
+            _ if is(word, "BLOCK") => return true,
+            _ if is(word, "STREAMS") => return false,
+            _ if is(word, "GROUP") => 2,
+            _ if is(word, "COUNT") || is(word, "CLAIM") => 1,
+            _ => 0,
+        };
+        words.by_ref().take(follow).for_each(drop);
+    }
+    false
 }
 
 fn is(word: &[u8], other: &str) -> bool {
@@ -210,7 +221,10 @@ mod tests {
             (&["wait", "1", "0"], Kind::Blocking),
             (&["WaitAof", "1", "0", "0"], Kind::Blocking),
             (&["reset"], Kind::Connection),
-            (&["XREADGROUP", "GROUP", "block", "c", "STREAMS", "s", ">"], Kind::Blocking),
+            (&["XREADGROUP", "GROUP", "block", "c", "STREAMS", "s", ">"], Kind::Ordinary),
+            (&["XREADGROUP", "GROUP", "streams", "streams", "BLOCK", "0"], Kind::Blocking),
+            (&["XREAD", "COUNT", "streams", "BLOCK", "0", "STREAMS", "s", "0"], Kind::Blocking),
+            (&["XREADGROUP", "block", "9", "group", "g", "c", "streams"], Kind::Blocking),
             (&["XREADGROUP", "GROUP", "g", "c", "BLOCK", "0", "STREAMS", "s", ">"], Kind::Blocking),
             (&["FlushAll"], Kind::Administrative),
             (&["config", "set", "dir", "/"], Kind::Administrative),

@@ -275,3 +275,73 @@ fn a_statement_that_waits_for_redis_can_be_cancelled() {
     client.batch_execute("SET statement_timeout = 0").unwrap();
     assert_eq!(one(&mut client, "redis_get('k')"), some("v"), "no answer to the one before");
 }
+
+#[test]
+fn they_run_in_a_query_that_runs_in_parallel() {
+    // Danger: an error that comes and goes with the plan.
+    let scene = Scene::new();
+    let mut client = scene.connect();
+    client
+        .batch_execute(
+            "CREATE TABLE big AS SELECT i FROM generate_series(1, 20000) AS i; ANALYZE big;
+             SET parallel_setup_cost = 0; SET parallel_tuple_cost = 0;
+             SET min_parallel_table_scan_size = 0; SET max_parallel_workers_per_gather = 2;
+             SELECT redis_set('k', 'v')",
+        )
+        .unwrap();
+    let query = "SELECT i, redis_get('k'), redis_incr('n') FROM big WHERE i % 5000 = 0";
+    let rows = client.query(&format!("EXPLAIN (COSTS off) {query}"), &[]).unwrap();
+    let plan: Vec<String> = rows.iter().map(|row| row.get(0)).collect();
+    assert!(plan.iter().any(|line| line.contains("Gather")), "{plan:?}");
+    assert_eq!(client.query(query, &[]).unwrap().len(), 4);
+    assert_eq!(one(&mut client, "redis_get('n')"), some("4"));
+}
+
+#[test]
+fn a_connection_to_a_server_that_was_demoted_is_given_up() {
+    // Danger: after a failover a backend stays with the old primary for as long as it lives, and
+    // none of its writes succeeds again.
+    let scene = Scene::new();
+    let mut client = scene.connect();
+    let id = |client: &mut Client| one(client, "redis_command('CLIENT', 'ID')").unwrap();
+    let before = id(&mut client);
+    scene.redis.cli(&["REPLICAOF", "127.0.0.1", "1"]);
+    assert_eq!(id(&mut client), before, "to read is no reason");
+    refused(&mut client, "redis_set('k', 'v')", "25006");
+    let after = id(&mut client);
+    assert_ne!(after, before);
+    refused(&mut client, "redis_command('SET', 'k', 'v')", "25006");
+    assert_ne!(id(&mut client), after);
+}
+
+#[test]
+fn a_row_that_is_stored_comes_after_what_was_set_by_name() {
+    // Danger: a value that somebody set meanwhile stays, and the row is never seen.
+    let scene = Scene::new();
+    let mut client = scene.connect();
+    client
+        .batch_execute(
+            "CREATE TABLE t (id int PRIMARY KEY, v int); INSERT INTO t VALUES (1, 1);
+             CREATE TRIGGER e AFTER INSERT OR UPDATE OR DELETE ON t FOR EACH ROW
+                 EXECUTE FUNCTION redis_store('t:{id}')",
+        )
+        .unwrap();
+    for (v, by_name) in [(2, "redis_set('t:1', 'mine')"), (3, "redis_del('t:1')")] {
+        let mut writer = scene.connect();
+        writer.batch_execute("SET pg_cache.fault_point = 'events.send:sleep_1000'").unwrap();
+        let storing = std::thread::spawn(move || {
+            writer.batch_execute(&format!("UPDATE t SET v = {v}")).unwrap();
+        });
+        let token = String::from_utf8(EntryKeys::new(b"t:1").token()).unwrap();
+        pg_cache_testbed::eventually(Duration::from_secs(10), "the token is laid", || {
+            scene.redis.cli(&["EXISTS", &token]) == "1"
+        });
+        one(&mut client, by_name);
+        assert!(!storing.is_finished(), "the writer has not sent yet");
+        storing.join().unwrap();
+        assert_eq!(
+            one(&mut client, "redis_get('t:1')").unwrap(),
+            format!("{{\"id\":1,\"v\":{v}}}")
+        );
+    }
+}
