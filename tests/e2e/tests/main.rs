@@ -8,6 +8,7 @@ mod breaker;
 mod bump;
 mod command_cluster;
 mod command_errors;
+mod command_fuzz;
 mod command_replies;
 mod command_roles;
 mod commands;
