@@ -55,9 +55,6 @@ const GROUPS_MAX: usize = 1000;
 /// Tags and keys that a transaction owes one by one; beyond, it owes the catalogue tag.
 const DEBTS_MAX: usize = 1000;
 
-/// How long to wait before the lock on `redis_server` is tried again.
-const LOCK_PAUSE: Duration = Duration::from_millis(5);
-
 #[derive(Default)]
 struct Transaction {
     pending: Option<Pending>,
@@ -242,15 +239,11 @@ fn registration(fresh: &Fresh, is_locked: bool) -> Result<Option<Rc<Registration
 /// Takes the lock that tells the worker of us, and keeps it until the transaction ends. VACUUM
 /// FULL, REINDEX or DROP EXTENSION may hold the table for longer than a commit can wait.
 fn lock(deadline: &Deadline, take: fn() -> bool) -> Outcome<bool> {
-    loop {
-        if take() {
-            return Ok(true);
-        }
-        if deadline.left().is_zero() || registry::is_gone() {
-            return Ok(false);
-        }
-        host::pause_for(LOCK_PAUSE.min(deadline.left()));
-    }
+    let taken = host::until(deadline.left(), || match take() {
+        true => Some(true),
+        false => registry::is_gone().then_some(false),
+    });
+    Ok(taken.unwrap_or(false))
 }
 
 /// Writes what is owed into `redis_debt`, in this transaction.

@@ -22,9 +22,7 @@ mod delivery;
 
 use std::cell::RefCell;
 use std::collections::HashMap;
-use std::time::{Duration, Instant};
 
-use pg_cache_core::error::Error;
 use pg_cache_core::message::{Entry, Log, Message, Stored};
 use pg_cache_core::settlement::Token;
 
@@ -40,9 +38,6 @@ const SPILL_BYTES_MIN: usize = 256 * 1024;
 
 /// What stands before a token of which nobody knows whether it was laid.
 const UNSURE: &[u8] = b"?";
-
-/// How long to wait before a lock is tried again.
-const LOCK_PAUSE: Duration = Duration::from_millis(5);
 
 #[derive(Default)]
 struct Transaction {
@@ -231,33 +226,13 @@ fn named(mut entries: Vec<Entry>) -> Outcome<Option<Vec<Entry>>> {
     if !registry::is_installed() {
         return Ok(None);
     }
-    let Some(prefix) = prefix()? else { return Ok(None) };
+    let Some(prefix) = registry::prefix_in_time()? else { return Ok(None) };
     for entry in entries.iter_mut().filter(|_| !prefix.is_empty()) {
         if let Some(name) = entry.message.key_mut() {
             *name = [&prefix[..], &name[..]].concat().into();
         }
     }
     Ok(Some(entries))
-}
-
-/// The database's prefix. VACUUM FULL may hold the table that says so for longer than a commit can
-/// wait, and in a copy of a database nobody has registered it yet: then nobody knows what the keys
-/// are called.
-fn prefix() -> Outcome<Option<Vec<u8>>> {
-    let deadline = Instant::now() + Duration::from_millis(guc::commit_timeout_ms());
-    loop {
-        if let Some(prefix) = registry::prefix() {
-            return Ok(Some(prefix));
-        }
-        if registry::is_gone() {
-            return Ok(None);
-        }
-        if Instant::now() >= deadline {
-            let detail = "No registration of this database can be read.".to_owned();
-            return Err(Error::Unsettled { detail }.into());
-        }
-        host::pause_for(LOCK_PAUSE);
-    }
 }
 
 /// Into the outbox, in runs of places that follow one another.

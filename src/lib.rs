@@ -13,9 +13,11 @@ mod pg;
 mod api;
 mod catalogue;
 mod client;
+mod commands;
 #[allow(dead_code)]
 mod commit;
 mod connection;
+mod direct;
 mod entries;
 mod entry;
 mod events;

@@ -19,7 +19,7 @@
 
 use std::cell::Cell;
 use std::ops::ControlFlow;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use pg_cache_core::error::{Error, Outbox};
 use pg_cache_core::message::Message;
@@ -33,9 +33,6 @@ use crate::pg::table::{self, EXCLUSIVE_LOCK, READ_LOCK, Row, Table, WRITE_LOCK};
 use crate::pg::transaction::{self, End};
 use crate::pg::{Datum, guc, host, queue, text, utility, wal, xact};
 use crate::{registry, worker};
-
-/// How long to wait before the lock on the table is tried again.
-const LOCK_PAUSE: Duration = Duration::from_millis(1);
 
 /// What is put aside has its number less this: below all that are the negative of an id.
 const ASIDE: i64 = 1 << 62;
@@ -139,20 +136,15 @@ fn signed(number: u64) -> i64 {
 /// the worker does not go while somebody has it. `None`: the extension is gone.
 fn lock() -> Outcome<Option<Table>> {
     // A time of its own: who truncates the table is gone in a moment.
-    let until = Instant::now() + Duration::from_millis(guc::commit_timeout_ms());
-    loop {
+    let limit = Duration::from_millis(guc::commit_timeout_ms());
+    let taken = host::until(limit, || {
         let taken = xact::with_lasting_locks(registry::lock_outbox);
-        if taken && let Some((table, _)) = registry::open_outbox(WRITE_LOCK) {
-            return Ok(Some(table));
+        match taken.then(|| registry::open_outbox(WRITE_LOCK)).flatten() {
+            Some((table, _)) => Some(Some(table)),
+            None => registry::is_gone().then_some(None),
         }
-        if registry::is_gone() {
-            return Ok(None);
-        }
-        if Instant::now() >= until {
-            return Err(Error::from(Outbox::Locked).into());
-        }
-        host::pause_for(LOCK_PAUSE);
-    }
+    });
+    taken.ok_or_else(|| Error::from(Outbox::Locked).into())
 }
 
 /// Refuses what would grow the table beyond its bound: Redis may be away for long, and the disk is

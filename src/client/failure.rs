@@ -7,6 +7,7 @@ use std::error::Error;
 use std::io;
 use std::sync::Arc;
 
+use pg_cache_core::error::Replied;
 use pg_cache_core::reason::Reason;
 use redis::{RedisError, ServerErrorKind};
 
@@ -52,6 +53,23 @@ impl Failure {
     /// Somebody left a list or the like where our lease would stand.
     fn is_about_one_key(&self) -> bool {
         self.reason == Reason::ServerError && self.detail.starts_with("WRONGTYPE")
+    }
+}
+
+impl Failure {
+    /// Of a command that the user gave: what the server says of the command itself is an answer,
+    /// and no failure. What it would say to any command is one.
+    pub fn of_command(error: RedisError) -> Result<Replied, Self> {
+        let failure = Self::from(error);
+        let is_answer = matches!(
+            failure.reason,
+            Reason::ServerError | Reason::Oom | Reason::ReadOnly | Reason::NoPerm
+        );
+        if !is_answer {
+            return Err(failure);
+        }
+        let (code, detail) = failure.detail.split_once(' ').unwrap_or((&failure.detail, ""));
+        Ok(Replied { code: code.to_owned(), detail: detail.to_owned() })
     }
 }
 

@@ -114,11 +114,9 @@ impl<'a> Delivery<'a> {
             Ok(scripts::catalogue_writers(session, &self.registration.table)?)
         })?;
         for xid in listed.into_iter().filter(|xid| self.snapshot.is_complete(*xid)) {
-            while !xact::has_let_go(xid) {
-                if self.deadline.left().is_zero() {
-                    return Err(Failure::new(Reason::Timeout, "another schema change is ending"));
-                }
-                host::pause_for(std::time::Duration::from_millis(1));
+            let ended = || xact::has_let_go(xid).then_some(());
+            if host::until(self.deadline.left(), ended).is_none() {
+                return Err(Failure::new(Reason::Timeout, "another schema change is ending"));
             }
         }
         Ok(())

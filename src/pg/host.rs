@@ -1,6 +1,11 @@
 //! What code that waits needs of the backend: interrupts, wait events, fault points, the clock.
 
+use std::time::{Duration, Instant};
+
 use pgrx::pg_sys;
+
+/// Between two tries to get a lock, or to see what another commits.
+const TRY_PAUSE: Duration = Duration::from_millis(2);
 
 /// What this backend waits for, as `pg_stat_activity` names it where the server version allows.
 #[derive(Clone, Copy)]
@@ -83,13 +88,28 @@ impl Drop for HoldInterrupts {
 pub fn pause(milliseconds: u64) {
     check_interrupts();
     wait_started(Event::Fill);
-    std::thread::sleep(std::time::Duration::from_millis(milliseconds));
+    std::thread::sleep(Duration::from_millis(milliseconds));
     wait_ended();
     check_interrupts();
 }
 
-/// Sleeps before a lock is tried again; a cancel ends it.
-pub fn pause_for(time: std::time::Duration) {
+/// Tries until there is something, or the time is up; a cancel ends it.
+pub fn until<T>(limit: Duration, mut attempt: impl FnMut() -> Option<T>) -> Option<T> {
+    let deadline = Instant::now() + limit;
+    loop {
+        if let Some(found) = attempt() {
+            return Some(found);
+        }
+        let left = deadline.saturating_duration_since(Instant::now());
+        if left.is_zero() {
+            return None;
+        }
+        pause_for(TRY_PAUSE.min(left));
+    }
+}
+
+/// Sleeps; a cancel ends it.
+pub fn pause_for(time: Duration) {
     check_interrupts();
     std::thread::sleep(time);
     check_interrupts();
@@ -98,7 +118,6 @@ pub fn pause_for(time: std::time::Duration) {
 /// Milliseconds of a clock that never goes back, for the breaker and deadlines.
 pub fn monotonic_ms() -> u64 {
     use std::sync::OnceLock;
-    use std::time::Instant;
     static START: OnceLock<Instant> = OnceLock::new();
     let elapsed = START.get_or_init(Instant::now).elapsed();
     u64::try_from(elapsed.as_millis()).unwrap_or(u64::MAX)
@@ -160,7 +179,7 @@ pub fn fault_point(name: &'static str) {
         "exit" => unsafe { pg_sys::proc_exit(1) },
         _ => {
             let pause_ms = action.strip_prefix("sleep_").and_then(|ms| ms.parse().ok());
-            std::thread::sleep(std::time::Duration::from_millis(pause_ms.unwrap_or(0)));
+            std::thread::sleep(Duration::from_millis(pause_ms.unwrap_or(0)));
         }
     }
 }

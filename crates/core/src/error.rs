@@ -5,14 +5,18 @@
 //! for the message: if either varied by the place that raises it, both would fail. The table in
 //! `docs/errors.md` is rendered from here.
 
+mod asking;
 mod catalogue;
 mod outbox;
+mod replied;
 mod sending;
 mod tracking;
 mod unreachable;
 
+pub use asking::Asking;
 pub use catalogue::{catalogue, markdown};
 pub use outbox::Outbox;
+pub use replied::Replied;
 pub use sending::{Flaw, Sending};
 pub use tracking::Tracking;
 
@@ -20,9 +24,21 @@ use crate::reason::Reason;
 
 const TTL_HINT: &str = "Give a number of seconds or an interval, such as 300 or '5 minutes'.";
 
+impl From<Asking> for Error {
+    fn from(error: Asking) -> Self {
+        Error::Asking(error)
+    }
+}
+
 impl From<Outbox> for Error {
     fn from(error: Outbox) -> Self {
         Error::Outbox(error)
+    }
+}
+
+impl From<Replied> for Error {
+    fn from(error: Replied) -> Self {
+        Error::Replied(error)
     }
 }
 
@@ -79,10 +95,11 @@ pub enum Error {
     PrefixTooLong { bytes: usize, bytes_max: usize },
     BucketsOutOfRange { given: i32, most: i32 },
     Outbox(Outbox),
+    Replied(Replied),
     Tracking(Tracking),
     Sending(Box<Sending>),
     MessageTooLarge { bytes: usize, bytes_max: usize },
-    CommandRefused { command: String, why: &'static str },
+    Asking(Asking),
 }
 
 impl Error {
@@ -120,11 +137,12 @@ impl Error {
             Error::PrefixTooLong { .. } => "54000",
             Error::BucketsOutOfRange { .. } => "22023",
             Error::Outbox(error) => error.sqlstate(),
+            Error::Replied(error) => error.sqlstate(),
             Error::Unreachable { reason, .. } => unreachable::sqlstate(*reason),
             Error::Tracking(error) => error.sqlstate(),
             Error::Sending(error) => error.sqlstate(),
             Error::MessageTooLarge { .. } => "54000",
-            Error::CommandRefused { .. } => "0A000",
+            Error::Asking(error) => error.sqlstate(),
         }
     }
 
@@ -188,10 +206,11 @@ impl Error {
                 format!("number of buckets out of range: {given}")
             }
             Error::Outbox(error) => error.message(),
+            Error::Replied(error) => error.message(),
             Error::Tracking(error) => error.message(),
             Error::Sending(error) => error.message(),
             Error::MessageTooLarge { .. } => "message is too large".into(),
-            Error::CommandRefused { command, .. } => format!("cannot send command \"{command}\""),
+            Error::Asking(error) => error.message(),
         }
     }
 
@@ -256,12 +275,13 @@ impl Error {
                     .into()
             }
             Error::Outbox(error) => return error.detail(),
+            Error::Replied(error) => return error.detail(),
             Error::Tracking(error) => return error.detail(),
             Error::Sending(error) => return error.detail(),
             Error::MessageTooLarge { bytes, bytes_max } => {
                 format!("It has {bytes} bytes; pg_cache.value_bytes_max is {bytes_max}.")
             }
-            Error::CommandRefused { why, .. } => (*why).into(),
+            Error::Asking(error) => return error.detail(),
             _ => return None,
         })
     }
@@ -331,10 +351,11 @@ impl Error {
                  'user:{id}:{language}'."
             }
             Error::Outbox(error) => return error.hint(),
+            Error::Replied(error) => return error.hint(),
             Error::Tracking(error) => return error.hint(),
             Error::Sending(error) => return error.hint(),
             Error::MessageTooLarge { .. } => "Send less, or raise pg_cache.value_bytes_max.",
-            Error::CommandRefused { .. } => return None,
+            Error::Asking(error) => return error.hint(),
         };
         Some(hint.to_owned())
     }
@@ -400,9 +421,10 @@ mod tests {
             Error::Tracking(_) => 36,
             Error::CannotVerify { .. } => 37,
             Error::Outbox(_) => 41,
+            Error::Replied(_) => 42,
             Error::Sending(_) => 38,
             Error::MessageTooLarge { .. } => 39,
-            Error::CommandRefused { .. } => 40,
+            Error::Asking(_) => 40,
         }
     }
 
@@ -410,7 +432,7 @@ mod tests {
     fn every_error_stands_in_the_catalogue() {
         // Danger: an error that users meet and the documentation does not know.
         let listed: BTreeSet<usize> = catalogue().iter().map(variant).collect();
-        assert_eq!(listed, (0..=41).collect());
+        assert_eq!(listed, (0..=42).collect());
     }
 
     #[test]
