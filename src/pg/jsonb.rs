@@ -1,6 +1,6 @@
 //! jsonb values and their text.
 //!
-//! Invariant: a text that cannot be a jsonb of this database is the caller's error, never
+//! Invariant: a text of others that cannot be a jsonb of this database is the caller's error, never
 //! PostgreSQL's: its context would show what the text holds.
 
 use std::ffi::{CStr, CString};
@@ -9,7 +9,7 @@ use pg_cache_core::error::Error;
 use pgrx::pg_sys;
 
 use super::arguments::read_text;
-use super::error::{Outcome, replace};
+use super::error::{Outcome, defect_in, replace};
 use super::text;
 
 /// The text of a jsonb, in the server's encoding.
@@ -21,12 +21,17 @@ pub fn to_text<'a>(value: pg_sys::Datum) -> &'a [u8] {
     unsafe { CStr::from_ptr(text) }.to_bytes()
 }
 
-/// Reads a text from Redis.
+/// A jsonb datum of JSON text in the server's encoding. What jsonb has limits for, and a text of
+/// ours goes beyond, is PostgreSQL's error.
+pub fn datum(text: Vec<u8>) -> Outcome<pg_sys::Datum> {
+    let Ok(text) = CString::new(text) else { return Err(defect_in("JSON with a NUL")) };
+    read_text(pg_sys::JSONBOID, pg_sys::Datum::from(text.as_ptr()))
+}
+
+/// Reads a text that others left in Redis.
 pub fn from_utf8(bytes: &[u8], unreadable: impl Fn() -> Error) -> Outcome<pg_sys::Datum> {
-    let bytes = text::from_utf8(bytes).ok_or_else(&unreadable)?;
-    let literal = CString::new(bytes.into_owned()).map_err(|_| unreadable())?;
-    let literal = pg_sys::Datum::from(literal.as_ptr());
-    read_text(pg_sys::JSONBOID, literal).map_err(|raised| replace(raised, unreadable()))
+    let text = text::from_utf8(bytes).ok_or_else(&unreadable)?;
+    datum(text.into_owned()).map_err(|raised| replace(raised, unreadable()))
 }
 
 /// Whether it is an object.

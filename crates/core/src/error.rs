@@ -5,6 +5,7 @@
 //! for the message: if either varied by the place that raises it, both would fail. The table in
 //! `docs/errors.md` is rendered from here.
 
+mod asking;
 mod catalogue;
 mod outbox;
 mod queue;
@@ -14,6 +15,7 @@ mod session;
 mod tracking;
 mod unreachable;
 
+pub use asking::Asking;
 pub use catalogue::{catalogue, markdown};
 pub use outbox::Outbox;
 pub use queue::{Queue, Untimely};
@@ -91,7 +93,7 @@ pub enum Error {
     Sending(Box<Sending>),
     Session(Session),
     MessageTooLarge { bytes: usize, bytes_max: usize },
-    CommandRefused { command: String, why: &'static str },
+    Asking(Asking),
 }
 
 impl Error {
@@ -136,7 +138,7 @@ impl Error {
             Error::Sending(error) => error.sqlstate(),
             Error::Session(error) => error.sqlstate(),
             Error::MessageTooLarge { .. } => "54000",
-            Error::CommandRefused { .. } => "0A000",
+            Error::Asking(error) => error.sqlstate(),
         }
     }
 
@@ -206,7 +208,7 @@ impl Error {
             Error::Sending(error) => error.message(),
             Error::Session(error) => error.message(),
             Error::MessageTooLarge { .. } => "message is too large".into(),
-            Error::CommandRefused { command, .. } => format!("cannot send command \"{command}\""),
+            Error::Asking(error) => error.message(),
         }
     }
 
@@ -279,7 +281,7 @@ impl Error {
             Error::MessageTooLarge { bytes, bytes_max } => {
                 format!("It has {bytes} bytes; pg_cache.value_bytes_max is {bytes_max}.")
             }
-            Error::CommandRefused { why, .. } => (*why).into(),
+            Error::Asking(error) => return error.detail(),
             _ => return None,
         })
     }
@@ -352,7 +354,7 @@ impl Error {
             Error::Sending(error) => return error.hint(),
             Error::Session(error) => return error.hint(),
             Error::MessageTooLarge { .. } => "Send less, or raise pg_cache.value_bytes_max.",
-            Error::CommandRefused { .. } => return None,
+            Error::Asking(error) => return error.hint(),
         };
         Some(hint.to_owned())
     }
@@ -423,7 +425,7 @@ mod tests {
             Error::Session(_) => 44,
             Error::Sending(_) => 38,
             Error::MessageTooLarge { .. } => 39,
-            Error::CommandRefused { .. } => 40,
+            Error::Asking(_) => 40,
         }
     }
 

@@ -25,6 +25,7 @@ pub mod pins;
 pub mod queue;
 pub mod reason;
 pub mod recipe;
+pub mod reply;
 pub mod resp;
 pub mod rounds;
 pub mod rows;
