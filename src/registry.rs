@@ -133,7 +133,6 @@ pub fn prefix_in_time() -> Outcome<Option<Vec<u8>>> {
         None => is_gone().then_some(None),
     });
     let detail = "No registration of this database can be read.";
-    let detail = "No registration of this database can be read.";
     found.ok_or_else(|| Error::Unsettled { detail: detail.to_owned() }.into())
 }
 
@@ -264,6 +263,13 @@ pub fn open_outbox(lock: u32) -> Option<(Table, Table)> {
     let table = open_for(lock, |tables| tables.outbox)?;
     // REINDEX may hold the index, or have put another in its place.
     let index = open(|tables| tables.outbox_index)?;
+    Some((table, index))
+}
+
+/// What was acknowledged, and the index by which it is found, if they can be had without a wait.
+pub fn open_job_done(lock: u32) -> Option<(Table, Table)> {
+    let table = open_for(lock, |tables| tables.job_done)?;
+    let index = open(|tables| tables.job_done_index)?;
     Some((table, index))
 }
 

@@ -5,6 +5,7 @@
 
 pub mod counters;
 pub mod events;
+pub mod jobs;
 pub mod notes;
 pub mod outbox;
 pub mod outcome;

@@ -30,6 +30,8 @@ mod preload_shared;
 mod privileges;
 mod privileges_fuzz;
 mod queues;
+mod queues_ack;
+mod queues_work;
 mod random_queries;
 mod read_through;
 mod relay;
