@@ -31,6 +31,7 @@ mod privileges;
 mod privileges_fuzz;
 mod queues;
 mod queues_ack;
+mod queues_kills;
 mod queues_work;
 mod random_queries;
 mod read_through;
