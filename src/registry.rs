@@ -123,9 +123,9 @@ pub fn prefix() -> Option<Vec<u8>> {
     seen(&fresh.snapshot).map(|registration| registration.prefix.clone())
 }
 
-/// The same, waiting for it as long as a commit may. VACUUM FULL may hold the table that says so for
-/// longer, and in a copy of a database nobody has registered it yet: then nobody knows what the keys
-/// are called, and it is an error. `None`: the extension is gone with this transaction.
+/// The same, waiting for it as long as a commit may. VACUUM FULL may hold the table that says so
+/// for longer, and in a copy of a database nobody has registered it yet: then nobody knows what the
+/// keys are called, and it is an error. `None`: the extension is gone with this transaction.
 pub fn prefix_in_time() -> Outcome<Option<Vec<u8>>> {
     let limit = Duration::from_millis(guc::commit_timeout_ms());
     let found = host::until(limit, || match prefix() {

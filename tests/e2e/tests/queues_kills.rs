@@ -1,9 +1,9 @@
 //! Queues, while everything that takes part is killed at moments that a seed chooses.
 //!
-//! Eight workers take jobs, write a row for each, and acknowledge in the same transaction; some fail
-//! on purpose, some are slower than their time allows. Afterwards every job's row must be there, and
-//! once: the table of effects has no key that would help. `PG_CACHE_JOBS=100000` does that many;
-//! `PG_CACHE_SEED` repeats a run.
+//! Eight workers take jobs, write a row for each, and acknowledge in the same transaction; some
+//! fail on purpose, some are slower than their time allows. Afterwards every job's row must be
+//! there, and once: the table of effects has no key that would help. `PG_CACHE_JOBS=100000` does
+//! that many; `PG_CACHE_SEED` repeats a run.
 
 use std::process::Command;
 use std::str::FromStr;

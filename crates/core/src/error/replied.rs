@@ -1,4 +1,4 @@
-//! Owns what an error in Redis' reply to a command of the user's is called, a part of the catalogue.
+//! Owns what an error in Redis' reply to a user's command is called, a part of the catalogue.
 //!
 //! Invariant: as in the catalogue; the code that Redis gives decides, never its prose alone.
 
