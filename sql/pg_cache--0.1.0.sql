@@ -63,6 +63,22 @@ CREATE TABLE redis_outbox (
 
 COMMENT ON TABLE redis_outbox IS 'durable events that are not delivered to Redis yet';
 
+-- What redis_ack acknowledged: written with the transaction that did the job, before it asks Redis
+-- whether the job is still there; gone when Redis has confirmed that it is done. `birth` tells jobs
+-- apart that had one id after another.
+CREATE TABLE redis_job_done (
+    queue text COLLATE "C" NOT NULL,
+    id text COLLATE "C" NOT NULL,
+    birth text COLLATE "C" NOT NULL,
+    xid xid8 NOT NULL,
+    at timestamptz NOT NULL,
+    PRIMARY KEY (queue, id, birth)
+) WITH (autovacuum_vacuum_scale_factor = 0, autovacuum_vacuum_threshold = 10000);
+
+CREATE INDEX redis_job_done_at ON redis_job_done (at);
+
+COMMENT ON TABLE redis_job_done IS 'jobs that were acknowledged not long ago';
+
 INSERT INTO redis_server (system_identifier, database, generation)
     SELECT c.system_identifier, d.oid, pg_catalog.gen_random_uuid()
       FROM pg_catalog.pg_control_system() AS c, pg_catalog.pg_database AS d
@@ -333,7 +349,68 @@ CREATE FUNCTION redis_enqueue(
 COMMENT ON FUNCTION redis_enqueue(text, jsonb, "any", text, text) IS
     'puts a job on a queue, with the commit; returns its id';
 
+CREATE FUNCTION redis_dequeue(
+    queue text, max integer DEFAULT 1, wait "any" DEFAULT NULL, consumer text DEFAULT NULL,
+    OUT id text, OUT payload jsonb, OUT attempt integer, OUT enqueued_at timestamptz)
+    RETURNS SETOF record
+    LANGUAGE c VOLATILE
+    AS 'MODULE_PATHNAME', 'redis_dequeue';
+
+COMMENT ON FUNCTION redis_dequeue(text, integer, "any", text) IS
+    'takes jobs from a queue, at once: they are this worker''s for a while';
+
+CREATE FUNCTION redis_ack(queue text, VARIADIC ids text[]) RETURNS bigint
+    LANGUAGE c VOLATILE
+    AS 'MODULE_PATHNAME', 'redis_ack';
+
+COMMENT ON FUNCTION redis_ack(text, text[]) IS
+    'tells that jobs are done, with the commit of the transaction that did them';
+
+CREATE FUNCTION redis_nack(
+    queue text, id text, delay "any" DEFAULT NULL, error text DEFAULT NULL) RETURNS void
+    LANGUAGE c VOLATILE
+    AS 'MODULE_PATHNAME', 'redis_nack';
+
+COMMENT ON FUNCTION redis_nack(text, text, "any", text) IS
+    'gives a job back, at once: it is handed out again later, or given up';
+
+CREATE FUNCTION redis_requeue(queue text, id text) RETURNS boolean
+    LANGUAGE c VOLATILE
+    AS 'MODULE_PATHNAME', 'redis_requeue';
+
+COMMENT ON FUNCTION redis_requeue(text, text) IS
+    'puts a job back on its queue that was given up, at once';
+
+CREATE FUNCTION redis_dead(
+    queue text, max integer DEFAULT 100,
+    OUT id text, OUT payload text, OUT attempts integer, OUT error text,
+    OUT enqueued_at timestamptz, OUT died_at timestamptz)
+    RETURNS SETOF record
+    LANGUAGE c VOLATILE
+    AS 'MODULE_PATHNAME', 'redis_dead';
+
+COMMENT ON FUNCTION redis_dead(text, integer) IS 'the jobs of a queue that were given up';
+
+CREATE FUNCTION redis_queues_json() RETURNS json
+    LANGUAGE c VOLATILE
+    AS 'MODULE_PATHNAME', 'redis_queues_json';
+
+CREATE VIEW redis_queues AS
+    SELECT * FROM pg_catalog.json_to_recordset(redis_queues_json())
+               AS t(queue text, ready bigint, in_flight bigint, delayed bigint, dead bigint,
+                    oldest_age interval);
+
+COMMENT ON VIEW redis_queues IS 'how the queues of this database stand';
+
+-- Whoever may put jobs on queues need not be able to take them.
+REVOKE ALL ON redis_job_done FROM PUBLIC;
 REVOKE ALL ON FUNCTION redis_enqueue(text, jsonb, "any", text, text) FROM PUBLIC;
+REVOKE ALL ON FUNCTION redis_dequeue(text, integer, "any", text) FROM PUBLIC;
+REVOKE ALL ON FUNCTION redis_ack(text, text[]) FROM PUBLIC;
+REVOKE ALL ON FUNCTION redis_nack(text, text, "any", text) FROM PUBLIC;
+REVOKE ALL ON FUNCTION redis_requeue(text, text) FROM PUBLIC;
+REVOKE ALL ON FUNCTION redis_dead(text, integer) FROM PUBLIC;
+REVOKE ALL ON FUNCTION redis_queues_json() FROM PUBLIC;
 
 -- Commands that act at once --------------------------------------------------------------------------
 

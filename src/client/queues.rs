@@ -119,9 +119,12 @@ pub fn wait(session: &mut Session, stream: &[u8], newest: &[u8], wait_ms: u64) -
     read.query::<redis::Value>(session).map(|_| ())
 }
 
-/// Has a queue listed.
+/// Has a queue listed, unless there is no room: a full Redis still hands out what it has.
 pub fn list(session: &mut Session, stream: &[u8]) -> RedisResult<()> {
-    redis::cmd("SADD").arg(QUEUES).arg(stream).exec(session)
+    match redis::cmd("SADD").arg(QUEUES).arg(stream).exec(session) {
+        Err(error) if error.code() == Some("OOM") => Ok(()),
+        outcome => outcome,
+    }
 }
 
 /// The jobs of these ids that were handed out and are not done, by their births; empty for none.

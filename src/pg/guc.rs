@@ -29,6 +29,10 @@ static COMMIT_TIMEOUT_MS: GucSetting<i32> = GucSetting::<i32>::new(1_000);
 static PENDING_KEYS_MAX: GucSetting<i32> = GucSetting::<i32>::new(10_000);
 static OUTBOX_MB_MAX: GucSetting<i32> = GucSetting::<i32>::new(1024);
 static PENDING_EVENTS_BYTES_MAX: GucSetting<i32> = GucSetting::<i32>::new(64 * 1024 * 1024);
+static QUEUE_VISIBILITY_MS: GucSetting<i32> = GucSetting::<i32>::new(60_000);
+static QUEUE_ATTEMPTS_MAX: GucSetting<i32> = GucSetting::<i32>::new(5);
+static QUEUE_BACKOFF_MS: GucSetting<i32> = GucSetting::<i32>::new(1_000);
+static QUEUE_DONE_KEEP_S: GucSetting<i32> = GucSetting::<i32>::new(600);
 static ON_UNREACHABLE: GucSetting<OnUnreachable> =
     GucSetting::<OnUnreachable>::new(OnUnreachable::Fence);
 #[cfg(feature = "faults")]
@@ -55,6 +59,7 @@ pub fn register() {
     register_connection();
     register_reading();
     register_commit();
+    register_queues();
     #[cfg(feature = "faults")]
     string(
         c"pg_cache.fault_point",
@@ -217,6 +222,42 @@ fn register_commit() {
     );
 }
 
+/// A worker's own affair, but for what is kept for all of them.
+fn register_queues() {
+    integer(
+        GucContext::Userset,
+        c"pg_cache.queue_visibility_ms",
+        c"How long a job that was handed out is its worker's; then another may get it.",
+        &QUEUE_VISIBILITY_MS,
+        10..=24 * HOUR_MS,
+        GucFlags::UNIT_MS,
+    );
+    integer(
+        GucContext::Userset,
+        c"pg_cache.queue_attempts_max",
+        c"How often a job is handed out before it is given up and kept among the dead.",
+        &QUEUE_ATTEMPTS_MAX,
+        1..=1_000_000,
+        GucFlags::default(),
+    );
+    integer(
+        GucContext::Userset,
+        c"pg_cache.queue_backoff_ms",
+        c"How long a failed job waits after its first attempt; each further one doubles it.",
+        &QUEUE_BACKOFF_MS,
+        0..=HOUR_MS,
+        GucFlags::UNIT_MS,
+    );
+    integer(
+        GucContext::Suset,
+        c"pg_cache.queue_done_keep_s",
+        c"How long redis_job_done keeps what was acknowledged, once Redis has confirmed it.",
+        &QUEUE_DONE_KEEP_S,
+        0..=i32::MAX,
+        GucFlags::UNIT_S,
+    );
+}
+
 fn string(
     name: &'static CStr,
     about: &'static CStr,
@@ -373,6 +414,22 @@ pub fn outbox_mb_max() -> u64 {
 
 pub fn pending_events_bytes_max() -> usize {
     usize::try_from(PENDING_EVENTS_BYTES_MAX.get()).unwrap_or(0)
+}
+
+pub fn queue_visibility_ms() -> u64 {
+    natural(&QUEUE_VISIBILITY_MS)
+}
+
+pub fn queue_attempts_max() -> u64 {
+    natural(&QUEUE_ATTEMPTS_MAX)
+}
+
+pub fn queue_backoff_ms() -> u64 {
+    natural(&QUEUE_BACKOFF_MS)
+}
+
+pub fn queue_done_keep_s() -> u64 {
+    natural(&QUEUE_DONE_KEEP_S)
 }
 
 pub fn on_unreachable_is_error() -> bool {

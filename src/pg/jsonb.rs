@@ -10,6 +10,7 @@ use pgrx::pg_sys;
 
 use super::arguments::read_text;
 use super::error::{Outcome, defect_in, replace};
+use super::subtransaction::undone;
 use super::text;
 
 /// The text of a jsonb, in the server's encoding.
@@ -41,4 +42,28 @@ pub fn is_object(value: pg_sys::Datum) -> bool {
         return false;
     };
     u32::from_ne_bytes(*header) & pg_sys::JB_FOBJECT != 0
+}
+
+/// Milliseconds between 1970 and 2000, when PostgreSQL's time begins.
+const EPOCH_MS: i64 = 946_684_800_000;
+
+/// A moment in milliseconds since 1970 as JSON has it, which every timestamptz can be read from.
+pub fn moment(unix_ms: i64) -> String {
+    let micros = unix_ms.saturating_sub(EPOCH_MS).saturating_mul(1000);
+    let mut buffer = [0 as std::ffi::c_char; pg_sys::MAXDATELEN as usize + 1];
+    let value = pg_sys::Datum::from(micros);
+    let (type_oid, at) = (pg_sys::TIMESTAMPTZOID, buffer.as_mut_ptr());
+    // SAFETY: room for the longest date; NULL: in the session's own time zone.
+    unsafe { pg_sys::JsonEncodeDateTime(at, value, type_oid, std::ptr::null()) };
+    super::text::c_string(buffer.as_ptr())
+}
+
+/// Whether this text, in the server's encoding, is a jsonb.
+pub fn is_one(text: &[u8]) -> Outcome<bool> {
+    let Ok(text) = std::ffi::CString::new(text) else { return Ok(false) };
+    let read = || {
+        let literal = pg_sys::Datum::from(text.as_ptr());
+        read_text(pg_sys::JSONBOID, literal).map(|_| ())
+    };
+    Ok(undone(read)?.is_ok())
 }

@@ -107,8 +107,8 @@ for place, id in ipairs(redis.call('ZRANGEBYSCORE', KEYS[4], '-inf', now, 'LIMIT
 end
 
 for round = 1, 10 do
-  local read = #jobs < count and redis.call('XREADGROUP', 'GROUP', GROUP, consumer, 'COUNT', count - #jobs,
-    'STREAMS', KEYS[1], '>')
+  local read = #jobs < count and redis.call('XREADGROUP', 'GROUP', GROUP, consumer,
+    'COUNT', count - #jobs, 'STREAMS', KEYS[1], '>')
   if not read then
     break
   end

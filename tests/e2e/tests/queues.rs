@@ -1,24 +1,13 @@
 //! Jobs: put on a queue with the commit.
 
-use std::time::Duration;
-
 use pg_cache_e2e::events::entries;
+use pg_cache_e2e::jobs::sent;
 use pg_cache_e2e::{Scene, outcome};
-use pg_cache_testbed::{Redis, eventually};
+use pg_cache_testbed::Redis;
 use postgres::Client;
-
-const LONG: Duration = Duration::from_secs(20);
 
 fn text(client: &mut Client, sql: &str) -> String {
     client.query_one(sql, &[]).unwrap_or_else(|error| panic!("{sql}: {error:?}")).get(0)
-}
-
-/// Waits until nothing is left in the outbox.
-fn sent(client: &mut Client) {
-    eventually(LONG, "all is sent", || {
-        client.batch_execute("SELECT redis_wake()").unwrap();
-        text(client, "SELECT count(*)::text FROM redis_outbox") == "0"
-    });
 }
 
 /// The payloads of a queue's stream.
