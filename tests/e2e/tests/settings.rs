@@ -229,6 +229,7 @@ fn ordinary_users_cannot_aim_the_server_at_a_host_of_theirs() {
         "url",
         "password_file",
         "scope_settings",
+        "session_prefix",
         "ttl_max",
         "value_bytes_max",
         "lease_timeout_ms",
