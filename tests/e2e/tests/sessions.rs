@@ -87,6 +87,16 @@ fn a_touch_renews_by_the_cookie_and_makes_nothing() {
     assert_eq!(seconds_left(&scene, "x"), -1);
 }
 
+/// Reads and writes in one transaction, with time in between for others.
+fn write(client: &mut Client, id: &str) {
+    client.batch_execute("BEGIN").unwrap();
+    read(client, id, false);
+    if let Err(state) = set(client, id, "{\"n\": 1}") {
+        assert!(state == ENDED || state == CHANGED, "{state}");
+    }
+    client.batch_execute("ROLLBACK").unwrap();
+}
+
 #[test]
 fn touches_and_writes_beside_an_end_never_revive() {
     // Danger: the user signs out, and a request that is still running signs him in again.
@@ -103,12 +113,7 @@ fn touches_and_writes_beside_an_end_never_revive() {
                     let mut client = scene.connect();
                     while !over.load(Ordering::Relaxed) {
                         match writes {
-                            true => match set(&mut client, id, "{\"n\": 1}") {
-                                Ok(()) => {}
-                                Err(state) => {
-                                    assert!(state == ENDED || state == CHANGED, "{state}")
-                                }
-                            },
+                            true => write(&mut client, id),
                             false => drop(read(&mut client, id, true)),
                         }
                     }
