@@ -6,6 +6,7 @@
 //! `docs/errors.md` is rendered from here.
 
 mod catalogue;
+mod limits;
 mod outbox;
 mod replied;
 mod sending;
@@ -13,6 +14,7 @@ mod tracking;
 mod unreachable;
 
 pub use catalogue::{catalogue, markdown};
+pub use limits::Limits;
 pub use outbox::Outbox;
 pub use replied::Replied;
 pub use sending::{Flaw, Sending};
@@ -86,6 +88,7 @@ pub enum Error {
     NoWorkerSlot,
     PrefixTooLong { bytes: usize, bytes_max: usize },
     BucketsOutOfRange { given: i32, most: i32 },
+    Limits(Limits),
     Outbox(Outbox),
     Replied(Replied),
     Tracking(Tracking),
@@ -128,6 +131,7 @@ impl Error {
             Error::NoWorkerSlot => "53400",
             Error::PrefixTooLong { .. } => "54000",
             Error::BucketsOutOfRange { .. } => "22023",
+            Error::Limits(error) => error.sqlstate(),
             Error::Outbox(error) => error.sqlstate(),
             Error::Replied(error) => error.sqlstate(),
             Error::Unreachable { reason, .. } => unreachable::sqlstate(*reason),
@@ -197,6 +201,7 @@ impl Error {
             Error::BucketsOutOfRange { given, .. } => {
                 format!("number of buckets out of range: {given}")
             }
+            Error::Limits(error) => error.message(),
             Error::Outbox(error) => error.message(),
             Error::Replied(error) => error.message(),
             Error::Tracking(error) => error.message(),
@@ -266,6 +271,7 @@ impl Error {
                  either."
                     .into()
             }
+            Error::Limits(error) => return error.detail(),
             Error::Outbox(error) => return error.detail(),
             Error::Replied(error) => return error.detail(),
             Error::Tracking(error) => return error.detail(),
@@ -342,6 +348,7 @@ impl Error {
                 "Write the names of columns in braces and a colon between them, as in \
                  'user:{id}:{language}'."
             }
+            Error::Limits(error) => return error.hint(),
             Error::Outbox(error) => return error.hint(),
             Error::Replied(error) => return error.hint(),
             Error::Tracking(error) => return error.hint(),
@@ -413,6 +420,7 @@ mod tests {
             Error::Tracking(_) => 36,
             Error::CannotVerify { .. } => 37,
             Error::Outbox(_) => 41,
+            Error::Limits(_) => 43,
             Error::Replied(_) => 42,
             Error::Sending(_) => 38,
             Error::MessageTooLarge { .. } => 39,
@@ -424,7 +432,7 @@ mod tests {
     fn every_error_stands_in_the_catalogue() {
         // Danger: an error that users meet and the documentation does not know.
         let listed: BTreeSet<usize> = catalogue().iter().map(variant).collect();
-        assert_eq!(listed, (0..=41).collect());
+        assert_eq!(listed, (0..=43).collect());
     }
 
     #[test]

@@ -22,6 +22,7 @@ mod histories;
 mod implicit;
 mod interrupts;
 mod invalidation;
+mod limits;
 mod maintenance;
 mod misbehaving;
 mod plans;
