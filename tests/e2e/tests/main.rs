@@ -23,6 +23,7 @@ mod implicit;
 mod interrupts;
 mod invalidation;
 mod limits;
+mod limits_exact;
 mod maintenance;
 mod misbehaving;
 mod plans;
