@@ -305,7 +305,7 @@ impl Error {
             Error::Sample => "Add REPEATABLE with a seed.",
             Error::Nested => "Put the text of the inner query in its place.",
             Error::DependsArgument => "Give the name as a literal or as an argument of the query.",
-            Error::ArgumentCount { .. } => return None,
+            Error::ArgumentCount { .. } | Error::BucketsOutOfRange { .. } => return None,
             Error::ArgumentPseudoType { .. } => "Cast the argument to a type that holds values.",
             Error::ColumnNotReturned { .. } | Error::DuplicateColumn { .. } => {
                 "Name the columns of the query with AS."
@@ -342,7 +342,6 @@ impl Error {
             Error::RepairUnfinished { .. } => "See redis_health(); the worker goes on meanwhile.",
             Error::NoWorkerSlot => "Raise max_worker_processes and restart PostgreSQL.",
             Error::PrefixTooLong { .. } => "Give a shorter one.",
-            Error::BucketsOutOfRange { .. } => return None,
             Error::ViewName { .. } => "Give a name or a schema and a name, quoted as in SQL.",
             Error::TemplateInvalid { .. } => {
                 "Write the names of columns in braces and a colon between them, as in \
