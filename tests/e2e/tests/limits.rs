@@ -106,7 +106,7 @@ fn what_makes_no_limit_is_an_error_and_counts_nothing() {
     let large = "'k', 2147483647, '30 days', 2147483646, 2147483647";
     assert_eq!(ask(&mut client, large).1, 2_147_483_647);
     client.batch_execute("SET client_encoding = 'UTF8'").unwrap();
-    assert_eq!(ask(&mut client, "'käse {a} %_\"''', 1, 60").0, true);
+    assert!(ask(&mut client, "'käse {a} %_\"''', 1, 60").0);
 }
 
 #[test]
