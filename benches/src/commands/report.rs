@@ -19,16 +19,16 @@ const BEGIN: &str = "<!-- Commands: written by scripts/bench --record -->\n";
 const END: &str = "<!-- Commands: end -->\n";
 
 const ABOUT: &str = "\
-An application has a query of its own to make, and something to do in Redis. *own* is the query by
-itself: a row by its primary key, and for jobs an INSERT that commits. *redis* is the command by
-itself, by redis-py or node-redis. *app* is both from the application, one after the other: the
-query, then the command (a job: XREADGROUP, INSERT, XACK). *sql* is both in one statement. PostgreSQL
-is reached by psycopg or pg, prepared, over a Unix socket in all of them, Redis over a Unix socket
-too; one connection each, one call at a time, nothing pinned, no fsync. A session is read as
-connect-redis does: GET and JSON, and EXPIRE to touch. The rate limit is the same script in both. What
-`app` does to a job is not in one transaction with the row; what `sql` does is. In each round every
-way makes 20 measured calls after 3 that are not, in turns; the ratio is that of the medians of one
-round, its median over the rounds, and the quartiles.
+An application has a query of its own to make, and something to do in Redis. *own* is the query
+by itself: a row by its primary key, and for jobs an INSERT that commits. *redis* is the command
+by itself, by redis-py or node-redis. *app* is both from the application, one after the other:
+the query, then the command (a job: XREADGROUP, INSERT, XACK). *sql* is both in one statement.
+PostgreSQL is reached by psycopg or pg, prepared, over a Unix socket in all of them, Redis over
+a Unix socket too; one connection each, one call at a time, nothing pinned, no fsync. A session
+is read as connect-redis does: GET and JSON, and EXPIRE to touch. The rate limit is the same
+script in both. What `app` does to a job is not in one transaction with the row; what `sql` does
+is. In each round every way makes 20 measured calls after 3 that are not, in turns; the ratio is
+that of the medians of one round, its median over the rounds, and the quartiles.
 ";
 
 pub fn print(cases: &[Case]) {
