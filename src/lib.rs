@@ -25,6 +25,7 @@ mod explain;
 mod flush;
 mod health;
 mod launcher;
+mod limit;
 mod outbox;
 mod read;
 mod recipe;

@@ -28,6 +28,8 @@ static OUTBOX_MB_MAX: GucSetting<i32> = GucSetting::<i32>::new(1024);
 static PENDING_EVENTS_BYTES_MAX: GucSetting<i32> = GucSetting::<i32>::new(64 * 1024 * 1024);
 static ON_UNREACHABLE: GucSetting<OnUnreachable> =
     GucSetting::<OnUnreachable>::new(OnUnreachable::Fence);
+static RATE_LIMIT_ON_UNREACHABLE: GucSetting<OnUnlimited> =
+    GucSetting::<OnUnlimited>::new(OnUnlimited::Allow);
 #[cfg(feature = "faults")]
 static FAULT_POINT: GucSetting<Option<CString>> = GucSetting::<Option<CString>>::new(None);
 
@@ -36,6 +38,17 @@ static FAULT_POINT: GucSetting<Option<CString>> = GucSetting::<Option<CString>>:
 pub enum OnUnreachable {
     #[name = c"fence"]
     Fence,
+    #[name = c"error"]
+    Error,
+}
+
+/// What a rate limit answers that Redis cannot be asked for.
+#[derive(Clone, Copy, PartialEq, Eq, PostgresGucEnum)]
+pub enum OnUnlimited {
+    #[name = c"allow"]
+    Allow,
+    #[name = c"deny"]
+    Deny,
     #[name = c"error"]
     Error,
 }
@@ -52,6 +65,7 @@ pub fn register() {
     register_connection();
     register_reading();
     register_commit();
+    register_limits();
     #[cfg(feature = "faults")]
     string(
         c"pg_cache.fault_point",
@@ -201,6 +215,18 @@ fn register_commit() {
         c"What a commit does that cannot reach Redis: fence readers by redis_debt, or fail.",
         c"",
         &ON_UNREACHABLE,
+        GucContext::Suset,
+        GucFlags::default(),
+    );
+}
+
+/// A user who could set it would open his own gate by asking for a Redis that answers too late.
+fn register_limits() {
+    GucRegistry::define_enum_guc(
+        c"pg_cache.rate_limit_on_unreachable",
+        c"What redis_rate_limit answers if it cannot ask Redis: allow, deny, or an error.",
+        c"",
+        &RATE_LIMIT_ON_UNREACHABLE,
         GucContext::Suset,
         GucFlags::default(),
     );
@@ -362,6 +388,10 @@ pub fn pending_events_bytes_max() -> usize {
 
 pub fn on_unreachable_is_error() -> bool {
     ON_UNREACHABLE.get() == OnUnreachable::Error
+}
+
+pub fn rate_limit_on_unreachable() -> OnUnlimited {
+    RATE_LIMIT_ON_UNREACHABLE.get()
 }
 
 #[cfg(feature = "faults")]

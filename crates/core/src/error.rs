@@ -7,6 +7,7 @@
 
 mod asking;
 mod catalogue;
+mod limits;
 mod outbox;
 mod replied;
 mod sending;
@@ -15,6 +16,7 @@ mod unreachable;
 
 pub use asking::Asking;
 pub use catalogue::{catalogue, markdown};
+pub use limits::Limits;
 pub use outbox::Outbox;
 pub use replied::Replied;
 pub use sending::{Flaw, Sending};
@@ -94,6 +96,7 @@ pub enum Error {
     NoWorkerSlot,
     PrefixTooLong { bytes: usize, bytes_max: usize },
     BucketsOutOfRange { given: i32, most: i32 },
+    Limits(Limits),
     Outbox(Outbox),
     Replied(Replied),
     Tracking(Tracking),
@@ -136,6 +139,7 @@ impl Error {
             Error::NoWorkerSlot => "53400",
             Error::PrefixTooLong { .. } => "54000",
             Error::BucketsOutOfRange { .. } => "22023",
+            Error::Limits(error) => error.sqlstate(),
             Error::Outbox(error) => error.sqlstate(),
             Error::Replied(error) => error.sqlstate(),
             Error::Unreachable { reason, .. } => unreachable::sqlstate(*reason),
@@ -205,6 +209,7 @@ impl Error {
             Error::BucketsOutOfRange { given, .. } => {
                 format!("number of buckets out of range: {given}")
             }
+            Error::Limits(error) => error.message(),
             Error::Outbox(error) => error.message(),
             Error::Replied(error) => error.message(),
             Error::Tracking(error) => error.message(),
@@ -274,6 +279,7 @@ impl Error {
                  either."
                     .into()
             }
+            Error::Limits(error) => return error.detail(),
             Error::Outbox(error) => return error.detail(),
             Error::Replied(error) => return error.detail(),
             Error::Tracking(error) => return error.detail(),
@@ -307,7 +313,7 @@ impl Error {
             Error::Sample => "Add REPEATABLE with a seed.",
             Error::Nested => "Put the text of the inner query in its place.",
             Error::DependsArgument => "Give the name as a literal or as an argument of the query.",
-            Error::ArgumentCount { .. } => return None,
+            Error::ArgumentCount { .. } | Error::BucketsOutOfRange { .. } => return None,
             Error::ArgumentPseudoType { .. } => "Cast the argument to a type that holds values.",
             Error::ColumnNotReturned { .. } | Error::DuplicateColumn { .. } => {
                 "Name the columns of the query with AS."
@@ -344,12 +350,12 @@ impl Error {
             Error::RepairUnfinished { .. } => "See redis_health(); the worker goes on meanwhile.",
             Error::NoWorkerSlot => "Raise max_worker_processes and restart PostgreSQL.",
             Error::PrefixTooLong { .. } => "Give a shorter one.",
-            Error::BucketsOutOfRange { .. } => return None,
             Error::ViewName { .. } => "Give a name or a schema and a name, quoted as in SQL.",
             Error::TemplateInvalid { .. } => {
                 "Write the names of columns in braces and a colon between them, as in \
                  'user:{id}:{language}'."
             }
+            Error::Limits(error) => return error.hint(),
             Error::Outbox(error) => return error.hint(),
             Error::Replied(error) => return error.hint(),
             Error::Tracking(error) => return error.hint(),
@@ -421,6 +427,7 @@ mod tests {
             Error::Tracking(_) => 36,
             Error::CannotVerify { .. } => 37,
             Error::Outbox(_) => 41,
+            Error::Limits(_) => 43,
             Error::Replied(_) => 42,
             Error::Sending(_) => 38,
             Error::MessageTooLarge { .. } => 39,
@@ -432,7 +439,7 @@ mod tests {
     fn every_error_stands_in_the_catalogue() {
         // Danger: an error that users meet and the documentation does not know.
         let listed: BTreeSet<usize> = catalogue().iter().map(variant).collect();
-        assert_eq!(listed, (0..=42).collect());
+        assert_eq!(listed, (0..=43).collect());
     }
 
     #[test]

@@ -1,0 +1,34 @@
+//! One row as the result of a function with OUT arguments.
+
+use pgrx::pg_sys;
+
+use super::call::Call;
+
+/// The row of these columns, in the order of the function's declaration; `None` is NULL. With
+/// another number of them than the SQL script declares, all are NULL: only a script of another
+/// version can say so, and reading beyond the end would be worse.
+pub fn datum(call: &Call, columns: &[Option<pg_sys::Datum>]) -> pg_sys::Datum {
+    let mut shape: pg_sys::TupleDesc = std::ptr::null_mut();
+    // SAFETY: looks up the declared result of the function that is being served.
+    unsafe {
+        pg_sys::get_call_result_type(call.raw(), std::ptr::null_mut(), &raw mut shape);
+    }
+    if shape.is_null() {
+        return call.null();
+    }
+    // SAFETY: the descriptor was just made, in this call's memory context.
+    let declared = usize::try_from(unsafe { (*shape).natts }).unwrap_or(0);
+    let column =
+        |index: usize| columns.get(index).copied().flatten().filter(|_| declared == columns.len());
+    let mut values: Vec<pg_sys::Datum> =
+        (0..declared).map(|index| column(index).unwrap_or(pg_sys::Datum::from(0usize))).collect();
+    let mut nulls: Vec<bool> = (0..declared).map(|index| column(index).is_none()).collect();
+    // SAFETY: gives an anonymous row type its number.
+    let shape = unsafe { pg_sys::BlessTupleDesc(shape) };
+    // SAFETY: as many values and marks as the descriptor has columns, of its types.
+    let tuple = unsafe { pg_sys::heap_form_tuple(shape, values.as_mut_ptr(), nulls.as_mut_ptr()) };
+    // SAFETY: just made.
+    let header = unsafe { (*tuple).t_data };
+    // SAFETY: a tuple's header holds its row type, set above.
+    unsafe { pg_sys::HeapTupleHeaderGetDatum(header) }
+}
