@@ -136,7 +136,7 @@ const NO_KEY: Called = called("42704", "there is no such redis key", "");
 const DISALLOWED: Called = called("42501", "redis does not allow the command here", "");
 
 /// By what ERR goes on with, in Redis and Valkey.
-const WORDS: [(&str, Called); 19] = [
+const WORDS: [(&str, Called); 21] = [
     ("unknown command", UNKNOWN),
     ("unknown subcommand", UNKNOWN),
     ("Unknown subcommand", UNKNOWN),
@@ -154,6 +154,8 @@ const WORDS: [(&str, Called); 19] = [
     ("invalid expire time", EXPIRE),
     ("no such key", NO_KEY),
     ("DEBUG command not allowed", DISALLOWED),
+    ("The user executing the script can't run", DISALLOWED),
+    ("ACL failure in script", DISALLOWED),
     ("MODULE command not allowed", DISALLOWED),
     ("CONFIG SET failed", called("22023", "redis does not take the setting", "")),
 ];
