@@ -26,9 +26,11 @@ the query, then the command (a job: XREADGROUP, INSERT, XACK). *sql* is both in 
 PostgreSQL is reached by psycopg or pg, prepared, over a Unix socket in all of them, Redis over
 a Unix socket too; one connection each, one call at a time, nothing pinned, no fsync. A session
 is read as connect-redis does: GET and JSON, and EXPIRE to touch. The rate limit is the same
-script in both. What `app` does to a job is not in one transaction with the row; what `sql` does
-is. In each round every way makes 20 measured calls after 3 that are not, in turns; the ratio is
-that of the medians of one round, its median over the rounds, and the quartiles.
+script in both. A job that `app` sends is in Redis when the call ends, and lost if the
+application dies before it; one that `sql` sends is committed with the row, and the worker
+delivers it behind. What `app` does to a job is not in one transaction with the row; what `sql`
+does is. In each round every way makes 20 measured calls after 3 that are not, in turns; the
+ratio is that of the medians of one round, its median over the rounds, and the quartiles.
 ";
 
 pub fn print(cases: &[Case]) {
