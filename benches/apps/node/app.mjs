@@ -149,7 +149,8 @@ for (const [name, [command, statement]] of Object.entries(commands)) {
     await own();
     await command();
   };
-  cases[name] = { own, redis: command, app: both, sql: statement };
+  const atOnce = () => Promise.all([own(), command()]);
+  cases[name] = { own, redis: command, app: both, both: atOnce, sql: statement };
 }
 
 async function fill(way, calls) {
