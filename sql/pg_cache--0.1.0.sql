@@ -322,6 +322,70 @@ CREATE FUNCTION redis_at_commit(cmd text, VARIADIC args text[] DEFAULT '{}') RET
 
 COMMENT ON FUNCTION redis_at_commit(text, text[]) IS 'sends a command to Redis, after the commit';
 
+-- Commands that act at once --------------------------------------------------------------------------
+
+CREATE FUNCTION redis_get(key text) RETURNS text
+    LANGUAGE c VOLATILE PARALLEL RESTRICTED
+    AS 'MODULE_PATHNAME', 'redis_get';
+
+COMMENT ON FUNCTION redis_get(text) IS 'the text under a key; null if there is no such key';
+
+CREATE FUNCTION redis_set(key text, value text) RETURNS void
+    LANGUAGE c VOLATILE PARALLEL RESTRICTED
+    AS 'MODULE_PATHNAME', 'redis_set';
+
+CREATE FUNCTION redis_set(key text, value text, ttl "any") RETURNS void
+    LANGUAGE c VOLATILE PARALLEL RESTRICTED
+    AS 'MODULE_PATHNAME', 'redis_set';
+
+COMMENT ON FUNCTION redis_set(text, text) IS 'puts a text under a key, at once';
+COMMENT ON FUNCTION redis_set(text, text, "any") IS
+    'puts a text under a key, at once, for as long as ttl says';
+
+CREATE FUNCTION redis_del(VARIADIC keys text[]) RETURNS bigint
+    LANGUAGE c VOLATILE PARALLEL RESTRICTED
+    AS 'MODULE_PATHNAME', 'redis_del';
+
+COMMENT ON FUNCTION redis_del(text[]) IS
+    'deletes keys, at once, and returns how many of them there were';
+
+CREATE FUNCTION redis_incr(key text, "by" bigint DEFAULT 1) RETURNS bigint
+    LANGUAGE c VOLATILE PARALLEL RESTRICTED
+    AS 'MODULE_PATHNAME', 'redis_incr';
+
+COMMENT ON FUNCTION redis_incr(text, bigint) IS
+    'adds to the number under a key, at once, and returns the sum';
+
+CREATE FUNCTION redis_expire(key text, ttl "any") RETURNS boolean
+    LANGUAGE c VOLATILE PARALLEL RESTRICTED
+    AS 'MODULE_PATHNAME', 'redis_expire';
+
+COMMENT ON FUNCTION redis_expire(text, "any") IS
+    'gives a key a time to live, at once, and returns whether there is such a key';
+
+CREATE FUNCTION redis_ttl(key text) RETURNS interval
+    LANGUAGE c VOLATILE PARALLEL RESTRICTED
+    AS 'MODULE_PATHNAME', 'redis_ttl';
+
+COMMENT ON FUNCTION redis_ttl(text) IS
+    'how long a key lives on; null if there is no such key';
+
+CREATE FUNCTION redis_command(cmd text, VARIADIC args text[] DEFAULT '{}') RETURNS jsonb
+    LANGUAGE c VOLATILE PARALLEL RESTRICTED
+    AS 'MODULE_PATHNAME', 'redis_command';
+
+COMMENT ON FUNCTION redis_command(text, text[]) IS
+    'sends a command to Redis, at once, and returns its reply';
+
+REVOKE ALL ON FUNCTION redis_get(text) FROM PUBLIC;
+REVOKE ALL ON FUNCTION redis_set(text, text) FROM PUBLIC;
+REVOKE ALL ON FUNCTION redis_set(text, text, "any") FROM PUBLIC;
+REVOKE ALL ON FUNCTION redis_del(text[]) FROM PUBLIC;
+REVOKE ALL ON FUNCTION redis_incr(text, bigint) FROM PUBLIC;
+REVOKE ALL ON FUNCTION redis_expire(text, "any") FROM PUBLIC;
+REVOKE ALL ON FUNCTION redis_ttl(text) FROM PUBLIC;
+REVOKE ALL ON FUNCTION redis_command(text, text[]) FROM PUBLIC;
+
 -- Running it -----------------------------------------------------------------------------------
 
 CREATE FUNCTION redis_ping() RETURNS interval

@@ -6,8 +6,9 @@
 
 use std::time::Duration;
 
-use pg_cache_core::error::Error;
+use pg_cache_core::error::{Asking, Error};
 use pg_cache_core::key;
+use pg_cache_core::reason::Reason;
 use redis::RedisResult;
 
 use crate::client::failure::Failure;
@@ -16,6 +17,9 @@ use crate::flush::unreachable;
 use crate::pg::error::Outcome;
 use crate::pg::guc;
 use crate::{connection, registry};
+
+/// What a server says that has become a replica, or always was one.
+const READONLY: &str = "READONLY";
 
 /// Asks Redis now. What it answers with an error is an error of its own, and leaves the connection
 /// as it is; a Redis that cannot be asked is one as everywhere.
@@ -30,18 +34,35 @@ pub fn try_ask<T>(
     let timeout = Duration::from_millis(guc::timeout_ms());
     let answer = connection::ask_once(timeout, |session| match request(session) {
         Ok(answer) => Ok(Ok(answer)),
-        Err(error) => Failure::of_command(error).map(Err),
+        Err(error) => {
+            let replied = Failure::of_command(error)?;
+            if replied.code == READONLY {
+                session.outdate();
+            }
+            Ok(Err(replied))
+        }
     });
     match answer {
         Ok(Ok(answer)) => Ok(Ok(answer)),
         Ok(Err(replied)) => Err(Error::from(replied).into()),
+        Err(failure) if failure.reason == Reason::TooLarge => {
+            Err(Error::from(Asking::ReplyTooLarge { bytes_max: guc::value_bytes_max() }).into())
+        }
         Err(failure) => Ok(Err(failure)),
     }
 }
 
 /// What a key of the user's is called in Redis: with the database's prefix.
 pub fn name(key: &[u8]) -> Outcome<Vec<u8>> {
-    key::check(key)?;
+    let mut names = names(&[key])?;
+    Ok(names.pop().unwrap_or_default())
+}
+
+/// The same of several, all checked before anything is asked.
+pub fn names(keys: &[impl AsRef<[u8]>]) -> Outcome<Vec<Vec<u8>>> {
+    for key in keys {
+        key::check(key.as_ref())?;
+    }
     let prefix = registry::prefix_in_time()?.unwrap_or_default();
-    Ok([&prefix[..], key].concat())
+    Ok(keys.iter().map(|key| [&prefix[..], key.as_ref()].concat()).collect())
 }

@@ -13,6 +13,7 @@ mod pg;
 mod api;
 mod catalogue;
 mod client;
+mod commands;
 #[allow(dead_code)]
 mod commit;
 mod connection;

@@ -117,22 +117,23 @@ pub fn seen(snapshot: &Snapshot) -> Option<Rc<Registration>> {
     snapshot.first(&table, decoded)?
 }
 
-/// What stands before every key of this database, as of this moment.
+/// What stands before every key of this database, as of this moment; where PostgreSQL takes no new
+/// snapshots, as of the statement's.
 pub fn prefix() -> Option<Vec<u8>> {
-    let fresh = Fresh::push();
-    seen(&fresh.snapshot).map(|registration| registration.prefix.clone())
+    let fresh = Fresh::try_push();
+    let snapshot = fresh.as_ref().map_or_else(Snapshot::active, |fresh| fresh.snapshot);
+    seen(&snapshot).map(|registration| registration.prefix.clone())
 }
 
-/// The same, waiting for it as long as a commit may. VACUUM FULL may hold the table that says so for
-/// longer, and in a copy of a database nobody has registered it yet: then nobody knows what the keys
-/// are called, and it is an error. `None`: the extension is gone with this transaction.
+/// The same, waiting for it as long as a commit may. VACUUM FULL may hold the table that says so
+/// for longer, and in a copy of a database nobody has registered it yet: then nobody knows what the
+/// keys are called, and it is an error. `None`: the extension is gone with this transaction.
 pub fn prefix_in_time() -> Outcome<Option<Vec<u8>>> {
     let limit = Duration::from_millis(guc::commit_timeout_ms());
     let found = host::until(limit, || match prefix() {
         Some(prefix) => Some(Some(prefix)),
         None => is_gone().then_some(None),
     });
-    let detail = "No registration of this database can be read.";
     let detail = "No registration of this database can be read.";
     found.ok_or_else(|| Error::Unsettled { detail: detail.to_owned() }.into())
 }

@@ -4,6 +4,7 @@
 //! a reply that comes late would otherwise answer the next question.
 
 mod pour;
+mod raw;
 
 use std::io;
 use std::ops::Range;
@@ -103,6 +104,8 @@ pub struct Session {
     reply_bytes_max: usize,
     db: i64,
     open: bool,
+    /// It leads to a server that is not, or no longer, the one to write to.
+    is_outdated: bool,
     /// What the full parser read of a look that was not plain.
     other: Vec<Option<Vec<u8>>>,
     server: Server,
@@ -137,6 +140,7 @@ impl Session {
             reply_bytes_max: HANDSHAKE_BYTES_MAX,
             db: target.db,
             open: true,
+            is_outdated: false,
             other: Vec::new(),
             server: Server::default(),
             posted: Posted::default(),
@@ -153,9 +157,15 @@ impl Session {
         self.reply_bytes_max = bounds.reply_bytes_max;
     }
 
-    /// Whether the server has hung up meanwhile, as far as this machine knows.
+    /// Whether the server has hung up meanwhile, as far as this machine knows, or the name may lead
+    /// to another one by now.
     pub fn is_closed(&self) -> bool {
-        self.transport.is_closed()
+        self.is_outdated || self.transport.is_closed()
+    }
+
+    /// The server takes no writes: a primary that was demoted keeps its connections.
+    pub fn outdate(&mut self) {
+        self.is_outdated = true;
     }
 
     pub fn server(&self) -> &Server {

@@ -122,6 +122,18 @@ pub fn members(array: pg_sys::Datum) -> Vec<Argument> {
     values.iter().zip(nulls).map(member).collect()
 }
 
+/// A text as it goes to Redis: in UTF-8, or by its bytes where it has none.
+pub fn for_redis(value: Option<pg_sys::Datum>, name: &'static str) -> Outcome<Box<[u8]>> {
+    let bytes = super::text::bytes(value.ok_or(Error::NullArgument { name })?);
+    let utf8 = super::text::to_utf8(bytes);
+    Ok(utf8.map_or_else(|| bytes.into(), |utf8| utf8.into_owned().into()))
+}
+
+/// The members of a `text[]` argument, as they go to Redis; a NULL array has none.
+pub fn all_for_redis(call: &Call, index: usize, name: &'static str) -> Outcome<Vec<Box<[u8]>>> {
+    elements(call, index).into_iter().map(|element| for_redis(element.value, name)).collect()
+}
+
 /// Gives untyped arguments the types that the query takes: its input function reads them.
 pub fn bind(arguments: &[Argument], types: &[pg_sys::Oid]) -> Outcome<Vec<Bound>> {
     let bound = |(argument, type_oid): (&Argument, &pg_sys::Oid)| {

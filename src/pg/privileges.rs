@@ -19,6 +19,12 @@ unsafe extern "C-unwind" {
     ) -> bool;
 }
 
+/// Whether the one under whose privileges this runs is a superuser.
+pub fn is_superuser() -> bool {
+    // SAFETY: a catalogue look-up of the current role.
+    unsafe { pg_sys::superuser() }
+}
+
 /// Raises what the executor would raise if the caller may not read a table, a column or a view's
 /// tables (as the view's owner).
 pub fn check_relations(analysis: &Analysis) -> Outcome<()> {

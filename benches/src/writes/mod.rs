@@ -8,19 +8,24 @@
 mod bulk;
 mod events;
 mod pgbench;
+mod relay;
 mod report;
 
 use std::fs;
 use std::time::Duration;
 
 use pg_cache_testbed::{Pair, Postgres, eventually};
-use serde_json::Value;
+use serde_json::{Value, json};
 
 use crate::Outcome;
 use crate::samples::quantile;
 
 /// Branches of pgbench; 100,000 accounts each.
 const SCALE: u32 = 10;
+
+/// Where utime and stime stand behind the name in `/proc/PID/stat`, and those of ended children.
+pub const OWN_TIME: usize = 11;
+const CHILDREN_TIME: usize = 13;
 
 /// One way to keep what is cached right, in a database of its own.
 pub struct Way {
@@ -154,8 +159,9 @@ pub fn run(rounds: usize) -> Outcome<Value> {
         report::print(&row);
         rows.push(row);
     }
+    let relayed = relay::measure(&pair, rounds)?;
     nothing_is_owed(&pair.postgres)?;
-    Ok(report::as_json(&rows))
+    Ok(json!({ "rows": report::as_json(&rows), "relay": relayed }))
 }
 
 fn prepare(postgres: &Postgres, way: &Way) -> Outcome<()> {
@@ -229,15 +235,16 @@ pub fn memory_peak_kb(process: i32) -> Outcome<u64> {
 
 /// Processor time so far, in microseconds: of Redis, and of PostgreSQL's processes that have ended.
 pub fn cpu_us(pair: &Pair) -> Outcome<f64> {
+    Ok(process_us(pair.redis.pid(), OWN_TIME)? + process_us(pair.postgres.pid(), CHILDREN_TIME)?)
+}
+
+/// Processor time of a process, from the fields of its stat that begin at this place.
+pub fn process_us(process: u32, from: usize) -> Outcome<f64> {
     const TICK_US: f64 = 10_000.0;
-    let ticks = |process: u32, from: usize| -> Outcome<f64> {
-        let stat = fs::read_to_string(format!("/proc/{process}/stat"))?;
-        let fields = stat.rsplit_once(") ").ok_or("no fields")?.1.split(' ');
-        let two: Vec<&str> = fields.skip(from).take(2).collect();
-        Ok(two.iter().map(|field| field.parse::<f64>().unwrap_or(0.0)).sum())
-    };
-    // utime and stime are the 12th and 13th behind the name, those of ended children follow.
-    Ok((ticks(pair.redis.pid(), 11)? + ticks(pair.postgres.pid(), 13)?) * TICK_US)
+    let stat = fs::read_to_string(format!("/proc/{process}/stat"))?;
+    let fields = stat.rsplit_once(") ").ok_or("no fields")?.1.split(' ');
+    let ticks: f64 = fields.skip(from).take(2).map(|field| field.parse().unwrap_or(0.0)).sum();
+    Ok(ticks * TICK_US)
 }
 
 /// Waits until the backends of all connections have ended and their time is counted.

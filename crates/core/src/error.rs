@@ -5,6 +5,7 @@
 //! for the message: if either varied by the place that raises it, both would fail. The table in
 //! `docs/errors.md` is rendered from here.
 
+mod asking;
 mod catalogue;
 mod limits;
 mod outbox;
@@ -13,6 +14,7 @@ mod sending;
 mod tracking;
 mod unreachable;
 
+pub use asking::Asking;
 pub use catalogue::{catalogue, markdown};
 pub use limits::Limits;
 pub use outbox::Outbox;
@@ -24,21 +26,15 @@ use crate::reason::Reason;
 
 const TTL_HINT: &str = "Give a number of seconds or an interval, such as 300 or '5 minutes'.";
 
+impl From<Asking> for Error {
+    fn from(error: Asking) -> Self {
+        Error::Asking(error)
+    }
+}
+
 impl From<Outbox> for Error {
     fn from(error: Outbox) -> Self {
         Error::Outbox(error)
-    }
-}
-
-impl From<Replied> for Error {
-    fn from(error: Replied) -> Self {
-        Error::Replied(error)
-    }
-}
-
-impl From<Tracking> for Error {
-    fn from(error: Tracking) -> Self {
-        Error::Tracking(error)
     }
 }
 
@@ -94,7 +90,7 @@ pub enum Error {
     Tracking(Tracking),
     Sending(Box<Sending>),
     MessageTooLarge { bytes: usize, bytes_max: usize },
-    CommandRefused { command: String, why: &'static str },
+    Asking(Asking),
 }
 
 impl Error {
@@ -138,7 +134,7 @@ impl Error {
             Error::Tracking(error) => error.sqlstate(),
             Error::Sending(error) => error.sqlstate(),
             Error::MessageTooLarge { .. } => "54000",
-            Error::CommandRefused { .. } => "0A000",
+            Error::Asking(error) => error.sqlstate(),
         }
     }
 
@@ -207,7 +203,7 @@ impl Error {
             Error::Tracking(error) => error.message(),
             Error::Sending(error) => error.message(),
             Error::MessageTooLarge { .. } => "message is too large".into(),
-            Error::CommandRefused { command, .. } => format!("cannot send command \"{command}\""),
+            Error::Asking(error) => error.message(),
         }
     }
 
@@ -279,7 +275,7 @@ impl Error {
             Error::MessageTooLarge { bytes, bytes_max } => {
                 format!("It has {bytes} bytes; pg_cache.value_bytes_max is {bytes_max}.")
             }
-            Error::CommandRefused { why, .. } => (*why).into(),
+            Error::Asking(error) => return error.detail(),
             _ => return None,
         })
     }
@@ -353,7 +349,7 @@ impl Error {
             Error::Tracking(error) => return error.hint(),
             Error::Sending(error) => return error.hint(),
             Error::MessageTooLarge { .. } => "Send less, or raise pg_cache.value_bytes_max.",
-            Error::CommandRefused { .. } => return None,
+            Error::Asking(error) => return error.hint(),
         };
         Some(hint.to_owned())
     }
@@ -423,7 +419,7 @@ mod tests {
             Error::Replied(_) => 42,
             Error::Sending(_) => 38,
             Error::MessageTooLarge { .. } => 39,
-            Error::CommandRefused { .. } => 40,
+            Error::Asking(_) => 40,
         }
     }
 

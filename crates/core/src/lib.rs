@@ -24,6 +24,7 @@ pub mod pending;
 pub mod pins;
 pub mod reason;
 pub mod recipe;
+pub mod reply;
 pub mod resp;
 pub mod rounds;
 pub mod rows;

@@ -20,6 +20,7 @@ mod run;
 mod schema;
 mod session;
 mod tally;
+mod third;
 mod trouble;
 mod ways;
 mod weather;

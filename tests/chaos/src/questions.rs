@@ -159,19 +159,24 @@ impl Question {
             }
             None => format!("redis_cached({key}, {TTL_SECONDS}, $q${}$q$)", self.query),
         };
-        let direct = match self.argument {
-            Some(value) => self.query.replace("$1", &value.to_string()),
-            None => self.query.clone(),
-        };
+        let computed = self.computed();
         // OFFSET 0 keeps the planner from asking twice.
         format!(
             "SELECT t.same, CASE WHEN t.same THEN NULL ELSE t.c::text END, \
                     CASE WHEN t.same THEN NULL ELSE t.d::text END \
                FROM {rows} (SELECT s.c, s.d, s.c::jsonb = s.d AS same \
                        FROM (SELECT {cached} AS c, \
-                                    (SELECT coalesce(jsonb_agg(to_jsonb(x)), '[]') \
-                                       FROM ({direct}) AS x) AS d OFFSET 0) AS s OFFSET 0) AS t"
+                                    ({computed}) AS d OFFSET 0) AS s OFFSET 0) AS t"
         )
+    }
+
+    /// The query's own rows, as one jsonb.
+    pub fn computed(&self) -> String {
+        let direct = match self.argument {
+            Some(value) => self.query.replace("$1", &value.to_string()),
+            None => self.query.clone(),
+        };
+        format!("SELECT coalesce(jsonb_agg(to_jsonb(x)), '[]') FROM ({direct}) AS x")
     }
 
     /// What the extension says about it, for the details of a violation.

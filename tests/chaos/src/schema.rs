@@ -37,7 +37,6 @@ ALTER TABLE secrets ENABLE ROW LEVEL SECURITY;
 CREATE POLICY visible ON secrets USING (n % 2 = 0);
 CREATE TABLE blinking (id int PRIMARY KEY, n int NOT NULL);
 CREATE TABLE users (id int PRIMARY KEY, version bigint NOT NULL, payload text NOT NULL);
-CREATE TABLE accept_0 (); CREATE TABLE accept_1 (); CREATE TABLE accept_2 ();
 CREATE MATERIALIZED VIEW summary AS
     SELECT grp, count(*) AS c, sum(n) AS s FROM items GROUP BY grp;
 CREATE UNIQUE INDEX ON summary (grp);

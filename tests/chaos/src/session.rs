@@ -1,9 +1,6 @@
 //! A reader's connection: prepared checks, what it counted, and what to do when both sides differ.
 //!
-//! Owns the judgement of S1. The invariant: a difference is a violation unless a change of the
-//! catalogue was under way meanwhile *and* the difference is gone once this backend has taken in
-//! PostgreSQL's messages: a backend that holds all its locks plans with old catalogues (that side
-//! is the wrong one), and no cache can know. Break it and the oracle either sees ghosts or nothing.
+//! Owns what is done about a difference: see `third` for who is right.
 
 use std::collections::{BTreeMap, HashMap};
 use std::sync::PoisonError;
@@ -13,12 +10,10 @@ use postgres::{Client, Error, Row, Statement};
 
 use crate::questions::Needs;
 use crate::tally::Family;
+use crate::third::{self, Verdict};
 use crate::world::{Mark, Side, World};
 
 const STATISTICS: &str = "SELECT key_family, hits, misses, reasons::text FROM redis_stat_cached";
-
-/// How often a difference may be asked again: one time for each table `accept_…`.
-const REPEATS: usize = 3;
 
 pub struct Session<'w> {
     pub world: &'w World,
@@ -26,7 +21,6 @@ pub struct Session<'w> {
     pub side: Side,
     prepared: HashMap<usize, Statement>,
     counted: BTreeMap<String, Family>,
-    accepted: usize,
     /// Where this transaction began among the changes of the catalogue.
     mark: Mark,
 }
@@ -39,13 +33,12 @@ impl<'w> Session<'w> {
         );
         ready.map_err(|error| world.tally.error(&error)).ok()?;
         let (prepared, counted) = (HashMap::new(), BTreeMap::new());
-        Some(Session { world, client, side, prepared, counted, accepted: 0, mark: Mark::default() })
+        Some(Session { world, client, side, prepared, counted, mark: Mark::default() })
     }
 
     /// A transaction, or a statement by itself, begins.
     pub fn begin(&mut self) {
         self.mark = self.world.mark();
-        self.accepted = 0;
     }
 
     /// Asks a question and judges the answer. `inside`: in a transaction block.
@@ -64,7 +57,7 @@ impl<'w> Session<'w> {
         self.differs(index, inside, how, &row)
     }
 
-    fn ask(&mut self, index: usize) -> Result<Row, Error> {
+    pub fn ask(&mut self, index: usize) -> Result<Row, Error> {
         if !self.prepared.contains_key(&index) {
             let statement = self.client.prepare(&self.world.questions[index].check())?;
             self.prepared.insert(index, statement);
@@ -74,37 +67,32 @@ impl<'w> Session<'w> {
         Ok(row)
     }
 
-    /// With a plan made now: PostgreSQL may have kept one that an old snapshot asked for.
-    fn ask_anew(&mut self, index: usize) -> Result<Row, Error> {
-        let row = self.client.query_one(&self.world.questions[index].check(), &[])?;
-        self.world.tally.reads.fetch_add(1, Ordering::Relaxed);
-        Ok(row)
-    }
-
     fn differs(&mut self, index: usize, inside: bool, how: &str, row: &Row) -> Result<(), Error> {
-        if self.is_unpromised(index)? || self.leaves_the_snapshot(index)? {
-            self.world.tally.excused.fetch_add(1, Ordering::Relaxed);
+        let tally = &self.world.tally;
+        if self.is_unpromised(index)? {
+            tally.unpromised.fetch_add(1, Ordering::Relaxed);
             return Ok(());
         }
         let first = self.describe(index, how, row);
-        let lately = || self.side == Side::Standby || self.world.changed_since(self.mark);
-        if !lately() {
-            self.world.tally.violation(first);
-            return Ok(());
+        match third::judge(self, index, inside, row)? {
+            Verdict::PostgresIsBehind => tally.behind(&self.world.questions[index].key),
+            // Only what a change of the schema can explain may vanish.
+            Verdict::Gone if self.changed_lately() => tally.vanished(),
+            Verdict::CacheIsWrong if self.is_ambiguous(index) => tally.ambiguous(),
+            Verdict::Gone | Verdict::CacheIsWrong => tally.violation(first),
         }
-        for _ in 0..REPEATS {
-            self.take_in_messages(inside)?;
-            if self.ask_anew(index)?.get(0) {
-                self.world.tally.excused.fetch_add(1, Ordering::Relaxed);
-                return Ok(());
-            }
-        }
-        if self.world.is_ambiguous(&self.world.questions[index], self.side, self.mark) {
-            self.world.tally.excused.fetch_add(1, Ordering::Relaxed);
-            return Ok(());
-        }
-        self.world.tally.violation(format!("{first}\n(asked again {REPEATS} times: the same)"));
         Ok(())
+    }
+
+    /// Whether PostgreSQL itself may answer in two ways: on a standby, DETACH PARTITION
+    /// CONCURRENTLY waits for no old snapshot. A plan that was made before still reads the
+    /// partition, as that snapshot should, and one that is made now does not.
+    fn is_ambiguous(&self, index: usize) -> bool {
+        self.side == Side::Standby && self.world.questions[index].key.starts_with("parts")
+    }
+
+    fn changed_lately(&self) -> bool {
+        self.side == Side::Standby || self.world.changed_since(self.mark)
     }
 
     fn is_unpromised(&mut self, index: usize) -> Result<bool, Error> {
@@ -114,26 +102,6 @@ impl<'w> Session<'w> {
         }
         let told: String = self.client.query_one(&question.explain(), &[])?.get(0);
         Ok(!told.contains(r#""exact":"exact""#))
-    }
-
-    /// Whether PostgreSQL's own answer is not that of the snapshot: of a partition whose DETACH
-    /// CONCURRENTLY did not end, each plan says what it knew when it was made.
-    fn leaves_the_snapshot(&mut self, index: usize) -> Result<bool, Error> {
-        let query = &self.world.questions[index].query;
-        let sql = "SELECT $1 LIKE '%parts%'
-                           AND EXISTS (SELECT FROM pg_inherits WHERE inhdetachpending)";
-        Ok(self.client.query_one(sql, &[query])?.get(0))
-    }
-
-    /// A lock that this transaction does not hold yet makes the backend read its messages; so does
-    /// a new transaction.
-    fn take_in_messages(&mut self, inside: bool) -> Result<(), Error> {
-        if inside && self.accepted < REPEATS {
-            let lock = format!("LOCK TABLE accept_{} IN ACCESS SHARE MODE", self.accepted);
-            self.accepted += 1;
-            self.client.batch_execute(&lock)?;
-        }
-        Ok(())
     }
 
     fn describe(&mut self, index: usize, how: &str, row: &Row) -> String {
@@ -170,7 +138,7 @@ impl<'w> Session<'w> {
             let same: bool = row.get(0);
             if !same && self.world.changed_since(self.mark) {
                 // Planned before the change: neither side can be asked again at this snapshot.
-                self.world.tally.excused.fetch_add(1, Ordering::Relaxed);
+                self.world.tally.vanished();
             } else if !same {
                 let details = self.describe(index, "cursor", row);
                 self.world.tally.violation(details);

@@ -29,9 +29,14 @@ pub struct Tally {
     /// Answers of redis_cached compared by sessions of the poller's side: GET after COMMIT.
     pub named_checks: AtomicU64,
     pub looks: AtomicU64,
-    /// Differences that PostgreSQL's own late catalogue messages explain, see `reader`.
-    pub excused: AtomicU64,
-    /// Checks of named keys that fell into a time for which nothing is promised.
+    /// Differences in which the cache was right and PostgreSQL's session behind, by key family: see
+    /// `third`.
+    behind: Mutex<BTreeMap<String, u64>>,
+    /// Differences while the schema changed, of which nobody can tell any more.
+    vanished: AtomicU64,
+    /// Differences about partitions on a standby, where PostgreSQL has no one answer.
+    ambiguous: AtomicU64,
+    /// Checks that fell into a time for which nothing is promised.
     pub unpromised: AtomicU64,
     pub transactions: AtomicU64,
     over: AtomicBool,
@@ -51,7 +56,9 @@ impl Tally {
             reads: AtomicU64::new(0),
             named_checks: AtomicU64::new(0),
             looks: AtomicU64::new(0),
-            excused: AtomicU64::new(0),
+            behind: Mutex::default(),
+            vanished: AtomicU64::new(0),
+            ambiguous: AtomicU64::new(0),
             unpromised: AtomicU64::new(0),
             transactions: AtomicU64::new(0),
             over: AtomicBool::new(false),
@@ -110,6 +117,24 @@ impl Tally {
         if self.stop_at_first {
             self.end();
         }
+    }
+
+    pub fn behind(&self, key: &str) {
+        let family = key.split(':').next().unwrap_or_default().to_owned();
+        let mut behind = self.behind.lock().unwrap_or_else(PoisonError::into_inner);
+        *behind.entry(family).or_default() += 1;
+    }
+
+    pub fn behind_sum(&self) -> u64 {
+        self.behind.lock().unwrap_or_else(PoisonError::into_inner).values().sum()
+    }
+
+    pub fn ambiguous(&self) {
+        self.ambiguous.fetch_add(1, Ordering::Relaxed);
+    }
+
+    pub fn vanished(&self) {
+        self.vanished.fetch_add(1, Ordering::Relaxed);
     }
 
     /// Whether a further violation would be kept whole.
@@ -178,13 +203,20 @@ impl Tally {
             let _ = writeln!(text, "{name:20} {:8} hits {percent:5.1} %  {reasons}", family.hits);
         }
         let count = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
+        let sum = self.behind_sum();
+        let behind = self.behind.lock().unwrap_or_else(PoisonError::into_inner);
         let _ = writeln!(
             text,
-            "{} transactions of writers; {} differences by late catalogue messages; {} checks of \
-             named keys in times without promise",
+            "{} transactions of writers; {} checks in times without promise\n\
+             the cache right and PostgreSQL's session behind, as a new session proved: {} ({}); \
+             differences that were gone at once, while the schema changed: {}; about partitions \
+             on a standby: {}",
             count(&self.transactions),
-            count(&self.excused),
-            count(&self.unpromised)
+            count(&self.unpromised),
+            sum,
+            listed(&behind),
+            count(&self.vanished),
+            count(&self.ambiguous),
         );
         text
     }

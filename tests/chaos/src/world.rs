@@ -103,8 +103,6 @@ pub struct World {
     pub ledger: Ledger,
     pub weather: Weather,
     pub changes: Changes,
-    /// Those that leave a partition detached for some snapshots and not for others.
-    pub detaching: Changes,
     pub questions: Vec<Question>,
     /// Held to read `blinking` while it is tracked; held alone to change it while it is not.
     pub blinking: RwLock<()>,
@@ -127,11 +125,9 @@ struct Addresses {
     redis: PathBuf,
 }
 
+/// Where a transaction began among the changes of the catalogue.
 #[derive(Clone, Copy, Debug, Default)]
-pub struct Mark {
-    changes: u64,
-    detaching: u64,
-}
+pub struct Mark(u64);
 
 /// Which server a session talks to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -170,7 +166,6 @@ impl World {
             ledger: Ledger::default(),
             weather: Weather::default(),
             changes: Changes::default(),
-            detaching: Changes::default(),
             questions,
             blinking: RwLock::new(()),
             prepared: Mutex::default(),
@@ -227,21 +222,12 @@ impl World {
         addresses.redis = redis.socket().to_owned();
     }
 
-    /// Where a transaction begins among the changes of the catalogue.
     pub fn mark(&self) -> Mark {
-        Mark { changes: self.changes.mark(), detaching: self.detaching.mark() }
+        Mark(self.changes.mark())
     }
 
     pub fn changed_since(&self, mark: Mark) -> bool {
-        self.changes.any_since(mark.changes)
-    }
-
-    /// Whether PostgreSQL itself may answer a question about partitions in two ways: between its
-    /// two transactions, DETACH PARTITION CONCURRENTLY leaves plans that still read the partition
-    /// beside new ones that do not.
-    pub fn is_ambiguous(&self, question: &Question, side: Side, mark: Mark) -> bool {
-        question.key.starts_with("parts")
-            && (side == Side::Standby || self.detaching.any_since(mark.detaching))
+        self.changes.any_since(mark.0)
     }
 
     /// For the thread of troubles.

@@ -87,11 +87,7 @@ fn change_once(
     tracking: bool,
 ) -> Result<(), Error> {
     let alone = tracking.then(|| world.blinking.write().unwrap_or_else(PoisonError::into_inner));
-    let detaches = script.iter().any(|statement| statement.contains("CONCURRENTLY"));
     world.changes.begin();
-    if detaches {
-        world.detaching.begin();
-    }
     // Nobody else changes the catalogue: a difference in here has no excuse.
     let mut result = perform(world, client, random, script, None);
     if alone.is_some() {
@@ -104,9 +100,6 @@ fn change_once(
             world.tally.rest(Duration::from_millis(50));
             result = client.batch_execute(SESSION);
         }
-    }
-    if detaches {
-        world.detaching.end();
     }
     world.changes.end();
     world.tally.transactions.fetch_add(1, Ordering::Relaxed);
@@ -210,7 +203,7 @@ fn look_inside(
     world.tally.reads.fetch_add(1, Ordering::Relaxed);
     let same: bool = row.get(0);
     if !same && mark.is_some_and(|mark| world.changed_since(mark)) {
-        world.tally.excused.fetch_add(1, Ordering::Relaxed);
+        world.tally.vanished();
     } else if !same {
         let text = |column| row.get::<_, Option<String>>(column).unwrap_or_else(|| "null".into());
         world.tally.violation(format!(

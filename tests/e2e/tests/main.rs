@@ -6,6 +6,12 @@
 mod base;
 mod breaker;
 mod bump;
+mod command_cluster;
+mod command_errors;
+mod command_fuzz;
+mod command_replies;
+mod command_roles;
+mod commands;
 mod commits;
 mod consumers;
 mod debts;

@@ -3,7 +3,7 @@
 //! Invariant: every variant of `Error` and every `Reason` stands in it. Without it, people would
 //! meet errors that no page explains.
 
-use super::{Error, Limits, Outbox, Replied, Sending, Tracking};
+use super::{Asking, Error, Limits, Outbox, Replied, Sending, Tracking};
 use crate::key::{KEY_BYTES_MAX, RESERVED_PREFIX};
 use crate::reason::Reason;
 
@@ -108,13 +108,8 @@ pub fn catalogue() -> Vec<Error> {
 fn of_triggers() -> Vec<Error> {
     let mut errors: Vec<Error> = Tracking::examples().into_iter().map(Error::Tracking).collect();
     errors.extend(Sending::examples().into_iter().map(Error::from));
-    errors.extend([
-        Error::MessageTooLarge { bytes: 9_000_000, bytes_max: 8_388_608 },
-        Error::CommandRefused {
-            command: "FLUSHALL".into(),
-            why: crate::command::Kind::Administrative.sentence(),
-        },
-    ]);
+    errors.push(Error::MessageTooLarge { bytes: 9_000_000, bytes_max: 8_388_608 });
+    errors.extend(Asking::examples().into_iter().map(Error::Asking));
     errors
 }
 
@@ -155,6 +150,9 @@ fn condition(sqlstate: &str) -> &'static str {
         "08001" => "sqlclient_unable_to_establish_sqlconnection",
         "08006" => "connection_failure",
         "08P01" => "protocol_violation",
+        "22003" => "numeric_value_out_of_range",
+        "22021" => "character_not_in_repertoire",
+        "22P02" => "invalid_text_representation",
         "0A000" => "feature_not_supported",
         "22004" => "null_value_not_allowed",
         "22023" => "invalid_parameter_value",
@@ -163,11 +161,14 @@ fn condition(sqlstate: &str) -> &'static str {
         "28P01" => "invalid_password",
         "39P01" => "trigger_protocol_violated",
         "38000" => "external_routine_exception",
+        "40000" => "transaction_rollback",
         "42501" => "insufficient_privilege",
         "42601" => "syntax_error",
         "42602" => "invalid_name",
         "42701" => "duplicate_column",
         "42703" => "undefined_column",
+        "42704" => "undefined_object",
+        "42710" => "duplicate_object",
         "42809" => "wrong_object_type",
         "42883" => "undefined_function",
         "42P01" => "undefined_table",
@@ -182,8 +183,10 @@ fn condition(sqlstate: &str) -> &'static str {
         "53400" => "configuration_limit_exceeded",
         "54000" => "program_limit_exceeded",
         "55000" => "object_not_in_prerequisite_state",
+        "55006" => "object_in_use",
         "55P03" => "lock_not_available",
         "57P03" => "cannot_connect_now",
+        "58030" => "io_error",
         "F0000" => "config_file_error",
         _ => "",
     }
