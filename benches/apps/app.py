@@ -81,6 +81,9 @@ def fill_stream(calls):
 
 def fill_queue(calls):
     row("SELECT count(redis_enqueue('bench', '{\"order\":1}')) FROM generate_series(1, %s)", calls)
+    # They are delivered behind the commit.
+    while row("SELECT coalesce(sum(ready), 0) FROM redis_queues WHERE queue = 'bench'")[0] < calls:
+        time.sleep(0.005)
 
 
 def then(query, command):

@@ -4,25 +4,21 @@ use pgrx::pg_sys;
 
 use super::call::Call;
 
-/// The row of these columns, in the order of the function's declaration; `None` is NULL. With
-/// another number of them than the SQL script declares, all are NULL: only a script of another
-/// version can say so, and reading beyond the end would be worse.
+/// The row of these columns, in the order of the function's declaration; `None` is NULL. Only the
+/// SQL script of another version can declare another number of them, and that is an error: a row
+/// that says nothing would be read as a yes.
 pub fn datum(call: &Call, columns: &[Option<pg_sys::Datum>]) -> pg_sys::Datum {
     let mut shape: pg_sys::TupleDesc = std::ptr::null_mut();
     // SAFETY: looks up the declared result of the function that is being served.
     unsafe {
         pg_sys::get_call_result_type(call.raw(), std::ptr::null_mut(), &raw mut shape);
     }
-    if shape.is_null() {
-        return call.null();
-    }
-    // SAFETY: the descriptor was just made, in this call's memory context.
-    let declared = usize::try_from(unsafe { (*shape).natts }).unwrap_or(0);
-    let column =
-        |index: usize| columns.get(index).copied().flatten().filter(|_| declared == columns.len());
+    // SAFETY: NULL, or a descriptor that was just made in this call's memory context.
+    let declared = unsafe { shape.as_ref() }.map_or(0, |shape| shape.natts);
+    assert!(usize::try_from(declared) == Ok(columns.len()), "a row of {declared} columns");
     let mut values: Vec<pg_sys::Datum> =
-        (0..declared).map(|index| column(index).unwrap_or(pg_sys::Datum::from(0usize))).collect();
-    let mut nulls: Vec<bool> = (0..declared).map(|index| column(index).is_none()).collect();
+        columns.iter().map(|column| column.unwrap_or(pg_sys::Datum::from(0usize))).collect();
+    let mut nulls: Vec<bool> = columns.iter().map(Option::is_none).collect();
     // SAFETY: gives an anonymous row type its number.
     let shape = unsafe { pg_sys::BlessTupleDesc(shape) };
     // SAFETY: as many values and marks as the descriptor has columns, of its types.

@@ -9,6 +9,7 @@ import { createHash } from 'node:crypto';
 import { readFileSync } from 'node:fs';
 import { createRequire } from 'node:module';
 import { createInterface } from 'node:readline';
+import { setTimeout } from 'node:timers/promises';
 
 // The packages stand elsewhere: a directory of node_modules that scripts/fetch-node made.
 const [modules, host, name, socket, script] = process.argv.slice(2);
@@ -148,13 +149,17 @@ for (const [name, [command, statement]] of Object.entries(commands)) {
     await own();
     await command();
   };
-  cases[name] = { own, redis: command, app: both, sql: statement };
+  const atOnce = () => Promise.all([own(), command()]);
+  cases[name] = { own, redis: command, app: both, both: atOnce, sql: statement };
 }
 
 async function fill(way, calls) {
   if (way === 'sql') {
     const jobs = 'SELECT count(redis_enqueue(\'bench\', \'{"order":1}\')) FROM generate_series(1, $1)';
     await row(jobs, calls);
+    // They are delivered behind the commit.
+    const ready = "SELECT coalesce(sum(ready), 0) AS ready FROM redis_queues WHERE queue = 'bench'";
+    while (Number((await row(ready)).ready) < calls) await setTimeout(5);
   } else if (way !== 'own') {
     await Promise.all(Array.from({ length: calls }, () => send(1)));
   }

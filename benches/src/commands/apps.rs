@@ -29,8 +29,12 @@ const WHEELS: [[&str; 3]; 5] = [
 /// What an application that limits by itself sends, and pg_cache too.
 const SCRIPT: &str = "src/client/lua/limit_1.lua";
 
+const NODE: &str = "Node";
+
 pub struct App {
     pub title: &'static str,
+    /// Whether it can wait for two answers.
+    pub is_concurrent: bool,
     process: Child,
     asked: ChildStdin,
     answers: Lines<BufReader<ChildStdout>>,
@@ -39,7 +43,7 @@ pub struct App {
 /// Those whose packages can be had.
 pub fn start(pair: &Pair) -> Outcome<Vec<App>> {
     let mut apps = Vec::new();
-    for (title, app) in [("Python", python(pair)), ("Node", node(pair))] {
+    for (title, app) in [("Python", python(pair)), (NODE, node(pair))] {
         match app {
             Ok(app) => apps.push(app),
             Err(why) => println!("DOUBTFUL    the application in {title} is left out: {why}"),
@@ -83,7 +87,7 @@ fn node(pair: &Pair) -> Outcome<App> {
     let mut command = Command::new("node");
     command.arg(app.join("app.mjs")).arg(modules);
     command.arg(pair.postgres.socket_dir()).arg("test");
-    App::spawn("Node", command, pair)
+    App::spawn(NODE, command, pair)
 }
 
 impl App {
@@ -94,7 +98,8 @@ impl App {
         let asked = process.stdin.take().ok_or("no pipe to the application")?;
         let answers = process.stdout.take().ok_or("no pipe from the application")?;
         let answers = BufReader::new(answers).lines();
-        let mut app = App { title, process, asked, answers };
+        let is_concurrent = title == NODE;
+        let mut app = App { title, is_concurrent, process, asked, answers };
         match app.answer()? {
             Value::String(word) if word == "ready" => Ok(app),
             other => Err(format!("it said {other}").into()),

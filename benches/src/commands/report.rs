@@ -13,7 +13,7 @@ use serde_json::{Value, json};
 use super::{APP, Case, SQL, WAYS};
 use crate::Outcome;
 use crate::facts::Facts;
-use crate::samples::quantile;
+use crate::samples::{Samples, Summary, quantile};
 
 const BEGIN: &str = "<!-- Commands: written by scripts/bench --record -->\n";
 const END: &str = "<!-- Commands: end -->\n";
@@ -22,13 +22,17 @@ const ABOUT: &str = "\
 An application has a query of its own to make, and something to do in Redis. *own* is the query
 by itself: a row by its primary key, and for jobs an INSERT that commits. *redis* is the command
 by itself, by redis-py or node-redis. *app* is both from the application, one after the other:
-the query, then the command (a job: XREADGROUP, INSERT, XACK). *sql* is both in one statement.
-PostgreSQL is reached by psycopg or pg, prepared, over a Unix socket in all of them, Redis over
-a Unix socket too; one connection each, one call at a time, nothing pinned, no fsync. A session
-is read as connect-redis does: GET and JSON, and EXPIRE to touch. The rate limit is the same
-script in both. What `app` does to a job is not in one transaction with the row; what `sql` does
-is. In each round every way makes 20 measured calls after 3 that are not, in turns; the ratio is
-that of the medians of one round, its median over the rounds, and the quartiles.
+the query, then the command (a job: XREADGROUP, INSERT, XACK). *both* is both from the
+application at once, with Promise.all, where the query and the command may go at once. *sql* is
+both in one statement. PostgreSQL is reached by psycopg or pg, prepared, over a Unix socket in
+all of them, Redis over a Unix socket too; one connection each, one call at a time, nothing
+pinned, no fsync. A session is read as connect-redis does: GET and JSON, and EXPIRE to touch.
+The rate limit is the same script in both. A job that `app` sends is in Redis when the call
+ends, and lost if the application dies before it; one that `sql` sends is committed with the
+row, and the worker delivers it behind. What `app` does to a job is not in one transaction with
+the row; what `sql` does is. In each round every way makes 20 measured calls after 3 that are
+not, in turns; the ratio is that of the medians of one round, its median over the rounds, and
+the quartiles.
 ";
 
 pub fn print(cases: &[Case]) {
@@ -69,10 +73,11 @@ fn tables(cases: &[Case]) -> String {
     for case in cases {
         if case.app != app {
             app = case.app;
-            text +=
-                &format!("\n| {app:<24} |   own | redis |   app |   sql | sql / app           | ");
+            text += &format!(
+                "\n| {app:<24} |   own | redis |   app |  both |   sql | sql / app           | "
+            );
             text += "p99 app | p99 sql | app a second | sql a second |\n";
-            text += &format!("|{:-<26}|------:|------:|------:|------:|{:-<21}|", "", "");
+            text += &format!("|{:-<26}|------:|------:|------:|------:|------:|{:-<21}|", "", "");
             text += "--------:|--------:|-------------:|-------------:|\n";
         }
         text += &row(case);
@@ -82,7 +87,11 @@ fn tables(cases: &[Case]) -> String {
 
 fn row(case: &Case) -> String {
     let of: Vec<_> = case.samples.iter().map(|samples| samples.summary()).collect();
-    let medians: String = of.iter().map(|of| format!(" {:>5.0} |", of.median_us)).collect();
+    let median = |of: &Summary| match of.count {
+        0 => " ".repeat(6) + " |",
+        _ => format!(" {:>5.0} |", of.median_us),
+    };
+    let medians: String = of.iter().map(median).collect();
     let ratios = case.ratios();
     let part = |part| quantile(ratios.iter().copied(), part);
     let ratio = format!("{:.2} ({:.2} to {:.2})", part(0.5), part(0.25), part(0.75));
@@ -99,8 +108,8 @@ fn row(case: &Case) -> String {
 
 pub fn as_json(cases: &[Case]) -> Value {
     let case = |case: &Case| {
-        let ways = WAYS.iter().zip(&case.samples).map(|(way, samples)| {
-            let summary = samples.summary();
+        let measured = WAYS.iter().zip(case.samples.iter().map(Samples::summary));
+        let ways = measured.filter(|(_, summary)| summary.count > 0).map(|(way, summary)| {
             json!({
                 "way": way, "calls": summary.count, "mean_us": summary.mean_us,
                 "median_us": summary.median_us, "p99_us": summary.p99_us, "max_us": summary.max_us,

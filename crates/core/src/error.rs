@@ -38,18 +38,6 @@ impl From<Outbox> for Error {
     }
 }
 
-impl From<Replied> for Error {
-    fn from(error: Replied) -> Self {
-        Error::Replied(error)
-    }
-}
-
-impl From<Tracking> for Error {
-    fn from(error: Tracking) -> Self {
-        Error::Tracking(error)
-    }
-}
-
 impl From<Sending> for Error {
     fn from(error: Sending) -> Self {
         Error::Sending(Box::new(error))

@@ -5,7 +5,7 @@ use std::time::Duration;
 use pg_cache_e2e::outcome::{sqlstate, words};
 use pg_cache_e2e::trouble::use_url;
 use pg_cache_e2e::{Notices, Scene};
-use pg_cache_testbed::Redis;
+use pg_cache_testbed::{Redis, eventually};
 use postgres::Client;
 
 /// allowed, limit, remaining, and whether the two times are known.
@@ -261,4 +261,42 @@ fn a_call_can_be_cancelled() {
     // On another connection, and the late answer is not taken for this one's. The cancelled
     // request was received: it may have counted.
     assert!(ask(&mut client, "'other', 3, '1 hour'") == (true, 3, Some(2), false, true));
+}
+
+#[test]
+fn a_request_counts_once_whatever_becomes_of_its_connection() {
+    // Danger: a lost answer is taken for a lost request, and sent again: two tokens for one page.
+    let scene = Scene::new();
+    let (mut client, mut judge) = (scene.connect(), scene.connect());
+    let (call, peek) = ("'k', 5, '1 hour'", "'k', 5, '1 hour', cost => 0");
+    assert_eq!(ask(&mut client, call).2, Some(4));
+    scene.redis.cli(&["CLIENT", "KILL", "TYPE", "normal"]);
+    assert_eq!(ask(&mut client, call), (true, 5, Some(3), false, true), "on a new connection");
+    assert_eq!(ask(&mut judge, peek).2, Some(3));
+    client.batch_execute("SET pg_cache.timeout_ms = 50").unwrap();
+    scene.redis.freeze();
+    assert_eq!(ask(&mut client, call), (true, 5, None, false, false));
+    scene.redis.thaw();
+    // It had been received, so it is carried out, though nobody hears the answer.
+    eventually(Duration::from_secs(10), "the request is carried out", || {
+        ask(&mut judge, peek).2 == Some(2)
+    });
+    eventually(Duration::from_secs(10), "redis is asked again", || {
+        ask(&mut client, peek).2 == Some(2)
+    });
+}
+
+#[test]
+fn the_first_moments_after_create_extension_have_limits_too() {
+    // Danger: a limit waits for the worker's registration, or fails until it is done.
+    let scene = Scene::new();
+    let name = format!("{}_new", scene.database());
+    let mut admin = scene.connect();
+    admin.batch_execute(&format!("CREATE DATABASE {name}")).unwrap();
+    scene.prepare_database(&name);
+    let mut client = scene.connect_to("postgres", &name);
+    let sql = "BEGIN; CREATE EXTENSION pg_cache";
+    client.batch_execute(sql).unwrap();
+    assert_eq!(ask(&mut client, "'k', 5, '1 hour'"), (true, 5, Some(4), false, true));
+    client.batch_execute("ROLLBACK").unwrap();
 }

@@ -3,7 +3,7 @@
 //! Invariant: as in the catalogue; the code that Redis gives decides, and its prose only where the
 //! code is ERR, which says nothing. Prose that nobody knows is an error like any other.
 
-use super::sentence;
+use super::{Error, sentence};
 
 const HEAD_BYTES_MAX: usize = 1024;
 
@@ -161,6 +161,12 @@ const WORDS: [(&str, Called); 21] = [
 ];
 
 const OTHER: Called = called("38000", "redis refused the command", "");
+
+impl From<Replied> for Error {
+    fn from(error: Replied) -> Self {
+        Error::Replied(error)
+    }
+}
 
 impl Replied {
     /// One of each, for the catalogue.
