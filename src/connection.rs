@@ -155,6 +155,15 @@ pub fn warn_unsettled(failure: &Failure) {
     }
 }
 
+/// Warns that a rate limit could not be asked, as seldom. Not of an open breaker only: then another
+/// backend may have tried, and this one would stay silent with its gate open.
+pub fn warn_unlimited(failure: &Failure, allowed: bool) {
+    let now_ms = host::monotonic_ms();
+    if WARNINGS.with(|warnings| warnings.borrow_mut().allow(now_ms)) {
+        error::warn_unlimited(failure.reason, &failure.detail, allowed);
+    }
+}
+
 /// Warns that messages of a committed transaction were lost, as seldom.
 pub fn warn_lost(failure: &Failure, lost: usize) {
     let now_ms = host::monotonic_ms();

@@ -26,6 +26,7 @@ mod flush;
 mod health;
 mod jobs;
 mod launcher;
+mod limit;
 mod outbox;
 mod read;
 mod recipe;

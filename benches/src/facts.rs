@@ -66,7 +66,7 @@ impl Facts {
 }
 
 /// Of the last minute.
-fn load_average() -> f64 {
+pub fn load_average() -> f64 {
     let text = fs::read_to_string("/proc/loadavg").unwrap_or_default();
     text.split(' ').next().and_then(|first| first.parse().ok()).unwrap_or(f64::NAN)
 }

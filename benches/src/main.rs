@@ -6,6 +6,7 @@
 
 mod affinity;
 mod cases;
+mod commands;
 mod entries;
 mod facts;
 mod flights;
@@ -26,16 +27,22 @@ use crate::report::LayoutResult;
 pub type Outcome<T> = Result<T, Box<dyn Error>>;
 
 const ROUNDS: usize = 200;
-const USAGE: &str = "usage: scripts/bench [--rounds N] [--only reads|writes]";
+const USAGE: &str = "usage: scripts/bench [--rounds N] [--only reads|writes|commands] [--record]";
 
 /// Writers take seconds where readers take microseconds.
 const READ_ROUNDS_PER_WRITE_ROUND: usize = 10;
+
+/// Two applications, eight cases, four ways each.
+const READ_ROUNDS_PER_COMMAND_ROUND: usize = 4;
 
 /// What the command line asks for.
 struct Plan {
     rounds: usize,
     reads: bool,
     writes: bool,
+    commands: bool,
+    /// Whether what the commands cost is written into the document.
+    record: bool,
 }
 
 fn main() -> ExitCode {
@@ -61,14 +68,20 @@ fn cause(error: &dyn Error) -> String {
 }
 
 fn plan() -> Outcome<Plan> {
-    let mut plan = Plan { rounds: ROUNDS, reads: true, writes: true };
+    let mut plan =
+        Plan { rounds: ROUNDS, reads: true, writes: true, commands: true, record: false };
     let mut words = std::env::args().skip(1);
     while let Some(word) = words.next() {
+        if word == "--record" {
+            plan.record = true;
+            continue;
+        }
         let value = words.next().unwrap_or_default();
         match (word.as_str(), value.as_str()) {
             ("--rounds", number) => plan.rounds = number.parse()?,
-            ("--only", "reads") => plan.writes = false,
-            ("--only", "writes") => plan.reads = false,
+            ("--only", "reads") => (plan.writes, plan.commands) = (false, false),
+            ("--only", "writes") => (plan.reads, plan.commands) = (false, false),
+            ("--only", "commands") => (plan.reads, plan.writes) = (false, false),
             _ => return Err(format!("what is {word} {value}?").into()),
         }
     }
@@ -82,12 +95,20 @@ fn run(plan: &Plan) -> Outcome<()> {
     let facts = facts::collect(&pair, plan.rounds)?;
     report::print_head(&facts);
     let results = if plan.reads { read(&pair, plan.rounds)? } else { Vec::new() };
+    let commands = match plan.commands {
+        true => commands::run(&pair, plan.rounds.div_ceil(READ_ROUNDS_PER_COMMAND_ROUND))?,
+        false => Vec::new(),
+    };
+    commands::report::print(&commands);
+    if plan.record {
+        commands::report::record(&facts, &commands)?;
+    }
     drop(pair);
     let writes = match plan.writes {
         true => writes::run(plan.rounds.div_ceil(READ_ROUNDS_PER_WRITE_ROUND))?,
         false => Value::Null,
     };
-    println!("\nresults: {}", report::write_json(&facts, &results, &writes)?.display());
+    println!("\nresults: {}", report::write_json(&facts, &results, &writes, &commands)?.display());
     Ok(())
 }
 

@@ -10,6 +10,7 @@ use serde_json::{Value, json};
 
 use crate::Outcome;
 use crate::affinity::Layout;
+use crate::commands::{self, Case};
 use crate::facts::Facts;
 use crate::rounds::Measured;
 use crate::samples::{Summary, quantile};
@@ -69,7 +70,12 @@ pub fn print_layout(result: &LayoutResult) {
     }
 }
 
-pub fn write_json(facts: &Facts, results: &[LayoutResult], writes: &Value) -> Outcome<PathBuf> {
+pub fn write_json(
+    facts: &Facts,
+    results: &[LayoutResult],
+    writes: &Value,
+    commands: &[Case],
+) -> Outcome<PathBuf> {
     let target = std::env::var_os("CARGO_TARGET_DIR").map_or_else(
         || Path::new(env!("CARGO_MANIFEST_DIR")).with_file_name("target"),
         PathBuf::from,
@@ -78,7 +84,8 @@ pub fn write_json(facts: &Facts, results: &[LayoutResult], writes: &Value) -> Ou
     fs::create_dir_all(&folder)?;
     let file = folder.join("results.json");
     let layouts: Vec<Value> = results.iter().map(layout_as_json).collect();
-    let all = json!({ "facts": facts.as_json(), "layouts": layouts, "writes": writes });
+    let all = json!({ "facts": facts.as_json(), "layouts": layouts, "writes": writes,
+                      "commands": commands::report::as_json(commands) });
     fs::write(&file, format!("{all:#}\n"))?;
     Ok(file)
 }

@@ -20,6 +20,7 @@ struct Round {
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Summary {
     pub count: usize,
+    pub mean_us: f64,
     pub median_us: f64,
     pub p99_us: f64,
     pub max_us: f64,
@@ -35,6 +36,7 @@ impl Samples {
         let all = sorted(self.rounds.iter().flat_map(|round| round.times_us.iter().copied()));
         Summary {
             count: all.len(),
+            mean_us: all.iter().sum::<f64>() / all.len() as f64,
             median_us: rank(&all, 0.5),
             p99_us: rank(&all, 0.99),
             max_us: rank(&all, 1.0),

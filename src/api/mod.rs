@@ -2,6 +2,7 @@
 
 pub mod cached;
 pub mod commands;
+pub mod limits;
 pub mod messages;
 pub mod ops;
 pub mod queues;

@@ -5,6 +5,7 @@
 
 pub mod failure;
 pub mod inbox;
+pub mod limits;
 pub mod link;
 pub mod making;
 pub mod messages;

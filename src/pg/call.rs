@@ -103,6 +103,11 @@ impl Call {
         pg_sys::Datum::from(0usize)
     }
 
+    /// As C functions want it.
+    pub fn raw(&self) -> pg_sys::FunctionCallInfo {
+        self.fcinfo
+    }
+
     /// What a trigger function is called with.
     pub fn context(&self) -> pg_sys::fmNodePtr {
         self.info().context

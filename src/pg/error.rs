@@ -265,6 +265,12 @@ pub fn warn_unsettled(reason: Reason, detail: &str) {
     warn("redis is not usable, the change is noted in redis_debt", reason, detail);
 }
 
+/// One WARNING for rate limits that nobody counts.
+pub fn warn_unlimited(reason: Reason, detail: &str, allowed: bool) {
+    let what = if allowed { "allows all requests" } else { "denies all requests" };
+    warn(&format!("redis is not usable, redis_rate_limit {what}"), reason, detail);
+}
+
 /// One WARNING for messages that a committed transaction could not send.
 pub fn warn_lost(reason: Reason, detail: &str, lost: usize) {
     let messages = if lost == 1 { "message is" } else { "messages are" };

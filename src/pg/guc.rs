@@ -35,6 +35,8 @@ static QUEUE_BACKOFF_MS: GucSetting<i32> = GucSetting::<i32>::new(1_000);
 static QUEUE_DONE_KEEP_S: GucSetting<i32> = GucSetting::<i32>::new(600);
 static ON_UNREACHABLE: GucSetting<OnUnreachable> =
     GucSetting::<OnUnreachable>::new(OnUnreachable::Fence);
+static RATE_LIMIT_ON_UNREACHABLE: GucSetting<OnUnlimited> =
+    GucSetting::<OnUnlimited>::new(OnUnlimited::Allow);
 #[cfg(feature = "faults")]
 static FAULT_POINT: GucSetting<Option<CString>> = GucSetting::<Option<CString>>::new(None);
 
@@ -43,6 +45,17 @@ static FAULT_POINT: GucSetting<Option<CString>> = GucSetting::<Option<CString>>:
 pub enum OnUnreachable {
     #[name = c"fence"]
     Fence,
+    #[name = c"error"]
+    Error,
+}
+
+/// What a rate limit answers that Redis cannot be asked for.
+#[derive(Clone, Copy, PartialEq, Eq, PostgresGucEnum)]
+pub enum OnUnlimited {
+    #[name = c"allow"]
+    Allow,
+    #[name = c"deny"]
+    Deny,
     #[name = c"error"]
     Error,
 }
@@ -60,6 +73,7 @@ pub fn register() {
     register_reading();
     register_commit();
     register_queues();
+    register_limits();
     #[cfg(feature = "faults")]
     string(
         c"pg_cache.fault_point",
@@ -258,6 +272,18 @@ fn register_queues() {
     );
 }
 
+/// A user who could set it would open his own gate by asking for a Redis that answers too late.
+fn register_limits() {
+    GucRegistry::define_enum_guc(
+        c"pg_cache.rate_limit_on_unreachable",
+        c"What redis_rate_limit answers if it cannot ask Redis: allow, deny, or an error.",
+        c"",
+        &RATE_LIMIT_ON_UNREACHABLE,
+        GucContext::Suset,
+        GucFlags::default(),
+    );
+}
+
 fn string(
     name: &'static CStr,
     about: &'static CStr,
@@ -434,6 +460,10 @@ pub fn queue_done_keep_s() -> u64 {
 
 pub fn on_unreachable_is_error() -> bool {
     ON_UNREACHABLE.get() == OnUnreachable::Error
+}
+
+pub fn rate_limit_on_unreachable() -> OnUnlimited {
+    RATE_LIMIT_ON_UNREACHABLE.get()
 }
 
 #[cfg(feature = "faults")]

@@ -32,6 +32,7 @@ pub mod plan;
 pub mod privileges;
 pub mod queue;
 pub mod quote;
+pub mod record;
 pub mod recordset;
 pub mod row_groups;
 pub mod row_json;

@@ -7,6 +7,7 @@
 
 mod asking;
 mod catalogue;
+mod limits;
 mod outbox;
 mod queue;
 mod replied;
@@ -17,6 +18,7 @@ mod unreachable;
 
 pub use asking::Asking;
 pub use catalogue::{catalogue, markdown};
+pub use limits::Limits;
 pub use outbox::Outbox;
 pub use queue::{Queue, Untimely};
 pub use replied::Replied;
@@ -27,18 +29,6 @@ pub use tracking::Tracking;
 use crate::reason::Reason;
 
 const TTL_HINT: &str = "Give a number of seconds or an interval, such as 300 or '5 minutes'.";
-
-impl From<Replied> for Error {
-    fn from(error: Replied) -> Self {
-        Error::Replied(error)
-    }
-}
-
-impl From<Tracking> for Error {
-    fn from(error: Tracking) -> Self {
-        Error::Tracking(error)
-    }
-}
 
 impl From<Sending> for Error {
     fn from(error: Sending) -> Self {
@@ -86,6 +76,7 @@ pub enum Error {
     NoWorkerSlot,
     PrefixTooLong { bytes: usize, bytes_max: usize },
     BucketsOutOfRange { given: i32, most: i32 },
+    Limits(Limits),
     Outbox(Outbox),
     Queue(Queue),
     Replied(Replied),
@@ -130,6 +121,7 @@ impl Error {
             Error::NoWorkerSlot => "53400",
             Error::PrefixTooLong { .. } => "54000",
             Error::BucketsOutOfRange { .. } => "22023",
+            Error::Limits(error) => error.sqlstate(),
             Error::Outbox(error) => error.sqlstate(),
             Error::Queue(error) => error.sqlstate(),
             Error::Replied(error) => error.sqlstate(),
@@ -201,6 +193,7 @@ impl Error {
             Error::BucketsOutOfRange { given, .. } => {
                 format!("number of buckets out of range: {given}")
             }
+            Error::Limits(error) => error.message(),
             Error::Outbox(error) => error.message(),
             Error::Queue(error) => error.message(),
             Error::Replied(error) => error.message(),
@@ -272,6 +265,7 @@ impl Error {
                  either."
                     .into()
             }
+            Error::Limits(error) => return error.detail(),
             Error::Outbox(error) => return error.detail(),
             Error::Queue(error) => return error.detail(),
             Error::Replied(error) => return error.detail(),
@@ -347,6 +341,7 @@ impl Error {
                 "Write the names of columns in braces and a colon between them, as in \
                  'user:{id}:{language}'."
             }
+            Error::Limits(error) => return error.hint(),
             Error::Outbox(error) => return error.hint(),
             Error::Queue(error) => return error.hint(),
             Error::Replied(error) => return error.hint(),
@@ -374,126 +369,4 @@ impl std::fmt::Display for Error {
 impl std::error::Error for Error {}
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use std::collections::BTreeSet;
-
-    /// A number per variant: a new variant does not compile until it stands here.
-    fn variant(error: &Error) -> usize {
-        match error {
-            Error::NullArgument { .. } => 0,
-            Error::KeyTooLong { .. } => 1,
-            Error::KeyReserved { .. } => 2,
-            Error::TtlNotPositive => 3,
-            Error::TtlTooLong { .. } => 4,
-            Error::TtlInvalid { .. } => 5,
-            Error::TtlType { .. } => 6,
-            Error::NotOneStatement { .. } => 7,
-            Error::NotSelect { .. } => 8,
-            Error::WritingCte => 9,
-            Error::RowLock { .. } => 10,
-            Error::VolatileFunction { .. } => 11,
-            Error::Nested => 12,
-            Error::ArgumentCount { .. } => 13,
-            Error::ArgumentPseudoType { .. } => 14,
-            Error::ColumnNotReturned { .. } => 15,
-            Error::DuplicateColumn { .. } => 16,
-            Error::UrlInvalid { .. } => 17,
-            Error::UrlSchemeLater { .. } => 18,
-            Error::PasswordFile { .. } => 19,
-            Error::ServerTooOld { .. } => 20,
-            Error::Unreachable { .. } => 21,
-            Error::FlushPattern => 22,
-            Error::RowsContext => 23,
-            Error::ViewName { .. } => 24,
-            Error::Sample => 25,
-            Error::Unsettled { .. } => 26,
-            Error::DebtLocked => 27,
-            Error::TemplateInvalid { .. } => 28,
-            Error::RepairInTransaction => 29,
-            Error::RepairOnStandby => 30,
-            Error::RepairUnfinished { .. } => 31,
-            Error::NoWorkerSlot => 32,
-            Error::PrefixTooLong { .. } => 33,
-            Error::BucketsOutOfRange { .. } => 34,
-            Error::DependsArgument => 35,
-            Error::Tracking(_) => 36,
-            Error::CannotVerify { .. } => 37,
-            Error::Outbox(_) => 41,
-            Error::Queue(_) => 43,
-            Error::Replied(_) => 42,
-            Error::Session(_) => 44,
-            Error::Sending(_) => 38,
-            Error::MessageTooLarge { .. } => 39,
-            Error::Asking(_) => 40,
-        }
-    }
-
-    #[test]
-    fn every_error_stands_in_the_catalogue() {
-        // Danger: an error that users meet and the documentation does not know.
-        let listed: BTreeSet<usize> = catalogue().iter().map(variant).collect();
-        assert_eq!(listed, (0..=44).collect());
-    }
-
-    #[test]
-    fn texts_keep_the_style_of_postgresql() {
-        // Danger: messages that look foreign in a log, or hints that run into the next line.
-        for error in catalogue() {
-            let message = error.message();
-            let first = message.chars().next();
-            assert!(first.is_some_and(|c| !c.is_uppercase()), "{message}");
-            assert!(!message.ends_with('.') && !message.contains('\n'), "{message}");
-            for text in [error.detail(), error.hint()].into_iter().flatten() {
-                let first = text.chars().next();
-                assert!(first.is_some_and(|c| c.is_uppercase()) || text.starts_with("pg_cache"));
-                assert!(text.ends_with('.') && !text.contains('\n'), "{text}");
-                assert!(!text.contains("  "), "{text}");
-            }
-        }
-    }
-
-    #[test]
-    fn programs_can_branch_on_the_promised_sqlstates() {
-        // Danger: a client that retries on 57P03 or reconnects on 08006 stops doing so.
-        let state = |reason| Error::Unreachable { reason, detail: String::new() }.sqlstate();
-        assert_eq!(state(Reason::Connect), "08001");
-        assert_eq!(state(Reason::Breaker), "08001");
-        assert_eq!(state(Reason::Timeout), "08006");
-        assert_eq!(state(Reason::Closed), "08006");
-        assert_eq!(state(Reason::Protocol), "08P01");
-        assert_eq!(state(Reason::NoAuth), "28P01");
-        assert_eq!(state(Reason::Loading), "57P03");
-        assert_eq!(state(Reason::Oom), "53200");
-        assert_eq!(state(Reason::ReadOnly), "25006");
-        assert_eq!(state(Reason::NoPerm), "42501");
-        assert_eq!(state(Reason::Busy), "38000");
-        assert_eq!(state(Reason::ServerError), "38000");
-        assert_eq!(Error::NullArgument { name: "key" }.sqlstate(), "22004");
-        assert_eq!(Error::KeyTooLong { bytes: 1025, bytes_max: 1024 }.sqlstate(), "54000");
-        assert_eq!(Error::KeyReserved { prefix: "pgc:" }.sqlstate(), "42939");
-        assert_eq!(Error::TtlNotPositive.sqlstate(), "22023");
-        assert_eq!(Error::TtlTooLong { max_seconds: 1 }.sqlstate(), "22023");
-        assert_eq!(Error::NotOneStatement { count: 2 }.sqlstate(), "42601");
-        assert_eq!(Error::NotSelect { command: "INSERT".into() }.sqlstate(), "0A000");
-        assert_eq!(Error::WritingCte.sqlstate(), "25006");
-        assert_eq!(Error::RowLock { clause: "FOR UPDATE".into() }.sqlstate(), "55000");
-        assert_eq!(Error::VolatileFunction { name: "random()".into() }.sqlstate(), "42P17");
-        assert_eq!(Error::Nested.sqlstate(), "42P19");
-        assert_eq!(Error::DuplicateColumn { name: "id".into() }.sqlstate(), "42701");
-        let missing = Error::ColumnNotReturned { name: "id".into(), returned: Vec::new() };
-        assert_eq!(missing.sqlstate(), "42703");
-        assert_eq!(missing.detail().as_deref(), Some("The query returns no columns."));
-    }
-
-    #[test]
-    fn what_a_server_said_ends_as_a_sentence() {
-        // Danger: "…os error 2" glued to the hint that follows it.
-        let detail = |detail: &str| {
-            Error::Unreachable { reason: Reason::Breaker, detail: detail.into() }.detail()
-        };
-        assert_eq!(detail("Gone"), Some("Gone.".into()));
-        assert_eq!(detail("Gone."), Some("Gone.".into()));
-        assert_eq!(detail(""), Some(Reason::Breaker.sentence().into()));
-    }
-}
+mod tests;

@@ -24,6 +24,7 @@ const LEASE_PREFIX: &[u8] = b"pgc:l:{";
 const RECIPE_PREFIX: &[u8] = b"pgc:q:{";
 const TOKEN_PREFIX: &[u8] = b"pgc:s:{";
 const RECORD_PREFIX: &[u8] = b"pgc:o:{";
+const LIMIT_PREFIX: &[u8] = b"pgc:r:{";
 const TAG_END: &[u8] = b"}:";
 const NAME_HEAD_BYTES: usize = SIDECAR_PREFIX.len() + TAG_BYTES + TAG_END.len();
 const SCOPE_HEX_DIGITS: usize = 16;
@@ -107,6 +108,12 @@ impl EntryKeys {
 /// What a stream has been given of the outbox of each database: a hash beside the stream.
 pub fn stream_record(stream: &[u8]) -> Vec<u8> {
     [RECORD_PREFIX, &slot_tag(slot(stream))[..], TAG_END, stream].concat()
+}
+
+/// Where a rate limit stands: in a space of its own, so that whoever may ask for one, and that is
+/// everybody, can neither read nor change anything else.
+pub fn limit(name: &[u8]) -> Vec<u8> {
+    [LIMIT_PREFIX, &slot_tag(slot(name))[..], TAG_END, name].concat()
 }
 
 /// The user's key of a sidecar's name; None if no sidecar of ours is named so.
@@ -283,6 +290,7 @@ mod tests {
         assert_eq!(keys.recipe(), b"pgc:q:{9Le}:foo");
         assert_eq!(keys.token(), b"pgc:s:{9Le}:foo");
         assert_eq!(stream_record(b"foo"), b"pgc:o:{9Le}:foo");
+        assert_eq!(limit(b"foo"), b"pgc:r:{9Le}:foo");
         assert_eq!(scoped(b"top", 0xbeef), b"top#000000000000beef");
     }
 

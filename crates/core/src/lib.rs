@@ -16,6 +16,7 @@ pub mod fence;
 mod fields;
 pub mod fill;
 pub mod fingerprint;
+pub mod gcra;
 pub mod key;
 pub mod limiter;
 pub mod message;

@@ -345,3 +345,24 @@ fn a_row_that_is_stored_comes_after_what_was_set_by_name() {
         );
     }
 }
+
+#[test]
+fn a_command_is_carried_out_once_or_not_at_all() {
+    // Danger: a lost answer is taken for a lost command, and INCR counts twice.
+    let scene = Scene::alone();
+    let mut client = scene.connect();
+    assert_eq!(one(&mut client, "redis_incr('n')"), some("1"));
+    scene.redis.cli(&["CLIENT", "KILL", "TYPE", "normal"]);
+    assert_eq!(one(&mut client, "redis_incr('n')"), some("2"), "an idle connection is replaced");
+    scene.redis.freeze();
+    refused(&mut client, "redis_incr('n')", "08006");
+    scene.redis.thaw();
+    // Redis carries out what it was sent, although nobody waits for the answer.
+    pg_cache_testbed::eventually(Duration::from_secs(10), "it is carried out", || {
+        scene.redis.cli(&["GET", "n"]) == "3"
+    });
+    pg_cache_testbed::eventually(Duration::from_secs(20), "it goes on", || {
+        client.batch_execute("SELECT redis_get('n')").is_ok()
+    });
+    assert_eq!(one(&mut client, "redis_incr('n')"), some("4"));
+}

@@ -29,6 +29,8 @@ mod histories;
 mod implicit;
 mod interrupts;
 mod invalidation;
+mod limits;
+mod limits_exact;
 mod maintenance;
 mod misbehaving;
 mod plans;

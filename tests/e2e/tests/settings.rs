@@ -237,6 +237,7 @@ fn ordinary_users_cannot_aim_the_server_at_a_host_of_theirs() {
         "pending_keys_max",
         "on_unreachable",
         "outbox_mb_max",
+        "rate_limit_on_unreachable",
     ] {
         let error = client.batch_execute(&format!("SET pg_cache.{setting} = '60'")).unwrap_err();
         assert_eq!(sqlstate(&error), "42501", "{setting}");
@@ -332,6 +333,7 @@ fn limits_of_settings_are_kept() {
         "pending_keys_max = 0",
         "pending_events_bytes_max = 0",
         "on_unreachable = perhaps",
+        "rate_limit_on_unreachable = perhaps",
     ] {
         let error = client.batch_execute(&format!("SET pg_cache.{setting}")).expect_err(setting);
         assert_eq!(sqlstate(&error), "22023", "{setting}");

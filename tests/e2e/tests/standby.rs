@@ -78,6 +78,9 @@ fn a_hot_standby_fills_and_is_served() {
         let (_, counters) = counted(&mut reader, |c| cached(c, query, query).unwrap());
         assert_eq!(counters.hits, 1, "{query}: {counters:?}");
     }
+    let limit = "SELECT allowed FROM redis_rate_limit('k', 1, '1 hour')";
+    let asked = |client: &mut Client| client.query_one(limit, &[]).unwrap().get::<_, bool>(0);
+    assert_eq!((asked(&mut reader), asked(&mut writer)), (true, false), "one limit for both");
     for sql in [
         "SELECT redis_cached('a', 60, 'SELECT v FROM t WHERE v = $1', 1)::text",
         "SELECT count(*)::text FROM redis_cached_rows('b', 60, 'SELECT v FROM t') AS r(v int)",

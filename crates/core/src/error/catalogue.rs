@@ -3,7 +3,7 @@
 //! Invariant: every variant of `Error` and every `Reason` stands in it. Without it, people would
 //! meet errors that no page explains.
 
-use super::{Asking, Error, Outbox, Queue, Replied, Sending, Session, Tracking};
+use super::{Asking, Error, Limits, Outbox, Queue, Replied, Sending, Session, Tracking};
 use crate::key::{KEY_BYTES_MAX, RESERVED_PREFIX};
 use crate::reason::Reason;
 
@@ -81,6 +81,7 @@ pub fn catalogue() -> Vec<Error> {
         Error::ServerTooOld { found: "Redis 6.2.7".into() },
     ];
     errors.extend(Outbox::examples().into_iter().map(Error::Outbox));
+    errors.extend(Limits::examples().into_iter().map(Error::Limits));
     errors.extend(Queue::examples().into_iter().map(Error::Queue));
     errors.extend(Replied::examples().into_iter().map(Error::Replied));
     errors.extend(Session::examples().into_iter().map(Error::Session));

@@ -3,7 +3,7 @@
 //! Invariant: as in the catalogue; the code that Redis gives decides, and its prose only where the
 //! code is ERR, which says nothing. Prose that nobody knows is an error like any other.
 
-use super::sentence;
+use super::{Error, sentence};
 
 const HEAD_BYTES_MAX: usize = 1024;
 
@@ -136,7 +136,7 @@ const NO_KEY: Called = called("42704", "there is no such redis key", "");
 const DISALLOWED: Called = called("42501", "redis does not allow the command here", "");
 
 /// By what ERR goes on with, in Redis and Valkey.
-const WORDS: [(&str, Called); 19] = [
+const WORDS: [(&str, Called); 21] = [
     ("unknown command", UNKNOWN),
     ("unknown subcommand", UNKNOWN),
     ("Unknown subcommand", UNKNOWN),
@@ -154,11 +154,19 @@ const WORDS: [(&str, Called); 19] = [
     ("invalid expire time", EXPIRE),
     ("no such key", NO_KEY),
     ("DEBUG command not allowed", DISALLOWED),
+    ("The user executing the script can't run", DISALLOWED),
+    ("ACL failure in script", DISALLOWED),
     ("MODULE command not allowed", DISALLOWED),
     ("CONFIG SET failed", called("22023", "redis does not take the setting", "")),
 ];
 
 const OTHER: Called = called("38000", "redis refused the command", "");
+
+impl From<Replied> for Error {
+    fn from(error: Replied) -> Self {
+        Error::Replied(error)
+    }
+}
 
 impl Replied {
     /// One of each, for the catalogue.

@@ -3,6 +3,8 @@
 //! Invariant: as in the catalogue. Each says which table, column or template is meant: it is met in
 //! a migration, or at the first write after one, by somebody who has the whole schema before them.
 
+use super::Error;
+
 /// What cannot be tracked, and triggers that are not as they must be.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Tracking {
@@ -49,6 +51,12 @@ pub enum Tracking {
     NullColumn {
         column: String,
     },
+}
+
+impl From<Tracking> for Error {
+    fn from(error: Tracking) -> Self {
+        Error::Tracking(error)
+    }
 }
 
 impl Tracking {
