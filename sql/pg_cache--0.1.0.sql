@@ -63,6 +63,22 @@ CREATE TABLE redis_outbox (
 
 COMMENT ON TABLE redis_outbox IS 'durable events that are not delivered to Redis yet';
 
+-- What redis_ack acknowledged: written with the transaction that did the job, before it asks Redis
+-- whether the job is still there; gone when Redis has confirmed that it is done. `birth` tells jobs
+-- apart that had one id after another.
+CREATE TABLE redis_job_done (
+    queue text COLLATE "C" NOT NULL,
+    id text COLLATE "C" NOT NULL,
+    birth text COLLATE "C" NOT NULL,
+    xid xid8 NOT NULL,
+    at timestamptz NOT NULL,
+    PRIMARY KEY (queue, id, birth)
+) WITH (autovacuum_vacuum_scale_factor = 0, autovacuum_vacuum_threshold = 10000);
+
+CREATE INDEX redis_job_done_at ON redis_job_done (at);
+
+COMMENT ON TABLE redis_job_done IS 'jobs that were acknowledged not long ago';
+
 INSERT INTO redis_server (system_identifier, database, generation)
     SELECT c.system_identifier, d.oid, pg_catalog.gen_random_uuid()
       FROM pg_catalog.pg_control_system() AS c, pg_catalog.pg_database AS d
@@ -322,6 +338,80 @@ CREATE FUNCTION redis_at_commit(cmd text, VARIADIC args text[] DEFAULT '{}') RET
 
 COMMENT ON FUNCTION redis_at_commit(text, text[]) IS 'sends a command to Redis, after the commit';
 
+-- Queues -------------------------------------------------------------------------------------------
+
+CREATE FUNCTION redis_enqueue(
+    queue text, payload jsonb, delay "any" DEFAULT NULL, id text DEFAULT NULL,
+    format text DEFAULT 'stream') RETURNS text
+    LANGUAGE c VOLATILE
+    AS 'MODULE_PATHNAME', 'redis_enqueue';
+
+COMMENT ON FUNCTION redis_enqueue(text, jsonb, "any", text, text) IS
+    'puts a job on a queue, with the commit; returns its id';
+
+CREATE FUNCTION redis_dequeue(
+    queue text, max integer DEFAULT 1, wait "any" DEFAULT NULL, consumer text DEFAULT NULL,
+    OUT id text, OUT payload jsonb, OUT attempt integer, OUT enqueued_at timestamptz)
+    RETURNS SETOF record
+    LANGUAGE c VOLATILE
+    AS 'MODULE_PATHNAME', 'redis_dequeue';
+
+COMMENT ON FUNCTION redis_dequeue(text, integer, "any", text) IS
+    'takes jobs from a queue, at once: they are this worker''s for a while';
+
+CREATE FUNCTION redis_ack(queue text, VARIADIC ids text[]) RETURNS bigint
+    LANGUAGE c VOLATILE
+    AS 'MODULE_PATHNAME', 'redis_ack';
+
+COMMENT ON FUNCTION redis_ack(text, text[]) IS
+    'tells that jobs are done, with the commit of the transaction that did them';
+
+CREATE FUNCTION redis_nack(
+    queue text, id text, delay "any" DEFAULT NULL, error text DEFAULT NULL) RETURNS void
+    LANGUAGE c VOLATILE
+    AS 'MODULE_PATHNAME', 'redis_nack';
+
+COMMENT ON FUNCTION redis_nack(text, text, "any", text) IS
+    'gives a job back, at once: it is handed out again later, or given up';
+
+CREATE FUNCTION redis_requeue(queue text, id text) RETURNS boolean
+    LANGUAGE c VOLATILE
+    AS 'MODULE_PATHNAME', 'redis_requeue';
+
+COMMENT ON FUNCTION redis_requeue(text, text) IS
+    'puts a job back on its queue that was given up, at once';
+
+CREATE FUNCTION redis_dead(
+    queue text, max integer DEFAULT 100,
+    OUT id text, OUT payload text, OUT attempts integer, OUT error text,
+    OUT enqueued_at timestamptz, OUT died_at timestamptz)
+    RETURNS SETOF record
+    LANGUAGE c VOLATILE
+    AS 'MODULE_PATHNAME', 'redis_dead';
+
+COMMENT ON FUNCTION redis_dead(text, integer) IS 'the jobs of a queue that were given up';
+
+CREATE FUNCTION redis_queues_json() RETURNS json
+    LANGUAGE c VOLATILE
+    AS 'MODULE_PATHNAME', 'redis_queues_json';
+
+CREATE VIEW redis_queues AS
+    SELECT * FROM pg_catalog.json_to_recordset(redis_queues_json())
+               AS t(queue text, ready bigint, in_flight bigint, delayed bigint, dead bigint,
+                    oldest_age interval);
+
+COMMENT ON VIEW redis_queues IS 'how the queues of this database stand';
+
+-- Whoever may put jobs on queues need not be able to take them.
+REVOKE ALL ON redis_job_done FROM PUBLIC;
+REVOKE ALL ON FUNCTION redis_enqueue(text, jsonb, "any", text, text) FROM PUBLIC;
+REVOKE ALL ON FUNCTION redis_dequeue(text, integer, "any", text) FROM PUBLIC;
+REVOKE ALL ON FUNCTION redis_ack(text, text[]) FROM PUBLIC;
+REVOKE ALL ON FUNCTION redis_nack(text, text, "any", text) FROM PUBLIC;
+REVOKE ALL ON FUNCTION redis_requeue(text, text) FROM PUBLIC;
+REVOKE ALL ON FUNCTION redis_dead(text, integer) FROM PUBLIC;
+REVOKE ALL ON FUNCTION redis_queues_json() FROM PUBLIC;
+
 -- Commands that act at once --------------------------------------------------------------------------
 
 CREATE FUNCTION redis_get(key text) RETURNS text
@@ -503,6 +593,50 @@ CREATE FUNCTION redis_rate_limit(
 
 COMMENT ON FUNCTION redis_rate_limit(text, integer, "any", integer, integer) IS
     'counts a request at once, and says whether it is within max a period';
+-- Sessions, in the layout of connect-redis: all of it acts at once.
+CREATE FUNCTION redis_session_new(data jsonb) RETURNS text
+    LANGUAGE c VOLATILE PARALLEL RESTRICTED
+    AS 'MODULE_PATHNAME', 'redis_session_new';
+
+CREATE FUNCTION redis_session_new(data jsonb, ttl "any") RETURNS text
+    LANGUAGE c VOLATILE PARALLEL RESTRICTED
+    AS 'MODULE_PATHNAME', 'redis_session_new';
+
+CREATE FUNCTION redis_session_get(id text, touch boolean DEFAULT false) RETURNS jsonb
+    LANGUAGE c VOLATILE PARALLEL RESTRICTED
+    AS 'MODULE_PATHNAME', 'redis_session_get';
+
+CREATE FUNCTION redis_session_set(id text, data jsonb) RETURNS void
+    LANGUAGE c VOLATILE PARALLEL RESTRICTED
+    AS 'MODULE_PATHNAME', 'redis_session_set';
+
+CREATE FUNCTION redis_session_set(id text, data jsonb, ttl "any") RETURNS void
+    LANGUAGE c VOLATILE PARALLEL RESTRICTED
+    AS 'MODULE_PATHNAME', 'redis_session_set';
+
+CREATE FUNCTION redis_session_end(id text) RETURNS boolean
+    LANGUAGE c VOLATILE PARALLEL RESTRICTED
+    AS 'MODULE_PATHNAME', 'redis_session_end';
+
+COMMENT ON FUNCTION redis_session_new(jsonb) IS
+    'makes a session, at once, that lives as its cookie says or a day, and returns its id';
+COMMENT ON FUNCTION redis_session_new(jsonb, "any") IS
+    'makes a session, at once, and returns its id';
+COMMENT ON FUNCTION redis_session_get(text, boolean) IS
+    'reads a session, now; with touch its time to live begins anew';
+COMMENT ON FUNCTION redis_session_set(text, jsonb) IS
+    'changes a session that is there, at once';
+COMMENT ON FUNCTION redis_session_set(text, jsonb, "any") IS
+    'changes a session that is there, at once, and how long it lives';
+COMMENT ON FUNCTION redis_session_end(text) IS
+    'ends a session, at once, whatever becomes of the transaction';
+
+REVOKE ALL ON FUNCTION redis_session_new(jsonb) FROM PUBLIC;
+REVOKE ALL ON FUNCTION redis_session_new(jsonb, "any") FROM PUBLIC;
+REVOKE ALL ON FUNCTION redis_session_get(text, boolean) FROM PUBLIC;
+REVOKE ALL ON FUNCTION redis_session_set(text, jsonb) FROM PUBLIC;
+REVOKE ALL ON FUNCTION redis_session_set(text, jsonb, "any") FROM PUBLIC;
+REVOKE ALL ON FUNCTION redis_session_end(text) FROM PUBLIC;
 
 -- Privileges: reading through the cache is for everybody, under the caller's own privileges; what
 -- writes Redis or tells about the server is not.

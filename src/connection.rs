@@ -172,7 +172,8 @@ pub fn warn_lost(failure: &Failure, lost: usize) {
     }
 }
 
-fn client_name() -> &'static str {
+/// How this backend is called among the clients of Redis.
+pub fn client_name() -> &'static str {
     static NAME: OnceLock<String> = OnceLock::new();
     NAME.get_or_init(|| {
         // CLIENT SETNAME refuses blanks and anything beyond printable ASCII.

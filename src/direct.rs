@@ -31,7 +31,22 @@ pub fn ask<T>(request: impl FnOnce(&mut Session) -> RedisResult<T>) -> Outcome<T
 pub fn try_ask<T>(
     request: impl FnOnce(&mut Session) -> RedisResult<T>,
 ) -> Outcome<Result<T, Failure>> {
-    let timeout = Duration::from_millis(guc::timeout_ms());
+    try_ask_within(Duration::from_millis(guc::timeout_ms()), request)
+}
+
+/// Asks for what Redis itself waits for before it answers, for so long at most.
+pub fn ask_waiting<T>(
+    wait: Duration,
+    request: impl FnOnce(&mut Session) -> RedisResult<T>,
+) -> Outcome<T> {
+    let timeout = Duration::from_millis(guc::timeout_ms()).saturating_add(wait);
+    try_ask_within(timeout, request)?.map_err(|failure| unreachable(failure).into())
+}
+
+fn try_ask_within<T>(
+    timeout: Duration,
+    request: impl FnOnce(&mut Session) -> RedisResult<T>,
+) -> Outcome<Result<T, Failure>> {
     let answer = connection::ask_once(timeout, |session| match request(session) {
         Ok(answer) => Ok(Ok(answer)),
         Err(error) => {

@@ -24,6 +24,7 @@ mod events;
 mod explain;
 mod flush;
 mod health;
+mod jobs;
 mod launcher;
 mod limit;
 mod outbox;
@@ -31,6 +32,8 @@ mod read;
 mod recipe;
 mod registry;
 mod repair;
+mod sessions;
+mod sidekiq;
 mod stats;
 mod tracking;
 mod trigger;
@@ -48,7 +51,7 @@ pub extern "C-unwind" fn _PG_init() {
     pg::guc::reserve_prefix();
     pg::surroundings::watch();
     pg::trigger::watch();
-    pg::xact::listen(vec![commit::listener(), events::listener()]);
+    pg::xact::listen(vec![commit::listener(), events::listener(), sessions::listener()]);
     if pg::shmem::is_preloading() {
         pg::shmem::reserve();
         pg::guc::keep_waits();

@@ -268,6 +268,13 @@ pub fn open_outbox(lock: u32) -> Option<(Table, Table)> {
     Some((table, index))
 }
 
+/// What was acknowledged, and the index by which it is found, if they can be had without a wait.
+pub fn open_job_done(lock: u32) -> Option<(Table, Table)> {
+    let table = open_for(lock, |tables| tables.job_done)?;
+    let index = open(|tables| tables.job_done_index)?;
+    Some((table, index))
+}
+
 /// The oid of `redis_outbox`.
 pub fn outbox_table() -> Option<Oid> {
     Tables::find().map(|tables| tables.outbox)

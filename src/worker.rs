@@ -8,6 +8,7 @@
 //! unseen by both the table and the debts.
 
 mod debts;
+mod done;
 mod making;
 mod relay;
 mod sweep;
@@ -218,6 +219,7 @@ struct Worker {
     has_resigned: bool,
     relay: relay::Relay,
     sweep: sweep::Sweep,
+    done: done::Done,
     /// Passes in a row that came to nothing.
     blocked: u32,
     /// The last trouble that the log heard of.
@@ -300,7 +302,7 @@ impl Worker {
             relayed?;
             return Ok(paid);
         }
-        if relayed? {
+        if relayed? || (!self.has_resigned && self.done.step()?) {
             return Ok(Pass::Worked);
         }
         Ok(if self.sweep.step(&registration)? { Pass::Worked } else { Pass::Done })

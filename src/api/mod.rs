@@ -5,4 +5,6 @@ pub mod commands;
 pub mod limits;
 pub mod messages;
 pub mod ops;
+pub mod queues;
+pub mod sessions;
 pub mod tracking;

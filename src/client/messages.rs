@@ -9,11 +9,12 @@ use std::sync::LazyLock;
 use std::time::Duration;
 
 use pg_cache_core::key::EntryKeys;
-use pg_cache_core::message::{Message, Stored};
+use pg_cache_core::message::{Fields, Message, Stored};
 use pg_cache_core::resp::{write_argument, write_command};
 use redis::{Script, Value};
 
 use super::failure::Failure;
+use super::queues;
 use super::session::Session;
 
 const STORE_TEXT: &str = include_str!("lua/store_4.lua");
@@ -37,6 +38,7 @@ pub struct Outgoing {
     /// Where each part ends, and how many commands it has.
     parts: Vec<Part>,
     knows_store: bool,
+    knows_finish: bool,
     /// How many entries each stream gets before it is trimmed again.
     untrimmed: HashMap<Box<[u8]>, u32>,
 }
@@ -94,6 +96,9 @@ impl Outgoing {
             Message::Job { queue, id, payload } => {
                 self.command(&[b"XADD", queue, b"*", b"id", id, b"payload", payload]);
             }
+            // These go by the outbox only.
+            Message::Enqueue { .. } => {}
+            Message::Done { queue, jobs } => self.done(queue, jobs),
             Message::Command { arguments } => {
                 let arguments: Vec<&[u8]> = arguments.iter().map(|part| &part[..]).collect();
                 self.command(&arguments);
@@ -149,6 +154,15 @@ impl Outgoing {
             ttl.as_bytes(),
         ];
         self.command(&[&script[..], &fixed, &values].concat());
+    }
+
+    /// As for the script that stores.
+    fn done(&mut self, queue: &[u8], jobs: &Fields) {
+        let mut call = queues::finish(queue, jobs);
+        if !std::mem::replace(&mut self.knows_finish, true) {
+            call = queues::finish_in_full(queue, jobs);
+        }
+        call.write_packed_command(&mut self.bytes);
     }
 
     fn command(&mut self, parts: &[&[u8]]) {

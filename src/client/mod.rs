@@ -9,10 +9,12 @@ pub mod limits;
 pub mod link;
 pub mod making;
 pub mod messages;
+pub mod queues;
 pub mod relay;
 pub mod scripts;
 pub mod server;
 pub mod session;
+pub mod sessions;
 pub mod transport;
 
 /// What this process is waiting for, for its name in `pg_stat_activity`.

@@ -16,14 +16,16 @@ use pg_cache_core::key::{EntryKeys, stream_record};
 use pg_cache_core::message::batch::{Call, calls};
 use pg_cache_core::message::place::Place;
 use pg_cache_core::message::{Message, Stored};
+use pg_cache_core::queue::{QUEUES, QueueKeys};
 use pg_cache_core::reason::Reason;
 use redis::{Cmd, Pipeline, RedisError, RedisResult, Script, Value, from_redis_value};
 
 use super::failure::Failure;
+use super::queues;
 use super::session::Session;
 
 static ADOPT: LazyLock<Script> = LazyLock::new(|| Script::new(include_str!("lua/adopt_1.lua")));
-static APPEND: LazyLock<Script> = LazyLock::new(|| Script::new(include_str!("lua/append_2.lua")));
+static APPEND: LazyLock<Script> = LazyLock::new(|| Script::new(include_str!("lua/append_5.lua")));
 static STORE: LazyLock<Script> = LazyLock::new(|| Script::new(include_str!("lua/store_4.lua")));
 
 /// What became of a message.
@@ -89,22 +91,25 @@ impl Claims {
     ) -> RedisResult<()> {
         if self.connection != session.number {
             self.drop_all();
-            for script in [&*APPEND, &*STORE] {
+            for script in [&*APPEND, &*STORE, &*queues::FINISH] {
                 script.prepare_invoke().load(session)?;
             }
             self.nonce = format!("{:016x}{:016x}", (self.random)(), (self.random)());
             self.connection = session.number;
         }
-        let mut new: Vec<&[u8]> = Vec::new();
+        let mut new: Vec<(&[u8], bool)> = Vec::new();
         for message in messages {
             if let Some(stream) = message.stream()
                 && !self.streams.contains_key(stream)
-                && !new.contains(&stream)
+                && !new.iter().any(|(known, _)| *known == stream)
             {
-                new.push(stream);
+                new.push((stream, !matches!(message, Message::Append { .. })));
             }
         }
-        for stream in new {
+        for (stream, is_queue) in new {
+            if is_queue {
+                redis::cmd("SADD").arg(QUEUES).arg(stream).exec(session)?;
+            }
             let record = stream_record(stream);
             let adopted = ADOPT.key(record).arg(&self.scope).arg(&self.nonce).invoke(session);
             // Something else stands in the record's place: the script that appends will tell.
@@ -266,7 +271,9 @@ fn append<'a>(
 ) -> Cmd {
     let Some((_, first)) = events.first().map(|at| batch[*at]) else { return Cmd::new() };
     let Some(stream) = first.stream() else { return Cmd::new() };
-    let mut command = evalsha(&APPEND, &[stream, &stream_record(stream)]);
+    let keys = QueueKeys::new(stream);
+    let record = stream_record(stream);
+    let mut command = evalsha(&APPEND, &[stream, &record, &keys.jobs, &keys.due, &keys.done]);
     command.arg(&claims.scope).arg(&claims.nonce);
     command.arg(if kept.insert(stream) { "replace" } else { "add" });
     let length_max = match first {
@@ -275,11 +282,18 @@ fn append<'a>(
     };
     let places: Vec<String> = events.iter().map(|at| batch[*at].0.to_string()).collect();
     command.arg(length_max).arg(places.join(" "));
-    command.arg(if matches!(first, Message::Job { .. }) { "job" } else { "event" });
+    command.arg(match first {
+        Message::Job { .. } => "job",
+        Message::Enqueue { .. } => "enqueue",
+        _ => "event",
+    });
     for at in events {
         match batch[*at].1 {
             Message::Append { payload, .. } => command.arg(&payload[..]),
             Message::Job { id, payload, .. } => command.arg(&id[..]).arg(&payload[..]),
+            Message::Enqueue { id, payload, delay_ms, is_named, .. } => {
+                command.arg(&id[..]).arg(&payload[..]).arg(delay_ms).arg(u8::from(*is_named))
+            }
             _ => &mut command,
         };
     }
@@ -301,8 +315,9 @@ fn other(message: &Message) -> Cmd {
             }
             command
         }
+        Message::Done { queue, jobs } => queues::finish(queue, jobs),
         // They have calls of their own kind.
-        Message::Append { .. } | Message::Job { .. } => Cmd::new(),
+        Message::Append { .. } | Message::Job { .. } | Message::Enqueue { .. } => Cmd::new(),
     }
 }
 

@@ -99,6 +99,14 @@ pub fn replace(raised: Raised, with: Error) -> Raised {
     Raised::Refused(with)
 }
 
+/// Whether an error of PostgreSQL's own has this SQLSTATE.
+pub fn is(raised: &Raised, state: &str) -> bool {
+    let Raised::Postgres(error) = raised else { return false };
+    // SAFETY: made by CopyErrorData in `catch`, and nobody has freed it.
+    let found = unsafe { (**error).sqlerrcode };
+    PgSqlErrorCode::from(found) == sqlstate(state)
+}
+
 /// How work failed that its caller can do without.
 pub struct Failed {
     message: String,

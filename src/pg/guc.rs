@@ -14,6 +14,9 @@ static URL: GucSetting<Option<CString>> =
     GucSetting::<Option<CString>>::new(Some(c"redis://127.0.0.1:6379"));
 static PASSWORD_FILE: GucSetting<Option<CString>> = GucSetting::<Option<CString>>::new(None);
 static SCOPE_SETTINGS: GucSetting<Option<CString>> = GucSetting::<Option<CString>>::new(None);
+/// What connect-redis puts there unless told otherwise.
+static SESSION_PREFIX: GucSetting<Option<CString>> =
+    GucSetting::<Option<CString>>::new(Some(c"sess:"));
 static ENABLED: GucSetting<bool> = GucSetting::<bool>::new(true);
 static CONNECT_TIMEOUT_MS: GucSetting<i32> = GucSetting::<i32>::new(500);
 static TIMEOUT_MS: GucSetting<i32> = GucSetting::<i32>::new(200);
@@ -26,6 +29,10 @@ static COMMIT_TIMEOUT_MS: GucSetting<i32> = GucSetting::<i32>::new(1_000);
 static PENDING_KEYS_MAX: GucSetting<i32> = GucSetting::<i32>::new(10_000);
 static OUTBOX_MB_MAX: GucSetting<i32> = GucSetting::<i32>::new(1024);
 static PENDING_EVENTS_BYTES_MAX: GucSetting<i32> = GucSetting::<i32>::new(64 * 1024 * 1024);
+static QUEUE_VISIBILITY_MS: GucSetting<i32> = GucSetting::<i32>::new(60_000);
+static QUEUE_ATTEMPTS_MAX: GucSetting<i32> = GucSetting::<i32>::new(5);
+static QUEUE_BACKOFF_MS: GucSetting<i32> = GucSetting::<i32>::new(1_000);
+static QUEUE_DONE_KEEP_S: GucSetting<i32> = GucSetting::<i32>::new(600);
 static ON_UNREACHABLE: GucSetting<OnUnreachable> =
     GucSetting::<OnUnreachable>::new(OnUnreachable::Fence);
 static RATE_LIMIT_ON_UNREACHABLE: GucSetting<OnUnlimited> =
@@ -66,6 +73,7 @@ pub fn register() {
     register_reading();
     register_commit();
     register_limits();
+    register_queues();
     #[cfg(feature = "faults")]
     string(
         c"pg_cache.fault_point",
@@ -174,6 +182,14 @@ fn register_reading() {
         GucContext::Suset,
         GucFlags::default(),
     );
+    // Whoever may call the functions of sessions would otherwise choose which keys are sessions.
+    string(
+        c"pg_cache.session_prefix",
+        c"What stands before the id of a session in its key.",
+        &SESSION_PREFIX,
+        GucContext::Suset,
+        GucFlags::default(),
+    );
 }
 
 /// What a commit may cost concerns everybody who waits for its locks.
@@ -229,6 +245,42 @@ fn register_limits() {
         &RATE_LIMIT_ON_UNREACHABLE,
         GucContext::Suset,
         GucFlags::default(),
+    );
+}
+
+/// A worker's own affair, but for what is kept for all of them.
+fn register_queues() {
+    integer(
+        GucContext::Userset,
+        c"pg_cache.queue_visibility_ms",
+        c"How long a job that was handed out is its worker's; then another may get it.",
+        &QUEUE_VISIBILITY_MS,
+        10..=24 * HOUR_MS,
+        GucFlags::UNIT_MS,
+    );
+    integer(
+        GucContext::Userset,
+        c"pg_cache.queue_attempts_max",
+        c"How often a job is handed out before it is given up and kept among the dead.",
+        &QUEUE_ATTEMPTS_MAX,
+        1..=1_000_000,
+        GucFlags::default(),
+    );
+    integer(
+        GucContext::Userset,
+        c"pg_cache.queue_backoff_ms",
+        c"How long a failed job waits after its first attempt; each further one doubles it.",
+        &QUEUE_BACKOFF_MS,
+        0..=HOUR_MS,
+        GucFlags::UNIT_MS,
+    );
+    integer(
+        GucContext::Suset,
+        c"pg_cache.queue_done_keep_s",
+        c"How long redis_job_done keeps what was acknowledged, once Redis has confirmed it.",
+        &QUEUE_DONE_KEEP_S,
+        0..=i32::MAX,
+        GucFlags::UNIT_S,
     );
 }
 
@@ -320,6 +372,10 @@ pub fn scope_settings() -> &'static str {
     borrowed(&SCOPE_SETTINGS)
 }
 
+pub fn session_prefix() -> &'static str {
+    borrowed(&SESSION_PREFIX)
+}
+
 pub fn enabled() -> bool {
     ENABLED.get()
 }
@@ -384,6 +440,22 @@ pub fn outbox_mb_max() -> u64 {
 
 pub fn pending_events_bytes_max() -> usize {
     usize::try_from(PENDING_EVENTS_BYTES_MAX.get()).unwrap_or(0)
+}
+
+pub fn queue_visibility_ms() -> u64 {
+    natural(&QUEUE_VISIBILITY_MS)
+}
+
+pub fn queue_attempts_max() -> u64 {
+    natural(&QUEUE_ATTEMPTS_MAX)
+}
+
+pub fn queue_backoff_ms() -> u64 {
+    natural(&QUEUE_BACKOFF_MS)
+}
+
+pub fn queue_done_keep_s() -> u64 {
+    natural(&QUEUE_DONE_KEEP_S)
 }
 
 pub fn on_unreachable_is_error() -> bool {

@@ -136,6 +136,23 @@ pub fn random() -> u64 {
     if strong { u64::from_le_bytes(bytes) } else { monotonic_ms() }
 }
 
+/// Random bytes that nobody can guess; none if the system has none.
+pub fn strong_random<const BYTES: usize>() -> Option<[u8; BYTES]> {
+    let mut bytes = [0u8; BYTES];
+    // SAFETY: fills exactly these bytes.
+    let strong = unsafe { pg_sys::pg_strong_random(bytes.as_mut_ptr().cast(), bytes.len()) };
+    (strong && !skips("host.random")).then_some(bytes)
+}
+
+/// Random bytes for an id that is no secret.
+pub fn random_bytes<const BYTES: usize>() -> [u8; BYTES] {
+    strong_random().unwrap_or_else(|| {
+        let mut bytes = [0; BYTES];
+        bytes.fill_with(|| random() as u8);
+        bytes
+    })
+}
+
 /// When the postmaster started, as a timestamptz.
 pub fn started_at() -> pg_sys::Datum {
     // SAFETY: set once, before any backend runs.

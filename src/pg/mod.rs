@@ -24,6 +24,7 @@ pub mod identity;
 pub mod implicit;
 pub mod inference;
 pub mod interval;
+pub mod job_done;
 pub mod jsonb;
 pub mod lockers;
 pub mod pins;

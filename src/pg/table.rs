@@ -23,6 +23,8 @@ pub struct Tables {
     pub debt_index: pg_sys::Oid,
     pub outbox: pg_sys::Oid,
     pub outbox_index: pg_sys::Oid,
+    pub job_done: pg_sys::Oid,
+    pub job_done_index: pg_sys::Oid,
 }
 
 thread_local! {
@@ -58,6 +60,8 @@ impl Tables {
             debt_index: named(c"redis_debt_pkey")?,
             outbox: named(c"redis_outbox")?,
             outbox_index: named(c"redis_outbox_pkey")?,
+            job_done: named(c"redis_job_done")?,
+            job_done_index: named(c"redis_job_done_pkey")?,
         })
     }
 }

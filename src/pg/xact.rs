@@ -89,6 +89,12 @@ pub fn with_lasting_locks<T>(work: impl FnOnce() -> T) -> T {
     result
 }
 
+/// Has this transaction's commit wait until it is on disk, whatever the settings say.
+pub fn force_sync_commit() {
+    // SAFETY: sets a global of the backend for this transaction.
+    unsafe { pg_sys::ForceSyncCommit() };
+}
+
 /// What happens to the transaction, told to whoever listens.
 pub struct Listener {
     /// Before the commit record: may fail, and the transaction with it.

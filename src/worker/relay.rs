@@ -365,7 +365,9 @@ fn target(message: &Message) -> &[u8] {
         Message::Publish { channel, .. } => channel,
         Message::Append { stream, .. } => stream,
         Message::Store { key, .. } => key,
-        Message::Job { queue, .. } => queue,
+        Message::Job { queue, .. }
+        | Message::Enqueue { queue, .. }
+        | Message::Done { queue, .. } => queue,
         Message::Command { arguments } => {
             arguments.get(1).or(arguments.first()).map_or(&[], |argument| &argument[..])
         }

@@ -9,8 +9,10 @@ mod asking;
 mod catalogue;
 mod limits;
 mod outbox;
+mod queue;
 mod replied;
 mod sending;
+mod session;
 mod tracking;
 mod unreachable;
 
@@ -18,25 +20,15 @@ pub use asking::Asking;
 pub use catalogue::{catalogue, markdown};
 pub use limits::Limits;
 pub use outbox::Outbox;
+pub use queue::{Queue, Untimely};
 pub use replied::Replied;
 pub use sending::{Flaw, Sending};
+pub use session::Session;
 pub use tracking::Tracking;
 
 use crate::reason::Reason;
 
 const TTL_HINT: &str = "Give a number of seconds or an interval, such as 300 or '5 minutes'.";
-
-impl From<Asking> for Error {
-    fn from(error: Asking) -> Self {
-        Error::Asking(error)
-    }
-}
-
-impl From<Outbox> for Error {
-    fn from(error: Outbox) -> Self {
-        Error::Outbox(error)
-    }
-}
 
 impl From<Sending> for Error {
     fn from(error: Sending) -> Self {
@@ -86,9 +78,11 @@ pub enum Error {
     BucketsOutOfRange { given: i32, most: i32 },
     Limits(Limits),
     Outbox(Outbox),
+    Queue(Queue),
     Replied(Replied),
     Tracking(Tracking),
     Sending(Box<Sending>),
+    Session(Session),
     MessageTooLarge { bytes: usize, bytes_max: usize },
     Asking(Asking),
 }
@@ -129,10 +123,12 @@ impl Error {
             Error::BucketsOutOfRange { .. } => "22023",
             Error::Limits(error) => error.sqlstate(),
             Error::Outbox(error) => error.sqlstate(),
+            Error::Queue(error) => error.sqlstate(),
             Error::Replied(error) => error.sqlstate(),
             Error::Unreachable { reason, .. } => unreachable::sqlstate(*reason),
             Error::Tracking(error) => error.sqlstate(),
             Error::Sending(error) => error.sqlstate(),
+            Error::Session(error) => error.sqlstate(),
             Error::MessageTooLarge { .. } => "54000",
             Error::Asking(error) => error.sqlstate(),
         }
@@ -199,9 +195,11 @@ impl Error {
             }
             Error::Limits(error) => error.message(),
             Error::Outbox(error) => error.message(),
+            Error::Queue(error) => error.message(),
             Error::Replied(error) => error.message(),
             Error::Tracking(error) => error.message(),
             Error::Sending(error) => error.message(),
+            Error::Session(error) => error.message(),
             Error::MessageTooLarge { .. } => "message is too large".into(),
             Error::Asking(error) => error.message(),
         }
@@ -269,9 +267,11 @@ impl Error {
             }
             Error::Limits(error) => return error.detail(),
             Error::Outbox(error) => return error.detail(),
+            Error::Queue(error) => return error.detail(),
             Error::Replied(error) => return error.detail(),
             Error::Tracking(error) => return error.detail(),
             Error::Sending(error) => return error.detail(),
+            Error::Session(error) => return error.detail(),
             Error::MessageTooLarge { bytes, bytes_max } => {
                 format!("It has {bytes} bytes; pg_cache.value_bytes_max is {bytes_max}.")
             }
@@ -331,9 +331,7 @@ impl Error {
             Error::DebtLocked => "Try again when what holds redis_debt has ended.",
             Error::RepairInTransaction => "Call it as a statement of its own.",
             Error::RepairOnStandby => "Call it on the primary.",
-            Error::CannotVerify { reason: Reason::Disabled } => {
-                "Set pg_cache.enabled to on for this session."
-            }
+            Error::CannotVerify { reason: Reason::Disabled } => "Set pg_cache.enabled to on.",
             Error::CannotVerify { .. } => "Call it as a statement of its own, in READ COMMITTED.",
             Error::RepairUnfinished { .. } => "See redis_health(); the worker goes on meanwhile.",
             Error::NoWorkerSlot => "Raise max_worker_processes and restart PostgreSQL.",
@@ -345,9 +343,11 @@ impl Error {
             }
             Error::Limits(error) => return error.hint(),
             Error::Outbox(error) => return error.hint(),
+            Error::Queue(error) => return error.hint(),
             Error::Replied(error) => return error.hint(),
             Error::Tracking(error) => return error.hint(),
             Error::Sending(error) => return error.hint(),
+            Error::Session(error) => return error.hint(),
             Error::MessageTooLarge { .. } => "Send less, or raise pg_cache.value_bytes_max.",
             Error::Asking(error) => return error.hint(),
         };

@@ -20,6 +20,10 @@ pub enum Message {
     Store { key: Box<[u8]>, token: Box<[u8]>, ttl_ms: Option<u64>, value: Stored },
     /// A job under the id that its maker was told.
     Job { queue: Box<[u8]>, id: Box<[u8]>, payload: Box<[u8]> },
+    /// A job that waits first, or that is left out if its id is known.
+    Enqueue { queue: Box<[u8]>, id: Box<[u8]>, payload: Box<[u8]>, delay_ms: u64, is_named: bool },
+    /// Jobs that are done: their ids, and which job of that id.
+    Done { queue: Box<[u8]>, jobs: Fields },
     /// A command as the user wrote it.
     Command { arguments: Vec<Box<[u8]>> },
 }
@@ -40,7 +44,9 @@ impl Message {
     /// The stream that it is appended to.
     pub fn stream(&self) -> Option<&[u8]> {
         match self {
-            Message::Append { stream, .. } | Message::Job { queue: stream, .. } => Some(stream),
+            Message::Append { stream, .. }
+            | Message::Job { queue: stream, .. }
+            | Message::Enqueue { queue: stream, .. } => Some(stream),
             _ => None,
         }
     }
@@ -51,7 +57,10 @@ impl Message {
             Message::Publish { channel, payload } => channel.len() + payload.len(),
             Message::Append { stream, payload, .. } => stream.len() + payload.len(),
             Message::Store { key, token, value, .. } => key.len() + token.len() + value.bytes(),
-            Message::Job { queue, id, payload } => queue.len() + id.len() + payload.len(),
+            Message::Job { queue, id, payload } | Message::Enqueue { queue, id, payload, .. } => {
+                queue.len() + id.len() + payload.len()
+            }
+            Message::Done { queue, jobs } => queue.len() + fields_bytes(jobs),
             Message::Command { arguments } => arguments.iter().map(|part| part.len() + 16).sum(),
         };
         size_of::<Message>() + parts
@@ -65,7 +74,9 @@ impl Message {
         match self {
             Message::Append { stream: key, .. }
             | Message::Store { key, .. }
-            | Message::Job { queue: key, .. } => Some(key),
+            | Message::Job { queue: key, .. }
+            | Message::Enqueue { queue: key, .. }
+            | Message::Done { queue: key, .. } => Some(key),
             Message::Publish { .. } | Message::Command { .. } => None,
         }
     }
@@ -75,10 +86,14 @@ impl Stored {
     fn bytes(&self) -> usize {
         match self {
             Stored::Text(text) => text.len(),
-            Stored::Hash(fields) => fields.iter().map(|(a, b)| a.len() + b.len() + 32).sum(),
+            Stored::Hash(fields) => fields_bytes(fields),
             Stored::Nothing => 0,
         }
     }
+}
+
+fn fields_bytes(fields: &Fields) -> usize {
+    fields.iter().map(|(a, b)| a.len() + b.len() + 32).sum()
 }
 
 /// A message of the running transaction.

@@ -5,11 +5,14 @@
 
 pub mod counters;
 pub mod events;
+pub mod express;
+pub mod jobs;
 pub mod notes;
 pub mod outbox;
 pub mod outcome;
 pub mod registry;
 pub mod scene;
+pub mod sidekiq;
 pub mod stopwatch;
 pub mod tracking;
 pub mod trouble;

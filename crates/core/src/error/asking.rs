@@ -3,7 +3,14 @@
 //! Invariant: as in the catalogue. What is refused here has not been sent, but for a reply that
 //! cannot be given on: then the command has been carried out, and the detail says so.
 
+use super::Error;
 use crate::command::{self, Kind};
+
+impl From<Asking> for Error {
+    fn from(error: Asking) -> Self {
+        Error::Asking(error)
+    }
+}
 
 /// What is wrong with a command, or with what came back.
 #[derive(Debug, Clone, PartialEq, Eq)]

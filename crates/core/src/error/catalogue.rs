@@ -3,7 +3,7 @@
 //! Invariant: every variant of `Error` and every `Reason` stands in it. Without it, people would
 //! meet errors that no page explains.
 
-use super::{Asking, Error, Limits, Outbox, Replied, Sending, Tracking};
+use super::{Asking, Error, Limits, Outbox, Queue, Replied, Sending, Session, Tracking};
 use crate::key::{KEY_BYTES_MAX, RESERVED_PREFIX};
 use crate::reason::Reason;
 
@@ -82,7 +82,9 @@ pub fn catalogue() -> Vec<Error> {
     ];
     errors.extend(Outbox::examples().into_iter().map(Error::Outbox));
     errors.extend(Limits::examples().into_iter().map(Error::Limits));
+    errors.extend(Queue::examples().into_iter().map(Error::Queue));
     errors.extend(Replied::examples().into_iter().map(Error::Replied));
+    errors.extend(Session::examples().into_iter().map(Error::Session));
     errors.extend(of_triggers());
     errors.extend(
         [
@@ -162,6 +164,7 @@ fn condition(sqlstate: &str) -> &'static str {
         "39P01" => "trigger_protocol_violated",
         "38000" => "external_routine_exception",
         "40000" => "transaction_rollback",
+        "40001" => "serialization_failure",
         "42501" => "insufficient_privilege",
         "42601" => "syntax_error",
         "42602" => "invalid_name",
@@ -186,8 +189,10 @@ fn condition(sqlstate: &str) -> &'static str {
         "55006" => "object_in_use",
         "55P03" => "lock_not_available",
         "57P03" => "cannot_connect_now",
+        "58000" => "system_error",
         "58030" => "io_error",
         "F0000" => "config_file_error",
+        "P0002" => "no_data_found",
         _ => "",
     }
 }

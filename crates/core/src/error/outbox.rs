@@ -1,5 +1,13 @@
 //! What can go wrong with events that are to be kept until they are delivered.
 
+use super::Error;
+
+impl From<Outbox> for Error {
+    fn from(error: Outbox) -> Self {
+        Error::Outbox(error)
+    }
+}
+
 /// Before the commit record: the transaction fails, and its events with it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Outbox {

@@ -25,12 +25,14 @@ pub enum Call {
 enum Shape {
     Events(Option<u64>),
     Jobs,
+    Enqueues,
 }
 
 fn shape(message: &Message) -> Option<Shape> {
     match message {
         Message::Append { length_max, .. } => Some(Shape::Events(*length_max)),
         Message::Job { .. } => Some(Shape::Jobs),
+        Message::Enqueue { .. } => Some(Shape::Enqueues),
         _ => None,
     }
 }

@@ -4,7 +4,7 @@
 //! another version, or with anything missing or left over, are no message. A message that was
 //! guessed at would be sent to all the world; one that is not understood stays where it is.
 
-use super::{Message, Stored};
+use super::{Fields, Message, Stored};
 
 const VERSION: u8 = 1;
 
@@ -13,6 +13,8 @@ const APPEND: u8 = b'A';
 const STORE: u8 = b'S';
 const JOB: u8 = b'J';
 const COMMAND: u8 = b'C';
+const ENQUEUE: u8 = b'Q';
+const DONE: u8 = b'D';
 
 const TEXT: u8 = b't';
 const HASH: u8 = b'h';
@@ -59,6 +61,19 @@ pub fn encode(message: &Message) -> Vec<u8> {
             put(&mut out, id);
             put(&mut out, payload);
         }
+        Message::Enqueue { queue, id, payload, delay_ms, is_named } => {
+            out.push(ENQUEUE);
+            put(&mut out, queue);
+            put(&mut out, id);
+            put(&mut out, payload);
+            out.extend_from_slice(&delay_ms.to_le_bytes());
+            out.push(u8::from(*is_named));
+        }
+        Message::Done { queue, jobs } => {
+            out.push(DONE);
+            put(&mut out, queue);
+            put_fields(&mut out, jobs);
+        }
         Message::Command { arguments } => {
             out.push(COMMAND);
             put_all(&mut out, arguments.iter());
@@ -104,11 +119,15 @@ fn put_stored(out: &mut Vec<u8>, value: &Stored) {
         }
         Stored::Hash(fields) => {
             out.push(HASH);
-            let parts: Vec<&Box<[u8]>> = fields.iter().flat_map(|(a, b)| [a, b]).collect();
-            put_all(out, parts.into_iter());
+            put_fields(out, fields);
         }
         Stored::Nothing => out.push(NOTHING),
     }
+}
+
+fn put_fields(out: &mut Vec<u8>, fields: &Fields) {
+    let parts: Vec<&Box<[u8]>> = fields.iter().flat_map(|(a, b)| [a, b]).collect();
+    put_all(out, parts.into_iter());
 }
 
 /// What is not read yet.
@@ -131,6 +150,14 @@ impl Rest<'_> {
             },
             JOB => Message::Job { queue: self.part()?, id: self.part()?, payload: self.part()? },
             COMMAND => Message::Command { arguments: self.all()? },
+            ENQUEUE => Message::Enqueue {
+                queue: self.part()?,
+                id: self.part()?,
+                payload: self.part()?,
+                delay_ms: self.eight_bytes()?,
+                is_named: self.flag()?,
+            },
+            DONE => Message::Done { queue: self.part()?, jobs: self.fields()? },
             _ => return None,
         })
     }
@@ -138,17 +165,27 @@ impl Rest<'_> {
     fn stored(&mut self) -> Option<Stored> {
         Some(match self.byte()? {
             TEXT => Stored::Text(self.part()?),
-            HASH => {
-                let mut parts = self.all()?.into_iter();
-                let mut fields = Vec::with_capacity(parts.len() / 2);
-                while let Some(name) = parts.next() {
-                    fields.push((name, parts.next()?));
-                }
-                Stored::Hash(fields)
-            }
+            HASH => Stored::Hash(self.fields()?),
             NOTHING => Stored::Nothing,
             _ => return None,
         })
+    }
+
+    fn fields(&mut self) -> Option<Fields> {
+        let mut parts = self.all()?.into_iter();
+        let mut fields = Vec::with_capacity(parts.len() / 2);
+        while let Some(name) = parts.next() {
+            fields.push((name, parts.next()?));
+        }
+        Some(fields)
+    }
+
+    fn flag(&mut self) -> Option<bool> {
+        match self.byte()? {
+            0 => Some(false),
+            1 => Some(true),
+            _ => None,
+        }
     }
 
     fn byte(&mut self) -> Option<u8> {
@@ -163,10 +200,14 @@ impl Rest<'_> {
         usize::try_from(u32::from_le_bytes(*length)).ok()
     }
 
-    fn number(&mut self) -> Option<Option<u64>> {
+    fn eight_bytes(&mut self) -> Option<u64> {
         let (number, rest) = self.0.split_first_chunk::<8>()?;
         self.0 = rest;
-        let number = u64::from_le_bytes(*number);
+        Some(u64::from_le_bytes(*number))
+    }
+
+    fn number(&mut self) -> Option<Option<u64>> {
+        let number = self.eight_bytes()?;
         Some((number != NO_NUMBER).then_some(number))
     }
 
@@ -199,7 +240,7 @@ mod tests {
     #[test]
     fn the_bytes_never_change() {
         // Danger: after an upgrade, what waits in the outbox is not understood, or misunderstood.
-        let golden: [(Message, &[u8]); 7] = [
+        let golden: [(Message, &[u8]); 9] = [
             (
                 Message::Publish { channel: part(b"c"), payload: part(b"hi") },
                 b"\x01P\x01\0\0\0c\x02\0\0\0hi",
@@ -238,6 +279,20 @@ mod tests {
             (
                 Message::Job { queue: part(b"q"), id: part(b"7-0"), payload: part(b"{}") },
                 b"\x01J\x01\0\0\0q\x03\0\0\x007-0\x02\0\0\0{}",
+            ),
+            (
+                Message::Enqueue {
+                    queue: part(b"q"),
+                    id: part(b"i"),
+                    payload: part(b"1"),
+                    delay_ms: 5,
+                    is_named: true,
+                },
+                b"\x01Q\x01\0\0\0q\x01\0\0\0i\x01\0\0\x001\x05\0\0\0\0\0\0\0\x01",
+            ),
+            (
+                Message::Done { queue: part(b"q"), jobs: vec![(part(b"i"), part(b"7-0"))] },
+                b"\x01D\x01\0\0\0q\x02\0\0\0\x01\0\0\0i\x03\0\0\x007-0",
             ),
             (
                 Message::Command { arguments: vec![part(b"INCR"), part(b"n")] },
@@ -294,6 +349,17 @@ mod tests {
                 id,
                 payload
             }),
+            (bytes(), bytes(), bytes(), any::<u64>(), any::<bool>()).prop_map(
+                |(queue, id, payload, delay_ms, is_named)| Message::Enqueue {
+                    queue,
+                    id,
+                    payload,
+                    delay_ms,
+                    is_named
+                }
+            ),
+            (bytes(), prop::collection::vec((bytes(), bytes()), 0..4))
+                .prop_map(|(queue, jobs)| Message::Done { queue, jobs }),
             prop::collection::vec(bytes(), 0..5)
                 .prop_map(|arguments| Message::Command { arguments }),
         ]

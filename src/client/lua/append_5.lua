@@ -1,0 +1,74 @@
+#!lua
+-- Appends events to a stream, and keeps beside it which they were, if the stream is still the
+-- caller's. One step: whoever finds the places finds the events, and the other way round.
+-- A job that waits, or that somebody named, gets a record: a name that is known adds nothing.
+-- KEYS: stream, record, and of a queue: jobs, due, done
+-- ARGV: scope, nonce, 'add' or 'replace' the places, length or '', places by blanks,
+-- 'event' and events … or 'job' and, for each, id and payload … or 'enqueue' and, for each, id,
+-- payload, delay in ms, '1' if it is named …
+-- returns how many were appended, and the error that stopped it; -1 if the stream is another's
+local last = ARGV[1] .. ':last'
+if redis.call('HGET', KEYS[2], ARGV[1] .. ':claim') ~= ARGV[2] then
+  return { -1 }
+end
+local time = redis.call('TIME')
+local now = time[1] * 1000 + math.floor(time[2] / 1000)
+-- A record: state, entry, birth, attempts, when, error, payload, whether it is named.
+local function keep(id, state, entry, birth, payload, named)
+  local record = cmsgpack.pack({ state, entry, birth, 0, now, '', payload, named })
+  redis.call('HSET', KEYS[3], id, record)
+end
+local function enqueue(id, payload, delay, named)
+  if named == '1' then
+    local forgotten_at = tonumber(redis.call('ZSCORE', KEYS[5], id) or 0)
+    if redis.call('HEXISTS', KEYS[3], id) == 1 or forgotten_at > now then
+      return 'known'
+    end
+  end
+  if tonumber(delay) > 0 then
+    local birth = time[1] .. '.' .. time[2]
+    keep(id, 'due', '', birth, payload, named)
+    return redis.call('ZADD', KEYS[4], now + delay, id)
+  end
+  local added = redis.pcall('XADD', KEYS[1], '*', 'id', id, 'payload', payload)
+  if type(added) ~= 'table' then
+    keep(id, 'ready', added, added, '', named)
+  end
+  return added
+end
+local steps = { event = 1, job = 2, enqueue = 4 }
+local count, refused = 0, nil
+for place = 7, #ARGV, steps[ARGV[6]] do
+  local added
+  if ARGV[6] == 'job' then
+    added = redis.pcall('XADD', KEYS[1], '*', 'id', ARGV[place], 'payload', ARGV[place + 1])
+  elseif ARGV[6] == 'enqueue' then
+    added = enqueue(unpack(ARGV, place, place + 3))
+  elseif ARGV[4] == '' then
+    added = redis.pcall('XADD', KEYS[1], '*', 'event', ARGV[place])
+  else
+    added = redis.pcall('XADD', KEYS[1], 'MAXLEN', '~', ARGV[4], '*', 'event', ARGV[place])
+  end
+  if type(added) == 'table' then
+    refused = added.err
+    break
+  end
+  count = count + 1
+end
+if count > 0 then
+  local places = ARGV[5]
+  if refused then
+    local kept = {}
+    for place in string.gmatch(places, '%S+') do
+      if #kept < count then
+        kept[#kept + 1] = place
+      end
+    end
+    places = table.concat(kept, ' ')
+  end
+  if ARGV[3] == 'add' then
+    places = (redis.call('HGET', KEYS[2], last) or '') .. ' ' .. places
+  end
+  redis.call('HSET', KEYS[2], last, places)
+end
+return { count, refused }
