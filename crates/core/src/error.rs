@@ -294,7 +294,7 @@ impl Error {
             Error::KeyReserved { .. } => "Choose another prefix.",
             Error::TtlNotPositive | Error::TtlInvalid { .. } | Error::TtlType { .. } => TTL_HINT,
             Error::TtlTooLong { .. } => "Give a shorter ttl or raise pg_cache.ttl_max.",
-            Error::NotOneStatement { count: 0 } => return None,
+            Error::NotOneStatement { count: 0 } | Error::ArgumentCount { .. } => return None,
             Error::NotOneStatement { .. } => "Cache each statement under a key of its own.",
             Error::NotSelect { .. } => "Only SELECT, VALUES and WITH ... SELECT can be cached.",
             Error::WritingCte => "Run what modifies data as a statement of its own.",
@@ -305,7 +305,6 @@ impl Error {
             Error::Sample => "Add REPEATABLE with a seed.",
             Error::Nested => "Put the text of the inner query in its place.",
             Error::DependsArgument => "Give the name as a literal or as an argument of the query.",
-            Error::ArgumentCount { .. } => return None,
             Error::ArgumentPseudoType { .. } => "Cast the argument to a type that holds values.",
             Error::ColumnNotReturned { .. } | Error::DuplicateColumn { .. } => {
                 "Name the columns of the query with AS."
@@ -342,7 +341,7 @@ impl Error {
             Error::RepairUnfinished { .. } => "See redis_health(); the worker goes on meanwhile.",
             Error::NoWorkerSlot => "Raise max_worker_processes and restart PostgreSQL.",
             Error::PrefixTooLong { .. } => "Give a shorter one.",
-            Error::BucketsOutOfRange { .. } => return None,
+            Error::BucketsOutOfRange { .. } | Error::CommandRefused { .. } => return None,
             Error::ViewName { .. } => "Give a name or a schema and a name, quoted as in SQL.",
             Error::TemplateInvalid { .. } => {
                 "Write the names of columns in braces and a colon between them, as in \
@@ -354,7 +353,6 @@ impl Error {
             Error::Tracking(error) => return error.hint(),
             Error::Sending(error) => return error.hint(),
             Error::MessageTooLarge { .. } => "Send less, or raise pg_cache.value_bytes_max.",
-            Error::CommandRefused { .. } => return None,
         };
         Some(hint.to_owned())
     }

@@ -92,6 +92,10 @@ fn an_id_that_is_known_adds_nothing() {
     assert_eq!(standing(&mut client, "q"), Some([0, 0, 0, 0]), "done not long ago");
     put(&mut client, &["'q', '1', '1 hour', 'b'", "'q', '2', 0, 'b'"]);
     assert_eq!(standing(&mut client, "q"), Some([0, 0, 1, 0]), "delayed");
+    put(&mut client, &["'q', '1', id => 'c'"]);
+    scene.redis.cli(&["XTRIM", "q", "MAXLEN", "0"]);
+    put(&mut client, &["'q', '2', id => 'c'", "'q', '3', id => 'c'"]);
+    assert_eq!(take(&mut client, "q", ", 10"), ["2"], "the first one was deleted");
 }
 
 #[test]
