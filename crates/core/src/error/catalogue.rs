@@ -157,6 +157,7 @@ fn condition(sqlstate: &str) -> &'static str {
         "08P01" => "protocol_violation",
         "0A000" => "feature_not_supported",
         "22004" => "null_value_not_allowed",
+        "22021" => "character_not_in_repertoire",
         "22023" => "invalid_parameter_value",
         "25001" => "active_sql_transaction",
         "25006" => "read_only_sql_transaction",

@@ -17,6 +17,10 @@ pub enum Queue {
     Empty {
         name: &'static str,
     },
+    /// Bytes that no other program could read.
+    NotUtf8 {
+        name: &'static str,
+    },
     IdTooLong {
         bytes: usize,
         bytes_max: usize,
@@ -60,6 +64,7 @@ impl Queue {
         let time = |why| Queue::Time { name: "delay", why };
         vec![
             Queue::Empty { name: "queue" },
+            Queue::NotUtf8 { name: "id" },
             Queue::IdTooLong { bytes: 300, bytes_max: crate::queue::ID_BYTES_MAX },
             Queue::Count { given: 0, most: crate::queue::JOBS_MAX },
             Queue::Format { format: "resque".into() },
@@ -78,6 +83,7 @@ impl Queue {
             Queue::Empty { .. } | Queue::Count { .. } | Queue::Format { .. } => "22023",
             Queue::Time { why: Untimely::Type { .. }, .. } => "42804",
             Queue::Time { .. } => "22023",
+            Queue::NotUtf8 { .. } => "22021",
             Queue::IdTooLong { .. } => "54000",
             Queue::Gone { .. } | Queue::Taken { .. } => "40001",
             Queue::Locked => "55P03",
@@ -87,6 +93,7 @@ impl Queue {
     pub fn message(&self) -> String {
         match self {
             Queue::Empty { name } => format!("{name} must not be empty"),
+            Queue::NotUtf8 { name } => format!("{name} cannot be written in UTF-8"),
             Queue::IdTooLong { .. } => "id is too long".into(),
             Queue::Count { .. } => "number of jobs out of range".into(),
             Queue::Format { format } => format!("unknown format of jobs: \"{format}\""),
@@ -157,9 +164,10 @@ mod tests {
             Queue::Gone { .. } => 8,
             Queue::Taken { .. } => 9,
             Queue::Locked => 10,
+            Queue::NotUtf8 { .. } => 11,
         };
         let listed: std::collections::BTreeSet<i32> =
             Queue::examples().iter().map(variant).collect();
-        assert_eq!(listed, (0..=10).collect());
+        assert_eq!(listed, (0..=11).collect());
     }
 }
