@@ -584,6 +584,15 @@ CREATE FUNCTION redis_stat_reset() RETURNS void
 COMMENT ON FUNCTION redis_stat_reset() IS
     'begins the counters of this database and this session anew';
 
+CREATE FUNCTION redis_rate_limit(
+    key text, max integer, per "any", burst integer DEFAULT NULL, cost integer DEFAULT 1,
+    OUT allowed boolean, OUT "limit" integer, OUT remaining integer,
+    OUT retry_after interval, OUT reset_after interval)
+    LANGUAGE c VOLATILE PARALLEL RESTRICTED
+    AS 'MODULE_PATHNAME', 'redis_rate_limit';
+
+COMMENT ON FUNCTION redis_rate_limit(text, integer, "any", integer, integer) IS
+    'counts a request at once, and says whether it is within max a period';
 -- Sessions, in the layout of connect-redis: all of it acts at once.
 CREATE FUNCTION redis_session_new(data jsonb) RETURNS text
     LANGUAGE c VOLATILE PARALLEL RESTRICTED
@@ -628,16 +637,6 @@ REVOKE ALL ON FUNCTION redis_session_get(text, boolean) FROM PUBLIC;
 REVOKE ALL ON FUNCTION redis_session_set(text, jsonb) FROM PUBLIC;
 REVOKE ALL ON FUNCTION redis_session_set(text, jsonb, "any") FROM PUBLIC;
 REVOKE ALL ON FUNCTION redis_session_end(text) FROM PUBLIC;
-
-CREATE FUNCTION redis_rate_limit(
-    key text, max integer, per "any", burst integer DEFAULT NULL, cost integer DEFAULT 1,
-    OUT allowed boolean, OUT "limit" integer, OUT remaining integer,
-    OUT retry_after interval, OUT reset_after interval)
-    LANGUAGE c VOLATILE PARALLEL RESTRICTED
-    AS 'MODULE_PATHNAME', 'redis_rate_limit';
-
-COMMENT ON FUNCTION redis_rate_limit(text, integer, "any", integer, integer) IS
-    'counts a request at once, and says whether it is within max a period';
 
 -- Privileges: reading through the cache is for everybody, under the caller's own privileges; what
 -- writes Redis or tells about the server is not.

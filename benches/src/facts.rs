@@ -26,6 +26,8 @@ pub struct Facts {
 
 pub fn collect(pair: &Pair, rounds: usize) -> Outcome<Facts> {
     let mut sql = pair.postgres.connect();
+    // Before, it has no settings, fault points or not.
+    sql.batch_execute("LOAD 'pg_cache'")?;
     let row = sql.query_one(
         "SELECT current_setting('server_version'), current_setting('shared_buffers'),
                 current_setting('pg_cache.fault_point', true) IS NOT NULL,

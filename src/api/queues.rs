@@ -22,9 +22,9 @@ sql_function!(redis_queues_json, pg_finfo_redis_queues_json, queues_json);
 fn enqueue(call: &Call) -> Outcome<Datum> {
     let queue = queue(call)?;
     let payload = call.datum(1).ok_or(Error::NullArgument { name: "payload" })?;
-    let payload = utf8(jsonb::to_text(payload));
+    let payload = utf8(jsonb::to_text(payload), "payload")?;
     let delay_ms = ttl::read_time(call, 2, "delay")?.unwrap_or(0);
-    let id = call.datum(3).map(|id| utf8(text::bytes(id)));
+    let id = call.datum(3).map(|id| utf8(text::bytes(id), "id")).transpose()?;
     let new = jobs::New { queue: &queue, payload: &payload, delay_ms, id: id.as_deref() };
     let format = call.text(4).ok_or(Error::NullArgument { name: "format" })?;
     let id = match format.as_str() {
@@ -42,7 +42,8 @@ fn dequeue(call: &Call) -> Outcome<Datum> {
     let queue = queue(call)?;
     let count = count(call, 1)?;
     let wait_ms = ttl::read_time(call, 2, "wait")?.unwrap_or(0);
-    let consumer = call.datum(3).map(|consumer| utf8(text::bytes(consumer)));
+    let consumer = call.datum(3).map(|consumer| utf8(text::bytes(consumer), "consumer"));
+    let consumer = consumer.transpose()?;
     if consumer.as_ref().is_some_and(|consumer| consumer.is_empty()) {
         return Err(Error::from(Queue::Empty { name: "consumer" }).into());
     }
@@ -63,7 +64,8 @@ fn ack(call: &Call) -> Outcome<Datum> {
     let mut given = Vec::new();
     for member in arguments::members(members) {
         let datum = member.value.ok_or(Error::NullArgument { name: "ids" })?;
-        given.push(jobs::Given { datum, id: utf8(text::bytes(datum)).into_owned().into() });
+        let id = utf8(text::bytes(datum), "ids")?.into_owned().into();
+        given.push(jobs::Given { datum, id });
     }
     let datum = text::datum(text::from_utf8(&queue).as_deref().unwrap_or(&queue));
     Ok(Datum::from(jobs::ack(&queue, datum, given)?))
@@ -72,7 +74,8 @@ fn ack(call: &Call) -> Outcome<Datum> {
 fn nack(call: &Call) -> Outcome<Datum> {
     let (queue, id) = (queue(call)?, id(call, 1)?);
     let delay_ms = ttl::read_time(call, 2, "delay")?;
-    let error = call.datum(3).map(|error| utf8(text::bytes(error))).unwrap_or_default();
+    let error = call.datum(3).map(|error| utf8(text::bytes(error), "error"));
+    let error = error.transpose()?.unwrap_or_default();
     jobs::nack(&queue, &id, delay_ms, &error)?;
     Ok(call.void())
 }
@@ -97,7 +100,8 @@ fn count(call: &Call, index: usize) -> Outcome<usize> {
 }
 
 fn id<'a>(call: &Call, index: usize) -> Outcome<Cow<'a, [u8]>> {
-    let id = utf8(text::bytes(call.datum(index).ok_or(Error::NullArgument { name: "id" })?));
+    let id = call.datum(index).ok_or(Error::NullArgument { name: "id" })?;
+    let id = utf8(text::bytes(id), "id")?;
     check_id(&id)?;
     Ok(id)
 }
@@ -108,12 +112,13 @@ fn json_of(rows: &str) -> Datum {
 }
 
 fn queue<'a>(call: &Call) -> Outcome<Cow<'a, [u8]>> {
-    let queue = utf8(text::bytes(call.datum(0).ok_or(Error::NullArgument { name: "queue" })?));
+    let queue = call.datum(0).ok_or(Error::NullArgument { name: "queue" })?;
+    let queue = utf8(text::bytes(queue), "queue")?;
     jobs::check_name(&queue)?;
     Ok(queue)
 }
 
-/// A text as it goes to Redis: in UTF-8, or by its bytes where it has none.
-fn utf8<'a>(bytes: &'a [u8]) -> Cow<'a, [u8]> {
-    text::to_utf8(bytes).unwrap_or(Cow::Borrowed(bytes))
+/// A text as it goes to Redis.
+fn utf8<'a>(bytes: &'a [u8], name: &'static str) -> Outcome<Cow<'a, [u8]>> {
+    text::to_utf8(bytes).ok_or_else(|| Error::from(Queue::NotUtf8 { name }).into())
 }

@@ -72,8 +72,8 @@ pub fn register() {
     register_connection();
     register_reading();
     register_commit();
-    register_queues();
     register_limits();
+    register_queues();
     #[cfg(feature = "faults")]
     string(
         c"pg_cache.fault_point",
@@ -236,6 +236,18 @@ fn register_commit() {
     );
 }
 
+/// A user who could set it would open his own gate by asking for a Redis that answers too late.
+fn register_limits() {
+    GucRegistry::define_enum_guc(
+        c"pg_cache.rate_limit_on_unreachable",
+        c"What redis_rate_limit answers if it cannot ask Redis: allow, deny, or an error.",
+        c"",
+        &RATE_LIMIT_ON_UNREACHABLE,
+        GucContext::Suset,
+        GucFlags::default(),
+    );
+}
+
 /// A worker's own affair, but for what is kept for all of them.
 fn register_queues() {
     integer(
@@ -269,18 +281,6 @@ fn register_queues() {
         &QUEUE_DONE_KEEP_S,
         0..=i32::MAX,
         GucFlags::UNIT_S,
-    );
-}
-
-/// A user who could set it would open his own gate by asking for a Redis that answers too late.
-fn register_limits() {
-    GucRegistry::define_enum_guc(
-        c"pg_cache.rate_limit_on_unreachable",
-        c"What redis_rate_limit answers if it cannot ask Redis: allow, deny, or an error.",
-        c"",
-        &RATE_LIMIT_ON_UNREACHABLE,
-        GucContext::Suset,
-        GucFlags::default(),
     );
 }
 

@@ -35,23 +35,23 @@ const sha = createHash('sha1').update(text).digest('hex');
 await client.scriptLoad(text);
 
 // A name makes it a prepared statement.
+const statements = new Map();
+function prepared(sql) {
+  if (!statements.has(sql)) statements.set(sql, { name: `statement ${statements.size}`, text: sql });
+  return statements.get(sql);
+}
+
 async function row(sql, ...values) {
-  const { rows } = await database.query({ name: createHash('sha1').update(sql).digest('hex'), text: sql, values });
+  const { rows } = await database.query({ ...prepared(sql), values });
   assert.equal(rows.length, 1);
   return rows[0];
 }
 
 // The application's own query, and in the same statement something else.
-const names = new Map();
-function beside(expression, ...values) {
-  if (!names.has(expression)) {
-    const account = `$${values.length + 1}`;
-    const sql = `SELECT name, ${expression} AS other FROM accounts WHERE id = ${account}`;
-    names.set(expression, { name: createHash('sha1').update(sql).digest('hex'), text: sql });
-  }
-  return database
-    .query({ ...names.get(expression), values: [...values, ACCOUNT] })
-    .then(({ rows }) => rows[0].other);
+async function beside(expression, ...values) {
+  const account = `$${values.length + 1}`;
+  const sql = `SELECT name, ${expression} AS other FROM accounts WHERE id = ${account}`;
+  return (await row(sql, ...values, ACCOUNT)).other;
 }
 
 let sessionId = '';

@@ -290,7 +290,7 @@ impl Error {
             Error::KeyReserved { .. } => "Choose another prefix.",
             Error::TtlNotPositive | Error::TtlInvalid { .. } | Error::TtlType { .. } => TTL_HINT,
             Error::TtlTooLong { .. } => "Give a shorter ttl or raise pg_cache.ttl_max.",
-            Error::NotOneStatement { count: 0 } => return None,
+            Error::NotOneStatement { count: 0 } | Error::ArgumentCount { .. } => return None,
             Error::NotOneStatement { .. } => "Cache each statement under a key of its own.",
             Error::NotSelect { .. } => "Only SELECT, VALUES and WITH ... SELECT can be cached.",
             Error::WritingCte => "Run what modifies data as a statement of its own.",
@@ -301,7 +301,7 @@ impl Error {
             Error::Sample => "Add REPEATABLE with a seed.",
             Error::Nested => "Put the text of the inner query in its place.",
             Error::DependsArgument => "Give the name as a literal or as an argument of the query.",
-            Error::ArgumentCount { .. } | Error::BucketsOutOfRange { .. } => return None,
+            Error::BucketsOutOfRange { .. } => return None,
             Error::ArgumentPseudoType { .. } => "Cast the argument to a type that holds values.",
             Error::ColumnNotReturned { .. } | Error::DuplicateColumn { .. } => {
                 "Name the columns of the query with AS."

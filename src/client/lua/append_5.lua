@@ -18,12 +18,18 @@ local function keep(id, state, entry, birth, payload, named)
   local record = cmsgpack.pack({ state, entry, birth, 0, now, '', payload, named })
   redis.call('HSET', KEYS[3], id, record)
 end
+-- A record whose entry somebody deleted, before any worker had it, is of no job.
+local function is_known(id)
+  local packed = redis.call('HGET', KEYS[3], id)
+  if not packed then
+    return tonumber(redis.call('ZSCORE', KEYS[5], id) or 0) > now
+  end
+  local record = cmsgpack.unpack(packed)
+  return record[1] ~= 'ready' or #redis.call('XRANGE', KEYS[1], record[2], record[2]) > 0
+end
 local function enqueue(id, payload, delay, named)
-  if named == '1' then
-    local forgotten_at = tonumber(redis.call('ZSCORE', KEYS[5], id) or 0)
-    if redis.call('HEXISTS', KEYS[3], id) == 1 or forgotten_at > now then
-      return 'known'
-    end
+  if named == '1' and is_known(id) then
+    return 'known'
   end
   if tonumber(delay) > 0 then
     local birth = time[1] .. '.' .. time[2]

@@ -112,3 +112,34 @@ fn what_has_no_utf8_is_returned_not_stored_and_counted() {
     assert_eq!(counts, (1, 1, 0), "bytes that are UTF-8");
     assert_eq!(value(&scene.redis, "u").as_deref(), Some(r#"[{"v":"é"}]"#.as_bytes()));
 }
+
+#[test]
+fn jobs_go_through_databases_of_every_encoding() {
+    // Danger: a job whose id is written down in one encoding and looked for in another.
+    let scene = Scene::new();
+    for (encoding, word) in [("LATIN1", "é"), ("SQL_ASCII", "é"), ("EUC_JP", "日")] {
+        let mut client = database(&scene, encoding);
+        let queue = format!("q{word}{encoding}");
+        client
+            .batch_execute(&format!(
+                "SET pg_cache.queue_visibility_ms = 50;
+                 SELECT redis_enqueue('{queue}', '\"{word}\"', id => '{word}')"
+            ))
+            .unwrap();
+        let sql = format!("SELECT id, payload::text FROM redis_dequeue('{queue}', wait => 10)");
+        let row = client.query_one(&sql, &[]).unwrap();
+        assert_eq!(row.get::<_, String>(0), word, "{encoding}");
+        assert_eq!(row.get::<_, String>(1), format!("\"{word}\""), "{encoding}");
+        let lost = "SET pg_cache.fault_point = 'events.send:panic'";
+        let ack = format!("SELECT redis_ack('{queue}', '{word}')");
+        client.batch_execute(&format!("{lost}; {ack}; RESET pg_cache.fault_point")).unwrap();
+        let sql = format!("SELECT id FROM redis_dequeue('{queue}', wait => 0.3)");
+        assert_eq!(client.query(&sql, &[]).unwrap().len(), 0, "{encoding}: it is done");
+        let sql = format!("SELECT in_flight FROM redis_queues WHERE queue = '{queue}'");
+        assert_eq!(client.query_one(&sql, &[]).unwrap().get::<_, i64>(0), 0, "{encoding}");
+    }
+    let mut ascii = scene.connect_to("postgres", &format!("{}_sql_ascii", scene.database()));
+    let sql = "SELECT redis_enqueue('q', '1', id => convert_from('\\xff', 'SQL_ASCII'))";
+    let error = ascii.batch_execute(sql).unwrap_err();
+    assert_eq!(pg_cache_e2e::outcome::sqlstate(&error), "22021");
+}

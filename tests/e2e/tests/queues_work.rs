@@ -38,6 +38,33 @@ fn a_job_is_handed_out_once_and_gone_when_it_is_acknowledged() {
 }
 
 #[test]
+fn no_two_workers_have_one_job_at_a_time() {
+    // Danger: as above, when many ask at the same moment.
+    const JOBS: usize = 300;
+    let scene = Scene::new();
+    let mut client = scene.connect();
+    let all =
+        format!("SELECT redis_enqueue('q', to_jsonb(n)) FROM generate_series(1, {JOBS}) AS n");
+    client.batch_execute(&all).unwrap();
+    let taken: Vec<String> = std::thread::scope(|scope| {
+        let work = || {
+            let (mut worker, mut mine) = (scene.connect(), Vec::new());
+            loop {
+                let some = take(&mut worker, "q", ", 3, wait => 1");
+                if some.is_empty() {
+                    return mine;
+                }
+                mine.extend(some);
+            }
+        };
+        let workers: Vec<_> = (0..4).map(|_| scope.spawn(work)).collect();
+        workers.into_iter().flat_map(|worker| worker.join().unwrap()).collect()
+    });
+    let different: std::collections::BTreeSet<&String> = taken.iter().collect();
+    assert_eq!((taken.len(), different.len()), (JOBS, JOBS));
+}
+
+#[test]
 fn a_job_of_the_trigger_is_a_job_like_any_other() {
     // Danger: two kinds of jobs on one queue, and workers that know one of them.
     let scene = Scene::new();
@@ -92,6 +119,10 @@ fn an_id_that_is_known_adds_nothing() {
     assert_eq!(standing(&mut client, "q"), Some([0, 0, 0, 0]), "done not long ago");
     put(&mut client, &["'q', '1', '1 hour', 'b'", "'q', '2', 0, 'b'"]);
     assert_eq!(standing(&mut client, "q"), Some([0, 0, 1, 0]), "delayed");
+    put(&mut client, &["'q', '1', id => 'c'"]);
+    scene.redis.cli(&["XTRIM", "q", "MAXLEN", "0"]);
+    put(&mut client, &["'q', '2', id => 'c'", "'q', '3', id => 'c'"]);
+    assert_eq!(take(&mut client, "q", ", 10"), ["2"], "the first one was deleted");
 }
 
 #[test]

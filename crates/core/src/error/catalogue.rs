@@ -81,10 +81,7 @@ pub fn catalogue() -> Vec<Error> {
         Error::ServerTooOld { found: "Redis 6.2.7".into() },
     ];
     errors.extend(Outbox::examples().into_iter().map(Error::Outbox));
-    errors.extend(Limits::examples().into_iter().map(Error::Limits));
-    errors.extend(Queue::examples().into_iter().map(Error::Queue));
-    errors.extend(Replied::examples().into_iter().map(Error::Replied));
-    errors.extend(Session::examples().into_iter().map(Error::Session));
+    errors.extend(of_commands());
     errors.extend(of_triggers());
     errors.extend(
         [
@@ -103,6 +100,15 @@ pub fn catalogue() -> Vec<Error> {
         ]
         .map(unreachable),
     );
+    errors
+}
+
+/// Those of what acts at once, and of queues.
+fn of_commands() -> Vec<Error> {
+    let mut errors: Vec<Error> = Limits::examples().into_iter().map(Error::Limits).collect();
+    errors.extend(Queue::examples().into_iter().map(Error::Queue));
+    errors.extend(Replied::examples().into_iter().map(Error::Replied));
+    errors.extend(Session::examples().into_iter().map(Error::Session));
     errors
 }
 

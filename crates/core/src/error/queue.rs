@@ -18,6 +18,10 @@ pub enum Queue {
     Empty {
         name: &'static str,
     },
+    /// Bytes that no other program could read.
+    NotUtf8 {
+        name: &'static str,
+    },
     IdTooLong {
         bytes: usize,
         bytes_max: usize,
@@ -63,6 +67,7 @@ impl Queue {
         let time = |why| Queue::Time { name: "delay", why };
         let mut examples = vec![
             Queue::Empty { name: "queue" },
+            Queue::NotUtf8 { name: "id" },
             Queue::IdTooLong { bytes: 300, bytes_max: crate::queue::ID_BYTES_MAX },
             Queue::Count { given: 0, most: crate::queue::JOBS_MAX },
             Queue::Format { format: "resque".into() },
@@ -86,6 +91,7 @@ impl Queue {
             | Queue::Sidekiq(_) => "22023",
             Queue::Time { why: Untimely::Type { .. }, .. } => "42804",
             Queue::Time { .. } => "22023",
+            Queue::NotUtf8 { .. } => "22021",
             Queue::IdTooLong { .. } => "54000",
             Queue::Gone { .. } | Queue::Taken { .. } => "40001",
             Queue::Locked => "55P03",
@@ -95,6 +101,7 @@ impl Queue {
     pub fn message(&self) -> String {
         match self {
             Queue::Empty { name } => format!("{name} must not be empty"),
+            Queue::NotUtf8 { name } => format!("{name} cannot be written in UTF-8"),
             Queue::IdTooLong { .. } => "id is too long".into(),
             Queue::Count { .. } => "number of jobs out of range".into(),
             Queue::Format { format } => format!("unknown format of jobs: \"{format}\""),
@@ -169,9 +176,10 @@ mod tests {
             Queue::Taken { .. } => 9,
             Queue::Locked => 10,
             Queue::Sidekiq(_) => 11,
+            Queue::NotUtf8 { .. } => 12,
         };
         let listed: std::collections::BTreeSet<i32> =
             Queue::examples().iter().map(variant).collect();
-        assert_eq!(listed, (0..=11).collect());
+        assert_eq!(listed, (0..=12).collect());
     }
 }
