@@ -4,6 +4,8 @@
 //! this database can hold. What is no JSON, whoever wrote it, goes to the dead with the reason: an
 //! error would come again with each call, and nobody would get past it.
 
+use std::cell::RefCell;
+use std::collections::HashSet;
 use std::time::{Duration, Instant};
 
 use pg_cache_core::message::Fields;
@@ -19,6 +21,13 @@ use super::ack::{self, Written};
 
 /// The longest that Redis is asked to wait before it answers.
 const SLICE_MS_MAX: u64 = 100;
+
+/// Of how many queues a backend knows that they are listed.
+const LISTED_MAX: usize = 1000;
+
+thread_local! {
+    static LISTED: RefCell<HashSet<Vec<u8>>> = RefCell::new(HashSet::new());
+}
 
 /// What a worker asks for.
 pub struct Request<'a> {
@@ -44,10 +53,10 @@ pub fn dequeue(request: &Request<'_>) -> Outcome<String> {
             attempts_max: guc::queue_attempts_max(),
         };
         let found = direct::ask(|session| client::dequeue(session, &keys, &wanted))?;
-        if !std::mem::replace(&mut is_listed, true) {
-            direct::ask(|session| client::list(session, &keys.stream))?;
-        }
         let is_something = !found.jobs.is_empty();
+        if !std::mem::replace(&mut is_listed, true) {
+            list(&keys, is_something)?;
+        }
         let rows = rows(request, &keys, &found.jobs)?;
         if !rows.is_empty() {
             return Ok(format!("[{}]", rows.join(",")));
@@ -61,6 +70,22 @@ pub fn dequeue(request: &Request<'_>) -> Outcome<String> {
         }
         host::check_interrupts();
     }
+}
+
+/// Has the queue listed: by its first call of this backend, and again by those that have time.
+fn list(keys: &QueueKeys, is_busy: bool) -> Outcome<()> {
+    let is_known = LISTED.with_borrow(|listed| listed.contains(&keys.stream));
+    if is_known && is_busy {
+        return Ok(());
+    }
+    direct::ask(|session| client::list(session, &keys.stream))?;
+    LISTED.with_borrow_mut(|listed| {
+        if listed.len() >= LISTED_MAX {
+            listed.clear();
+        }
+        listed.insert(keys.stream.clone())
+    });
+    Ok(())
 }
 
 /// Waits for a new entry, but no longer than until something else is due.

@@ -41,6 +41,7 @@ mod privileges_fuzz;
 mod queues;
 mod queues_ack;
 mod queues_kills;
+mod queues_speed;
 mod queues_work;
 mod random_queries;
 mod read_through;

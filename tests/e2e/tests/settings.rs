@@ -334,6 +334,10 @@ fn limits_of_settings_are_kept() {
         "pending_events_bytes_max = 0",
         "on_unreachable = perhaps",
         "rate_limit_on_unreachable = perhaps",
+        "queue_visibility_ms = 0",
+        "queue_attempts_max = 0",
+        "queue_backoff_ms = -1",
+        "queue_done_keep_s = -1",
     ] {
         let error = client.batch_execute(&format!("SET pg_cache.{setting}")).expect_err(setting);
         assert_eq!(sqlstate(&error), "22023", "{setting}");
@@ -352,6 +356,9 @@ fn limits_of_settings_are_kept() {
         "pg_cache.pending_events_bytes_max 67108864",
         "pg_cache.pending_keys_max 10000",
         "pg_cache.plans_max 200",
+        "pg_cache.queue_attempts_max 5",
+        "pg_cache.queue_backoff_ms 1000",
+        "pg_cache.queue_visibility_ms 60000",
         "pg_cache.scope_settings ",
         "pg_cache.timeout_ms 200",
         "pg_cache.ttl_max 2592000",
