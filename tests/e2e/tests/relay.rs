@@ -172,6 +172,29 @@ fn an_answer_that_never_came_doubles_nothing() {
 }
 
 #[test]
+fn what_comes_while_room_is_given_back_stays() {
+    // Danger: the worker finds the outbox empty, somebody commits an event, and TRUNCATE takes it.
+    let scene = Scene::new();
+    let mut client = scene.connect();
+    repair(&mut client);
+    scene.quiet();
+    let fault = "pg_cache.fault_point = 'outbox.shrink:sleep_700'";
+    client.batch_execute(&format!("ALTER DATABASE {} SET {fault}", scene.database())).unwrap();
+    put(&mut client, &vec![append("much", &"x".repeat(200)); 40_000]);
+    let size = "SELECT pg_relation_size('redis_outbox')";
+    let before = count(&mut client, size);
+    let mut put_so_far = 0;
+    eventually(SOON, "its room was given back", || {
+        put(&mut client, &[append("s", &put_so_far.to_string())]);
+        put_so_far += 1;
+        wake(&mut client);
+        count(&mut client, size) < before / 2
+    });
+    delivered(&mut client);
+    assert_eq!(events(&scene.redis, "s"), numbers(put_so_far));
+}
+
+#[test]
 fn what_a_transaction_spilled_goes_where_it_committed() {
     // Danger: a large transaction's events come before its commit, or in pieces among others'.
     let scene = Scene::new();
