@@ -7,6 +7,7 @@ pub mod counters;
 pub mod events;
 pub mod express;
 pub mod jobs;
+pub mod kills;
 pub mod notes;
 pub mod outbox;
 pub mod outcome;

@@ -6,7 +6,6 @@
 //! that many; `PG_CACHE_SEED` repeats a run.
 
 use std::process::Command;
-use std::str::FromStr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::thread::JoinHandle;
@@ -14,9 +13,10 @@ use std::time::{Duration, Instant};
 
 use fastrand::Rng;
 use pg_cache_e2e::jobs::try_dequeue;
+use pg_cache_e2e::kills::{connected, from_environment};
 use pg_cache_e2e::registry::repair;
 use pg_cache_testbed::{Pair, eventually};
-use postgres::{Client, Config, Error, NoTls};
+use postgres::{Client, Error};
 
 const WORKERS: u64 = 8;
 const JOBS: u64 = 1_500;
@@ -30,21 +30,6 @@ const AHEAD_MAX: i64 = 2_000;
 /// Nothing is lost, and the file is short enough to be read again in a moment.
 const REDIS: [&str; 6] =
     ["--appendonly", "yes", "--appendfsync", "always", "--auto-aof-rewrite-min-size", "8mb"];
-
-fn from_environment(name: &str) -> Option<u64> {
-    std::env::var(name).ok()?.parse().ok()
-}
-
-/// A connection, as soon as the server takes one again.
-fn connected(conninfo: &str, is_over: &AtomicBool) -> Option<Client> {
-    while !is_over.load(Ordering::Relaxed) {
-        if let Ok(client) = Config::from_str(conninfo).unwrap().connect(NoTls) {
-            return Some(client);
-        }
-        std::thread::sleep(Duration::from_millis(20));
-    }
-    None
-}
 
 /// What the workers met, to see that the run was no walk in the park.
 #[derive(Default)]

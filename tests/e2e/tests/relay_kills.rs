@@ -6,36 +6,21 @@
 //! `PG_CACHE_KILLS=1000` kills that often; `PG_CACHE_SEED` repeats a run.
 
 use std::process::Command;
-use std::str::FromStr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
 use fastrand::Rng;
+use pg_cache_e2e::kills::{connected, from_environment};
 use pg_cache_e2e::outbox::events;
 use pg_cache_e2e::registry::repair;
 use pg_cache_testbed::{Pair, eventually};
-use postgres::{Client, Config, NoTls};
+use postgres::Client;
 
 const LONG: Duration = Duration::from_secs(60);
 const WRITERS: u64 = 3;
 const KILLS: u64 = 30;
-
-fn from_environment(name: &str) -> Option<u64> {
-    std::env::var(name).ok()?.parse().ok()
-}
-
-/// A connection, as soon as the server takes one again.
-fn connected(conninfo: &str, is_over: &AtomicBool) -> Option<Client> {
-    while !is_over.load(Ordering::Relaxed) {
-        if let Ok(client) = Config::from_str(conninfo).unwrap().connect(NoTls) {
-            return Some(client);
-        }
-        std::thread::sleep(Duration::from_millis(20));
-    }
-    None
-}
 
 /// One transaction: events into a stream whose commits a row lock puts in order, or into one of the
 /// writer's own, some in a savepoint that is undone; committed or not.
