@@ -1,7 +1,7 @@
 //! What tests that kill servers have in common: settings of a run, and connections that come back.
 //!
-//! Owns nothing of the product. The invariant: a connection is waited for until the run is over, and
-//! no longer. Break it and a test hangs whose server does not come back.
+//! Owns nothing of the product. The invariant: a connection is waited for until the run is over,
+//! and no longer. Break it and a test hangs whose server does not come back.
 
 use std::str::FromStr;
 use std::sync::atomic::{AtomicBool, Ordering};
