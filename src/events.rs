@@ -116,8 +116,9 @@ fn spill(level: u32) -> Outcome<()> {
     });
     if let Some(mut entries) = named(entries)? {
         for entry in &mut entries {
-            if let Message::Store { token, .. } = &mut entry.message {
+            if let Message::Store { token, value, .. } = &mut entry.message {
                 *token = Box::from(UNSURE);
+                only_delete_unless(entry.durable, value);
             }
         }
         put(entries, outbox::spill)?;
@@ -175,8 +176,9 @@ pub fn withdraw(tokens: &[Token]) {
         for entry in transaction.log.entries_mut() {
             match &mut entry.message {
                 Message::Store { token, .. } if token.is_empty() => {}
-                Message::Store { token, .. } if entry.durable || all_last => {
+                Message::Store { token, value, .. } if entry.durable || all_last => {
                     *token = [UNSURE, &token[..]].concat().into();
+                    only_delete_unless(entry.durable, value);
                 }
                 Message::Store { token, .. } => *token = Box::default(),
                 _ => {}
@@ -185,6 +187,14 @@ pub fn withdraw(tokens: &[Token]) {
     });
     if lost > 0 {
         stats::messages(0, lost, 0);
+    }
+}
+
+/// Without a token nobody can tell whether a later writer of the key has stored its image already:
+/// one that goes in-line does not stand in the outbox's order. So the older one only deletes.
+fn only_delete_unless(durable: bool, value: &mut Stored) {
+    if !durable {
+        *value = Stored::Nothing;
     }
 }
 

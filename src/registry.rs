@@ -250,14 +250,19 @@ fn lock_to_the_end(which: impl Fn(&Tables) -> Oid) -> bool {
     open_for(WRITE_LOCK, which).map(Table::keep_lock).is_some()
 }
 
-/// The oid of `redis_debt`.
+/// The oid of `redis_debt`, as it is remembered: between two transactions there is no other.
 pub fn debt_table() -> Option<Oid> {
-    Tables::find().map(|tables| tables.debt)
+    Tables::known().map(|tables| tables.debt)
 }
 
 /// The oid of `redis_server`.
 pub fn server_table() -> Option<Oid> {
     Tables::find().map(|tables| tables.server)
+}
+
+/// The same, as it is remembered.
+pub fn known_server_table() -> Option<Oid> {
+    Tables::known().map(|tables| tables.server)
 }
 
 /// The outbox and the index by which it is ordered, if they can be had without a wait.
@@ -275,9 +280,9 @@ pub fn open_job_done(lock: u32) -> Option<(Table, Table)> {
     Some((table, index))
 }
 
-/// The oid of `redis_outbox`.
+/// The oid of `redis_outbox`, as it is remembered.
 pub fn outbox_table() -> Option<Oid> {
-    Tables::find().map(|tables| tables.outbox)
+    Tables::known().map(|tables| tables.outbox)
 }
 
 /// Whether the extension stands in this database, as far as this backend remembers.

@@ -135,6 +135,7 @@ fn become_worker() -> bool {
 fn rest(errand: Errand) -> Outcome<()> {
     if lockers::become_waiter(errand.database) {
         rest_until(host::monotonic_ms() + 1000 * u64::from(errand.waited_seconds));
+        lockers::stop_waiting(errand.database);
         bgworker::start(WORKER, Errand { is_visit: false, ..errand });
     }
     Ok(())
@@ -278,6 +279,7 @@ impl Worker {
         activity::show("looking at the registry");
         let found = look()?;
         stats::database().inspect(|database| database.set_extension(Some(found.is_some())));
+        host::fault_point("worker.looked");
         let Some(look) = found else { return Ok(Pass::Absent) };
         (self.was_here, self.owes) = (true, look.owes);
         // Trouble is paced by the passes, not by the breaker.

@@ -84,6 +84,29 @@ impl Drop for HoldInterrupts {
     }
 }
 
+/// How often interrupts are held at a moment. An ERROR that is caught has set both to zero.
+pub struct Holdoffs {
+    interrupts: u32,
+    cancels: u32,
+}
+
+impl Holdoffs {
+    pub fn now() -> Self {
+        // SAFETY: a counter of the backend.
+        let interrupts = unsafe { pg_sys::InterruptHoldoffCount };
+        // SAFETY: as above.
+        let cancels = unsafe { pg_sys::QueryCancelHoldoffCount };
+        Self { interrupts, cancels }
+    }
+
+    pub fn restore(&self) {
+        // SAFETY: a counter of the backend, as it was before.
+        unsafe { pg_sys::InterruptHoldoffCount = self.interrupts };
+        // SAFETY: as above.
+        unsafe { pg_sys::QueryCancelHoldoffCount = self.cancels };
+    }
+}
+
 /// Sleeps between two looks at somebody else's fill; a cancel ends it.
 pub fn pause(milliseconds: u64) {
     check_interrupts();

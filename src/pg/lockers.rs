@@ -9,6 +9,8 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 
 use pgrx::pg_sys;
 
+use super::host::Holdoffs;
+
 /// Tell these locks from any other of their class: "pgca", "pgcb".
 const WORKER_LOCK: u32 = 0x7067_6361;
 const WAITER_LOCK: u32 = 0x7067_6362;
@@ -76,9 +78,23 @@ pub fn resign() {
     give_back(&worker_lock());
 }
 
-/// Takes the lock of the one who waits on behalf of a database.
+/// Takes the lock of the one who waits on behalf of a database. Its process has none, so nobody
+/// else lets go of a session's locks when it ends: the lock would stay until the server restarts.
 pub fn become_waiter(database: u32) -> bool {
+    let nothing = pg_sys::Datum::from(0usize);
+    // SAFETY: the callback lives as long as the library, which is never unloaded.
+    unsafe { pg_sys::before_shmem_exit(Some(let_go_of_all), nothing) };
     take(&role_lock(WAITER_LOCK, database))
+}
+
+/// Gives it back before its process ends.
+pub fn stop_waiting(database: u32) {
+    give_back(&role_lock(WAITER_LOCK, database));
+}
+
+unsafe extern "C-unwind" fn let_go_of_all(_code: c_int, _nothing: pg_sys::Datum) {
+    // SAFETY: of this process, which ends.
+    unsafe { pg_sys::LockReleaseAll(pg_sys::USER_LOCKMETHOD as u16, true) };
 }
 
 /// Whether somebody waits already.
@@ -109,7 +125,11 @@ fn is_taken(lock: pg_sys::LOCKTAG) -> bool {
         }
         !free
     };
-    catch_unwind(AssertUnwindSafe(look)).unwrap_or(false)
+    let held = Holdoffs::now();
+    catch_unwind(AssertUnwindSafe(look)).unwrap_or_else(|_| {
+        held.restore();
+        false
+    })
 }
 
 /// A transaction that holds a lock: its process, and its number there.

@@ -41,6 +41,11 @@ impl Tables {
         TABLES.get()
     }
 
+    /// As they are remembered: looks nothing up, so it may be asked outside of a transaction.
+    pub fn known() -> Option<Self> {
+        TABLES.get()
+    }
+
     pub fn find_again() -> Option<Self> {
         TABLES.set(None);
         Self::find()

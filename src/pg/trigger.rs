@@ -372,11 +372,27 @@ thread_local! {
     static CHANGES: Cell<u64> = const { Cell::new(0) };
 }
 
+/// What else a table's rows are written by: the schema's name, casts to JSON and their functions.
+const WATCHED: [pg_sys::SysCacheIdentifier::Type; 3] = [
+    pg_sys::SysCacheIdentifier::NAMESPACEOID,
+    pg_sys::SysCacheIdentifier::CASTSOURCETARGET,
+    pg_sys::SysCacheIdentifier::PROCOID,
+];
+
 /// Counts changes of tables' definitions. Once per backend.
 pub fn watch() {
     let nothing = pg_sys::Datum::from(0usize);
     // SAFETY: the callback lives as long as the library, which is never unloaded.
     unsafe { pg_sys::CacheRegisterRelcacheCallback(Some(changed), nothing) };
+    for cache in WATCHED {
+        // SAFETY: as above.
+        unsafe { pg_sys::CacheRegisterSyscacheCallback(cache as c_int, Some(renamed), nothing) };
+    }
+}
+
+#[pg_guard]
+extern "C-unwind" fn renamed(_argument: pg_sys::Datum, _cache: c_int, _hash: u32) {
+    CHANGES.set(CHANGES.get() + 1);
 }
 
 #[pg_guard]

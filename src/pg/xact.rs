@@ -12,6 +12,7 @@ use pg_cache_core::reason::Reason;
 use pgrx::pg_sys;
 
 use super::error::Outcome;
+use super::host::Holdoffs;
 
 /// Whether every statement of this transaction sees the snapshot of its first.
 pub fn keeps_snapshot() -> bool {
@@ -135,7 +136,12 @@ fn listeners() -> &'static [Listener] {
 /// the whole cluster down, and while a savepoint is undone nothing may fail either.
 fn tell(what: impl Fn(&Listener)) {
     for listener in listeners() {
-        let _ = catch_unwind(AssertUnwindSafe(|| what(listener)));
+        // An ERROR lets go of interrupts that whoever ends the transaction holds, and would let a
+        // SIGTERM abort what is committed already.
+        let held = Holdoffs::now();
+        if catch_unwind(AssertUnwindSafe(|| what(listener))).is_err() {
+            held.restore();
+        }
     }
 }
 

@@ -37,7 +37,7 @@ struct Debt {
 
 /// Pays one step of the debts.
 pub fn pay(registration: &Registration) -> Step<Pass> {
-    let Some(relation) = registry::server_table() else { return Ok(Pass::Absent) };
+    let Some(relation) = registry::known_server_table() else { return Ok(Pass::Absent) };
     outwait_writers(relation)?;
     activity::show("paying debts");
     let paid = transaction::run(|| {

@@ -263,3 +263,25 @@ fn a_backend_that_is_killed_after_its_commit_leaves_no_older_image() {
     run(&mut client, "UPDATE t SET v = 'c'");
     assert_eq!(get(&redis, "t:1").as_deref(), Some(r#"{"id":1,"v":"c"}"#));
 }
+
+#[test]
+fn what_a_large_transaction_stores_late_overtakes_nobody() {
+    // Danger: its rows wait in the outbox; who wrote one of them after it has stored a newer image,
+    // and the older one comes behind it and stays.
+    let scene = Scene::new();
+    let mut client = storing(&scene, "");
+    run(&mut client, "INSERT INTO t SELECT g, 'first', g FROM generate_series(1, 5000) g");
+    scene.quiet();
+    let fault = "pg_cache.fault_point = 'relay.sending:sleep_1500'";
+    run(&mut client, &format!("ALTER DATABASE {} SET {fault}", scene.database()));
+    run(&mut client, "SET pg_cache.pending_events_bytes_max = 65536");
+    run(&mut client, "UPDATE t SET v = 'older'");
+    let waiting = |client: &mut Client| pg_cache_e2e::outbox::rows(client);
+    assert!(waiting(&mut client) > 0, "it was too large to be kept in memory");
+    run(&mut client, "UPDATE t SET v = 'newer' WHERE id IN (1, 5000); DELETE FROM t WHERE id = 2");
+    eventually(Duration::from_secs(30), "all is sent", || waiting(&mut client) == 0);
+    for (key, newest) in [("t:1", "newer"), ("t:5000", "newer"), ("t:2", "nothing")] {
+        let found = get(&scene.redis, key);
+        assert!(found.as_ref().is_none_or(|row| row.contains(newest)), "{key}: {found:?}");
+    }
+}

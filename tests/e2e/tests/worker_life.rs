@@ -153,3 +153,57 @@ fn a_redis_that_is_away_is_asked_seldom() {
     println!("{asked} connections in 8 s");
     assert!((3..=40).contains(&asked), "{asked} connections in 8 s");
 }
+
+#[test]
+fn a_worker_whose_extension_goes_while_it_looks_harms_nobody() {
+    // Danger: it looks into the catalogues outside of a transaction, dies of it, and the server
+    // ends every session.
+    let pair = Pair::start_with(&[("pg_cache.fault_point", "worker.looked:sleep_500")], &[]);
+    let mut client = pair.postgres.connect();
+    repair(&mut client);
+    let mut other = pair.postgres.connect();
+    for _ in 0..3 {
+        client.batch_execute("SELECT redis_wake()").unwrap();
+        eventually(SOON, "it runs", || worker_pid(&mut client).is_some());
+        std::thread::sleep(Duration::from_millis(200));
+        client.batch_execute("DROP EXTENSION pg_cache").unwrap();
+        eventually(SOON, "it is gone", || worker_pid(&mut client).is_none());
+        client.batch_execute("CREATE EXTENSION pg_cache").unwrap();
+    }
+    other.batch_execute("SELECT 1").expect("the server did not restart");
+    assert!(!pair.postgres.log().contains("was terminated by signal"));
+}
+
+#[test]
+fn who_waited_for_a_database_leaves_no_lock_behind() {
+    // Danger: the next one takes it for waiting still, and events stay when Redis is back.
+    let mut scene = Scene::alone();
+    let mut client = scene.connect();
+    repair(&mut client);
+    scene.quiet();
+    scene.redis.stop();
+    client
+        .batch_execute(
+            "CREATE TABLE t (id int);
+             CREATE TRIGGER e AFTER INSERT ON t FOR EACH ROW
+                 EXECUTE FUNCTION redis_stream('s', 'durable');
+             INSERT INTO t VALUES (1)",
+        )
+        .unwrap();
+    // It is in no database, so it stands in no other list.
+    let waiters = "SELECT l.pid FROM pg_locks l LEFT JOIN pg_stat_activity a USING (pid)
+                    WHERE locktype = 'userlock' AND l.pid IS NOT NULL AND a.pid IS NULL";
+    let mut waiter: Option<i32> = None;
+    eventually(SOON, "one waits", || {
+        waiter = client.query_opt(waiters, &[]).unwrap().map(|row| row.get(0));
+        waiter.is_some()
+    });
+    let process = waiter.unwrap().to_string();
+    let killed = std::process::Command::new("kill").args(["-TERM", &process]).status().unwrap();
+    assert!(killed.success());
+    let gone = || !std::path::Path::new("/proc").join(&process).exists();
+    eventually(SOON, "it is gone", gone);
+    let left = "SELECT count(*) FROM pg_locks l LEFT JOIN pg_stat_activity a USING (pid)
+                 WHERE locktype = 'userlock' AND a.pid IS NULL";
+    assert_eq!(count(&mut client, left), 0);
+}
