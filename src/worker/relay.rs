@@ -6,16 +6,15 @@
 //! streams (`client::relay`) then tell of any row that is still there whether it was sent.
 //!
 //! A message that Redis refuses by itself (another type stands under the stream's name, a command
-//! with a wrong argument) is put *aside*, with all later ones to the same place, so that it keeps
-//! nobody else waiting and nothing overtakes it. What is aside is tried again every few seconds.
-//! When the server as a whole is in the way, everything waits.
+//! with a wrong argument, one whose answer is too large) is put *aside*, with all later ones to the
+//! same place, so that it keeps nobody else waiting and nothing overtakes it. What is aside is
+//! tried again every few seconds. When the server as a whole is in the way, everything waits.
 
 use std::cell::RefCell;
 use std::collections::HashSet;
 
 use pg_cache_core::message::Message;
 use pg_cache_core::message::horizon::Horizon;
-use pg_cache_core::message::place::Place;
 use pg_cache_core::reason::Reason;
 
 use crate::client::failure::Failure;
@@ -44,8 +43,7 @@ const WALK_EVERY_MS: u64 = 1_000;
 /// How long what was put aside rests.
 const RETRY_EVERY_MS: u64 = 5_000;
 
-/// How often the same batch may end the connection before it is sent message by message, and one
-/// message before it is put aside.
+/// How often one message may end the connection, to a server that answers, before it is refused.
 const BREAKS_MAX: u32 = 3;
 
 type Target = Box<[u8]>;
@@ -55,8 +53,6 @@ pub struct Relay {
     /// To whom something was put aside.
     aside: HashSet<Target>,
     retry: Retry,
-    /// The first message of a batch that ended the connection, and how often.
-    breaking: Option<(Place, u32)>,
     horizon: Horizon,
     /// When the outbox was last walked from its front.
     walked_at_ms: u64,
@@ -90,7 +86,6 @@ impl Default for Relay {
             claims: RefCell::new(Claims::new(format!("{system}.{database}"), host::random)),
             aside: HashSet::new(),
             retry: Retry::default(),
-            breaking: None,
             horizon: Horizon::default(),
             walked_at_ms: 0,
         }
@@ -160,7 +155,7 @@ impl Relay {
             };
             let snapshot = Snapshot::active();
             let from = self.horizon.begin(|xid| snapshot.is_complete(xid));
-            let batch = queue.next(from, self.limits(), &snapshot);
+            let batch = queue.next(from, BATCH, &snapshot);
             if !batch.is_something() {
                 let bytes = queue.bytes();
                 return Ok(End::Commit(Ok(Handled { bytes, ..Handled::default() })));
@@ -188,33 +183,12 @@ impl Relay {
         }
     }
 
-    fn limits(&self) -> Limits {
-        match self.breaking {
-            Some((_, breaks)) if breaks >= BREAKS_MAX => Limits { rows: 1, ..BATCH },
-            _ => BATCH,
-        }
-    }
-
     /// Sends a batch, but for what must not be sent.
-    fn deliver(&mut self, batch: &Batch) -> Result<Sent, Failure> {
+    fn deliver(&self, batch: &Batch) -> Result<Sent, Failure> {
         activity::show("sending events");
         host::fault_point("relay.sending");
-        let may_send = |message: &Message| !self.aside.contains(target(message));
-        let sent = send(&self.claims, &batch.waiting, may_send);
+        let sent = send_past(&self.claims, &batch.waiting, &self.aside);
         host::fault_point("relay.sent");
-        match (&sent, batch.waiting.first()) {
-            (Err(failure), Some(first)) if ends_connection(failure) => {
-                let known = self.breaking.filter(|(place, _)| *place == first.place);
-                let breaks = known.map_or(0, |(_, breaks)| breaks) + 1;
-                self.breaking = Some((first.place, breaks));
-                if breaks > 2 * BREAKS_MAX {
-                    let refused = Failure::new(failure.reason, failure.detail.clone());
-                    return Ok(Sent { fates: vec![Fate::Refused(refused)], trouble: None });
-                }
-            }
-            (Ok(_), _) => self.breaking = None,
-            _ => {}
-        }
         sent
     }
 
@@ -283,8 +257,7 @@ impl Relay {
         let handled = transaction::run(|| {
             let Some(queue) = Queue::open_for_relay() else { return Ok(End::Abort(Ok(None))) };
             let batch = queue.aside(from, BATCH, &Snapshot::active());
-            let may_send = |message: &Message| !self.retry.refused.contains(target(message));
-            let sent = match send(&self.claims, &batch.waiting, may_send) {
+            let sent = match send_past(&self.claims, &batch.waiting, &self.retry.refused) {
                 Ok(sent) => sent,
                 Err(failure) => return Ok(End::Abort(Err(failure))),
             };
@@ -324,6 +297,71 @@ impl Relay {
             self.retry.due_at_ms = host::monotonic_ms() + RETRY_EVERY_MS;
         }
         Ok(Some(delivered))
+    }
+}
+
+/// Sends all but what goes to where something is held back. If that ends the connection, then one
+/// by one: what ends it again and again is refused, and keeps nobody else waiting.
+fn send_past(
+    claims: &RefCell<Claims>,
+    waiting: &[Waiting],
+    held: &HashSet<Target>,
+) -> Result<Sent, Failure> {
+    let may_send = |message: &Message| !held.contains(target(message));
+    match send(claims, waiting, may_send) {
+        Err(failure) if ends_connection(&failure) => {}
+        sent => return sent,
+    }
+    let mut refused = HashSet::new();
+    let mut all = Sent { fates: Vec::with_capacity(waiting.len()), trouble: None };
+    for one in waiting {
+        // What follows something refused to the same place waits for it.
+        if all.trouble.is_some() || refused.contains(&target_of(one)) {
+            all.fates.push(Fate::Waits);
+            continue;
+        }
+        host::check_interrupts();
+        let fate = match send_alone(claims, one, may_send) {
+            Ok(mut sent) => {
+                all.trouble = sent.trouble;
+                sent.fates.pop().unwrap_or(Fate::Waits)
+            }
+            Err(failure) => {
+                all.trouble = Some(failure);
+                Fate::Waits
+            }
+        };
+        if matches!(fate, Fate::Refused(_)) {
+            refused.insert(target_of(one));
+        }
+        all.fates.push(fate);
+    }
+    Ok(all)
+}
+
+/// Sends one message. Between two tries the server must answer something else: what is between it
+/// and us may be down, and no message is to blame.
+fn send_alone(
+    claims: &RefCell<Claims>,
+    one: &Waiting,
+    may_send: impl Fn(&Message) -> bool,
+) -> Result<Sent, Failure> {
+    let mut breaks = 0;
+    loop {
+        // The breaker takes what a message did for what the server did.
+        connection::retry_now();
+        if breaks > 0 {
+            connection::ask(|session| Ok(session.identify()?))?;
+        }
+        match send(claims, std::slice::from_ref(one), &may_send) {
+            Err(failure) if ends_connection(&failure) => {
+                breaks += 1;
+                if breaks == BREAKS_MAX {
+                    return Ok(Sent { fates: vec![Fate::Refused(failure)], trouble: None });
+                }
+            }
+            sent => return sent,
+        }
     }
 }
 

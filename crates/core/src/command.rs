@@ -31,15 +31,18 @@ const BLOCKING: [&str; 10] = [
     "WAITAOF",
 ];
 
-/// Those that change the connection. Of CLIENT, see `CLIENT`; of SCRIPT, DEBUG alone.
-const CONNECTION: [&str; 23] = [
+/// Those that change the connection. Of CLIENT, see `CLIENT`; of SCRIPT, DEBUG alone. On what looks
+/// like a request of HTTP (HOST:, POST) Redis hangs up; its COMMAND does not list those.
+const CONNECTION: [&str; 25] = [
     "ASKING",
     "AUTH",
     "DISCARD",
     "EXEC",
     "HELLO",
+    "HOST:",
     "MONITOR",
     "MULTI",
+    "POST",
     "PSUBSCRIBE",
     "PSYNC",
     "PUNSUBSCRIBE",
@@ -221,6 +224,8 @@ mod tests {
             (&["wait", "1", "0"], Kind::Blocking),
             (&["WaitAof", "1", "0", "0"], Kind::Blocking),
             (&["reset"], Kind::Connection),
+            (&["post", "x"], Kind::Connection),
+            (&["Host:"], Kind::Connection),
             (&["XREADGROUP", "GROUP", "block", "c", "STREAMS", "s", ">"], Kind::Ordinary),
             (&["XREADGROUP", "GROUP", "streams", "streams", "BLOCK", "0"], Kind::Blocking),
             (&["XREAD", "COUNT", "streams", "BLOCK", "0", "STREAMS", "s", "0"], Kind::Blocking),
