@@ -175,6 +175,14 @@ pub struct Waiting {
 }
 
 impl Waiting {
+    /// A row as it stands there, its number moved back to where it was made.
+    fn of(fields: Fields, spot: Spot, shift: i64) -> Self {
+        let Fields { number, xid, seq, at, message: bytes } = fields;
+        let number = u64::try_from(number.saturating_add(shift)).unwrap_or(0);
+        let place = Place { number, xid, seq: u64::try_from(seq).unwrap_or(0) };
+        Self { place, message: codec::decode(&bytes), bytes, at, spot }
+    }
+
     /// Where a walk over what was put aside goes on.
     pub fn cursor(&self) -> i64 {
         signed(self.place.number) - ASIDE
@@ -240,12 +248,13 @@ impl Queue {
                 }
                 return ControlFlow::Break(());
             }
-            batch.add(fields, row.spot(), 0, limits)
+            batch.add(Waiting::of(fields, row.spot(), 0), limits)
         });
         if let Some((number, xid, marker)) = spilled {
             batch.is_full = false;
             self.walk(-signed(xid), -signed(xid), snapshot, |row| {
-                batch.add(Fields::of(row), row.spot(), number + signed(xid), limits)
+                let shift = number + signed(xid);
+                batch.add(Waiting::of(Fields::of(row), row.spot(), shift), limits)
             });
             // More of it, or more behind it.
             batch.marker = (!batch.is_full).then_some(marker);
@@ -254,11 +263,22 @@ impl Queue {
         batch
     }
 
-    /// What was put aside, in order, from a cursor on; and where it goes on.
-    pub fn aside(&self, from: i64, limits: Limits, snapshot: &Snapshot) -> Batch {
+    /// What was put aside, in order, from a cursor on; and where it goes on. What is passed over
+    /// takes no room: else a transaction of which much is refused would hide all behind it.
+    pub fn aside(
+        &self,
+        from: i64,
+        limits: Limits,
+        snapshot: &Snapshot,
+        is_passed_over: impl Fn(&Waiting) -> bool,
+    ) -> Batch {
         let mut batch = Batch::default();
         self.walk(from.max(-ASIDE), -ASIDE / 2, snapshot, |row| {
-            batch.add(Fields::of(row), row.spot(), ASIDE, limits)
+            let waiting = Waiting::of(Fields::of(row), row.spot(), ASIDE);
+            match is_passed_over(&waiting) {
+                true => ControlFlow::Continue(()),
+                false => batch.add(waiting, limits),
+            }
         });
         batch
     }
@@ -331,19 +351,15 @@ impl Batch {
         !self.waiting.is_empty() || self.marker.is_some()
     }
 
-    fn add(&mut self, fields: Fields, spot: Spot, shift: i64, limits: Limits) -> ControlFlow<()> {
-        let bytes = self.bytes + fields.message.len();
+    fn add(&mut self, waiting: Waiting, limits: Limits) -> ControlFlow<()> {
+        let bytes = self.bytes + waiting.bytes.len();
         let has_some = !self.waiting.is_empty();
         if self.waiting.len() >= limits.rows || (has_some && bytes > limits.bytes) {
             self.is_full = true;
             return ControlFlow::Break(());
         }
         self.bytes = bytes;
-        let Fields { number, xid, seq, at, message } = fields;
-        let number = u64::try_from(number.saturating_add(shift)).unwrap_or(0);
-        let place = Place { number, xid, seq: u64::try_from(seq).unwrap_or(0) };
-        let decoded = codec::decode(&message);
-        self.waiting.push(Waiting { place, message: decoded, bytes: message, at, spot });
+        self.waiting.push(waiting);
         ControlFlow::Continue(())
     }
 }

@@ -256,7 +256,8 @@ impl Relay {
         let from = self.retry.cursor.unwrap_or(i64::MIN);
         let handled = transaction::run(|| {
             let Some(queue) = Queue::open_for_relay() else { return Ok(End::Abort(Ok(None))) };
-            let batch = queue.aside(from, BATCH, &Snapshot::active());
+            let is_refused = |one: &Waiting| self.retry.refused.contains(&target_of(one));
+            let batch = queue.aside(from, BATCH, &Snapshot::active(), is_refused);
             let sent = match send_past(&self.claims, &batch.waiting, &self.retry.refused) {
                 Ok(sent) => sent,
                 Err(failure) => return Ok(End::Abort(Err(failure))),
@@ -283,16 +284,10 @@ impl Relay {
             })
         })?;
         let Some((delivered, cursor)) = handled? else { return Ok(None) };
-        // Without a step forward there is more of one transaction than goes into a batch, and Redis
-        // refuses all of it: whoever waits behind waits for the next round.
-        let is_over = cursor.is_none() || (cursor == self.retry.cursor && delivered == 0);
-        self.retry.cursor = cursor.filter(|_| !is_over);
-        if is_over {
-            let refused = std::mem::take(&mut self.retry.refused);
-            match cursor {
-                None => self.aside = refused,
-                Some(_) => self.aside.extend(refused),
-            }
+        // Each step delivers something, or learns of one more place that refuses, or is the last.
+        self.retry.cursor = cursor;
+        if cursor.is_none() {
+            self.aside = std::mem::take(&mut self.retry.refused);
             self.retry.is_complete_once = true;
             self.retry.due_at_ms = host::monotonic_ms() + RETRY_EVERY_MS;
         }

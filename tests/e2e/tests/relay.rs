@@ -116,6 +116,34 @@ fn what_redis_refuses_keeps_nobody_waiting() {
 }
 
 #[test]
+fn much_that_is_refused_hides_nothing_behind_it() {
+    // Danger: one transaction left more aside than goes into a batch; what stands behind it is never
+    // tried again, and a new worker does not even know of it.
+    let scene = Scene::new();
+    let mut client = scene.connect();
+    repair(&mut client);
+    for stream in ["bad", "mended"] {
+        scene.redis.cli(&["RPUSH", stream, "a list"]);
+    }
+    let aside = "SELECT count(*) FROM redis_outbox WHERE number < -(1::bigint << 61)";
+    let much = "CREATE TABLE t (s text);
+                CREATE TRIGGER e AFTER INSERT ON t FOR EACH ROW
+                    EXECUTE FUNCTION redis_stream('{s}', 'durable');
+                INSERT INTO t SELECT 'bad' FROM generate_series(1, 2500)";
+    client.batch_execute(much).unwrap();
+    eventually(SOON, "much is put aside", || count(&mut client, aside) == 2500);
+    put(&mut client, &[append("mended", "0"), append("mended", "1")]);
+    wake(&mut client);
+    eventually(SOON, "and some behind it", || count(&mut client, aside) == 2502);
+    scene.redis.cli(&["DEL", "mended"]);
+    eventually(SOON, "it is tried again", || {
+        wake(&mut client);
+        count(&mut client, aside) == 2500
+    });
+    assert_eq!(events(&scene.redis, "mended"), numbers(2));
+}
+
+#[test]
 fn a_late_command_of_a_dead_worker_appends_nothing() {
     // Danger: a command whose sender is gone is carried out all the same, and doubles its events.
     let scene = Scene::new();
