@@ -6,7 +6,7 @@ use std::time::Duration;
 use pg_cache_core::queue::QueueKeys;
 use pg_cache_e2e::jobs::{ack, dequeue, sent, standing};
 use pg_cache_e2e::registry::count;
-use pg_cache_e2e::{Scene, outcome};
+use pg_cache_e2e::{Scene, outbox, outcome};
 use pg_cache_testbed::{Redis, eventually};
 use postgres::Client;
 
@@ -206,4 +206,28 @@ fn what_is_done_is_forgotten_though_redis_refuses_some_queues() {
     assert_eq!(count(&mut client, ROWS), 1501, "and not what Redis has not confirmed");
     let left: String = redis::cmd("GET").arg("mails").query(&mut redis).unwrap();
     assert_eq!(left, "oops", "what somebody put there is theirs");
+}
+
+#[test]
+fn what_is_done_is_forgotten_though_the_relay_has_work_left() {
+    // Danger: a database that always has something to send, or a Redis that takes nothing for a
+    // night, and redis_job_done grows for ever.
+    let scene = Scene::new();
+    let mut client = scene.connect();
+    put_many(&mut client, 1, 1);
+    assert_eq!(dequeue(&mut client, "q", "").len(), 1);
+    ack(&mut client, "q", &["job1"]).unwrap();
+    scene.redis.cli(&["CONFIG", "SET", "maxmemory", "1"]);
+    client.batch_execute("SELECT redis_enqueue('q', '2')").unwrap();
+    let set = format!("ALTER DATABASE {} SET pg_cache.queue_done_keep_s = 0", scene.database());
+    client.batch_execute(&set).unwrap();
+    // Started anew, the worker reads the setting.
+    let stop = "SELECT pg_terminate_backend(pid) FROM pg_stat_activity
+                 WHERE backend_type = 'pg_cache worker' AND datname = current_database()";
+    client.batch_execute(stop).unwrap();
+    eventually(LONG, "what is done is forgotten", || {
+        client.batch_execute("SELECT redis_wake()").unwrap();
+        count(&mut client, ROWS) == 0
+    });
+    assert_eq!(outbox::rows(&mut client), 1, "and the relay is not through");
 }
