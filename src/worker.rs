@@ -304,7 +304,9 @@ impl Worker {
             relayed?;
             return Ok(paid);
         }
-        if relayed? || (!self.has_resigned && self.done.step()?) {
+        // Not behind events that never end, or that Redis does not take.
+        let has_forgotten = !self.has_resigned && self.done.step()?;
+        if relayed? || has_forgotten {
             return Ok(Pass::Worked);
         }
         Ok(if self.sweep.step(&registration)? { Pass::Worked } else { Pass::Done })

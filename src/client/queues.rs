@@ -3,6 +3,7 @@
 //! Invariant: whatever moves a job does it in one script, so that a job stands in one place at any
 //! moment, whoever dies. The records of jobs are read and written by the scripts alone.
 
+use std::collections::HashSet;
 use std::sync::LazyLock;
 
 use pg_cache_core::message::Fields;
@@ -18,6 +19,9 @@ pub const REMEMBER_MS: u64 = 3_600_000;
 
 /// How many jobs that were given up a queue keeps; the oldest go first.
 pub const DEAD_MAX: usize = 100_000;
+
+/// How many names of queues are read.
+const NAMES_MAX: usize = 100_000;
 
 /// The longest back-off.
 pub const BACKOFF_MS_MAX: u64 = 3_600_000;
@@ -63,6 +67,8 @@ pub struct Wanted<'a> {
     pub count: usize,
     pub visibility_ms: u64,
     pub attempts_max: u64,
+    /// Of all payloads together.
+    pub bytes_max: usize,
 }
 
 /// A job as it is handed out.
@@ -80,16 +86,21 @@ pub struct Dequeued {
     pub newest: Vec<u8>,
     /// Until something is due.
     pub due_in_ms: Option<u64>,
+    /// Whether entries were put away that are no jobs: there may be jobs behind them.
+    pub has_passed: bool,
+    /// Whether there is such a queue.
+    pub exists: bool,
 }
 
 type JobParts = (Vec<u8>, Vec<u8>, i64, i64, Vec<u8>);
+type DequeuedParts = (Vec<u8>, i64, i64, bool, Vec<JobParts>);
 
 pub fn dequeue(
     session: &mut Session,
     keys: &QueueKeys,
     wanted: &Wanted<'_>,
 ) -> RedisResult<Dequeued> {
-    let (newest, due_in, jobs): (Vec<u8>, i64, Vec<JobParts>) = DEQUEUE
+    let (newest, due_in, passed, exists, jobs): DequeuedParts = DEQUEUE
         .key(&keys.stream)
         .key(&keys.jobs)
         .key(&keys.due)
@@ -100,6 +111,7 @@ pub fn dequeue(
         .arg(wanted.visibility_ms)
         .arg(wanted.attempts_max)
         .arg(DEAD_MAX)
+        .arg(wanted.bytes_max)
         .invoke(session)?;
     let job = |(id, payload, attempt, enqueued_ms, birth): JobParts| Job {
         id,
@@ -109,7 +121,8 @@ pub fn dequeue(
         birth,
     };
     let jobs = jobs.into_iter().map(job).collect();
-    Ok(Dequeued { jobs, newest, due_in_ms: u64::try_from(due_in).ok() })
+    let due_in_ms = u64::try_from(due_in).ok();
+    Ok(Dequeued { jobs, newest, due_in_ms, has_passed: passed > 0, exists })
 }
 
 /// Waits for an entry behind `newest`, no longer than this.
@@ -119,12 +132,18 @@ pub fn wait(session: &mut Session, stream: &[u8], newest: &[u8], wait_ms: u64) -
     read.query::<redis::Value>(session).map(|_| ())
 }
 
-/// Has a queue listed, unless there is no room: a full Redis still hands out what it has.
+/// Has a queue listed, unless there is no room, or something else stands in the list's place: the
+/// queue works without.
 pub fn list(session: &mut Session, stream: &[u8]) -> RedisResult<()> {
     match redis::cmd("SADD").arg(QUEUES).arg(stream).exec(session) {
-        Err(error) if error.code() == Some("OOM") => Ok(()),
+        Err(error) if matches!(error.code(), Some("OOM" | "WRONGTYPE")) => Ok(()),
         outcome => outcome,
     }
+}
+
+/// Takes a queue off the list of which nothing is left.
+pub fn unlist(session: &mut Session, stream: &[u8]) -> RedisResult<()> {
+    redis::cmd("SREM").arg(QUEUES).arg(stream).exec(session)
 }
 
 /// The jobs of these ids that were handed out and are not done, by their births; empty for none.
@@ -180,13 +199,29 @@ pub fn requeue(session: &mut Session, keys: &QueueKeys, id: &[u8]) -> RedisResul
 pub type Dead = (Vec<u8>, Vec<u8>, i64, Vec<u8>, i64, i64);
 
 /// Those given up, the last first.
-pub fn dead(session: &mut Session, keys: &QueueKeys, count: usize) -> RedisResult<Vec<Dead>> {
-    DEAD.key(&keys.jobs).key(&keys.dead).arg(count).invoke(session)
+pub fn dead(
+    session: &mut Session,
+    keys: &QueueKeys,
+    count: usize,
+    bytes_max: usize,
+) -> RedisResult<Vec<Dead>> {
+    DEAD.key(&keys.jobs).key(&keys.dead).arg(count).arg(bytes_max).invoke(session)
 }
 
-/// The names of all queues that were used.
-pub fn names(session: &mut Session) -> RedisResult<Vec<Vec<u8>>> {
-    redis::cmd("SMEMBERS").arg(QUEUES).query(session)
+/// The names of the queues that were used; of very many, some.
+pub fn names(session: &mut Session) -> RedisResult<HashSet<Vec<u8>>> {
+    const STEP: usize = 1000;
+    let (mut names, mut cursor) = (HashSet::new(), 0u64);
+    loop {
+        let mut scan = redis::cmd("SSCAN");
+        scan.arg(QUEUES).arg(cursor).arg("COUNT").arg(STEP);
+        let (next, some): (u64, Vec<Vec<u8>>) = scan.query(session)?;
+        names.extend(some);
+        cursor = next;
+        if cursor == 0 || names.len() >= NAMES_MAX {
+            return Ok(names);
+        }
+    }
 }
 
 /// Ready, in flight, delayed, dead, and the age of the oldest that is ready in milliseconds.

@@ -108,7 +108,11 @@ impl Claims {
         }
         for (stream, is_queue) in new {
             if is_queue {
-                redis::cmd("SADD").arg(QUEUES).arg(stream).exec(session)?;
+                // A list that cannot be written to does not hold up the jobs.
+                match redis::cmd("SADD").arg(QUEUES).arg(stream).exec(session) {
+                    Err(error) if error.code() == Some("WRONGTYPE") => {}
+                    outcome => outcome?,
+                }
             }
             let record = stream_record(stream);
             let adopted = ADOPT.key(record).arg(&self.scope).arg(&self.nonce).invoke(session);

@@ -34,7 +34,7 @@ use std::time::Duration;
 
 use pg_cache_core::error::{Error, Queue};
 use pg_cache_core::message::{Fields, Message};
-use pg_cache_core::queue::{QueueKeys, check_id};
+use pg_cache_core::queue::{JOBS_MAX, QueueKeys, check_id};
 
 use crate::client::queues as client;
 use crate::pg::error::{Outcome, Raised};
@@ -44,6 +44,9 @@ use crate::{direct, events, registry, worker};
 
 /// Of how many jobs a backend knows their births.
 const KNOWN_MAX: usize = 10_000;
+
+/// Of how many jobs one script hears: it keeps everybody else waiting.
+const CHUNK: usize = JOBS_MAX as usize;
 
 /// How often a backend that acknowledges looks whether there is a worker, which forgets.
 const WAKE_EVERY_MS: u64 = 10_000;
@@ -64,6 +67,10 @@ pub fn remember(stream: &[u8], id: &[u8], birth: &[u8]) {
         }
         known.insert((stream.to_vec(), id.to_vec()), birth.to_vec());
     });
+}
+
+fn forget(stream: &[u8], id: &[u8]) {
+    KNOWN.with_borrow_mut(|known| known.remove(&(stream.to_vec(), id.to_vec())));
 }
 
 /// An id as it was given, and as Redis has it.
@@ -95,6 +102,8 @@ pub fn ack(queue: &[u8], datum: Datum, mut given: Vec<Given>) -> Outcome<i64> {
     let births = births(&keys, &given)?;
     for (one, birth) in given.iter().zip(&births) {
         if !job_done::insert(&table, datum, one.datum, birth, xid)? {
+            // A later job of this id may be in another session's hands, and be acknowledged here.
+            forget(&keys.stream, &one.id);
             return Err(Error::from(Queue::Taken { id: shown(&one.id) }).into());
         }
     }
@@ -106,10 +115,14 @@ pub fn ack(queue: &[u8], datum: Datum, mut given: Vec<Given>) -> Outcome<i64> {
     drop(index);
     table.keep_lock();
     let count = i64::try_from(given.len()).unwrap_or(i64::MAX);
+    given.iter().for_each(|one| forget(&keys.stream, &one.id));
     let ids = given.into_iter().map(|one| one.id);
-    let jobs: Fields = ids.zip(births.into_iter().map(Vec::into_boxed_slice)).collect();
+    let mut jobs = ids.zip(births.into_iter().map(Vec::into_boxed_slice)).peekable();
     xact::force_sync_commit();
-    events::note(false, Message::Done { queue: queue.into(), jobs })?;
+    while jobs.peek().is_some() {
+        let jobs: Fields = jobs.by_ref().take(CHUNK).collect();
+        events::note(false, Message::Done { queue: queue.into(), jobs })?;
+    }
     wake();
     Ok(count)
 }
@@ -138,8 +151,12 @@ fn births(keys: &QueueKeys, given: &[Given]) -> Outcome<Vec<Vec<u8>>> {
 }
 
 fn look(keys: &QueueKeys, given: &[Given]) -> Outcome<Vec<Vec<u8>>> {
-    let ids: Vec<Box<[u8]>> = given.iter().map(|one| one.id.clone()).collect();
-    direct::ask(|session| client::look(session, keys, &ids))
+    let mut births = Vec::with_capacity(given.len());
+    for chunk in given.chunks(CHUNK) {
+        let ids: Vec<Box<[u8]>> = chunk.iter().map(|one| one.id.clone()).collect();
+        births.extend(direct::ask(|session| client::look(session, keys, &ids))?);
+    }
+    Ok(births)
 }
 
 /// Refuses jobs that are not those that Redis has.

@@ -12,7 +12,8 @@ use pg_cache_core::message::Fields;
 use pg_cache_core::queue::QueueKeys;
 
 use crate::client::queues::{self as client, Dequeued, Job, Nack, Wanted};
-use crate::pg::error::Outcome;
+use crate::client::session::Session;
+use crate::pg::error::{Outcome, Raised};
 use crate::pg::table::READ_LOCK;
 use crate::pg::{Datum, guc, host, jsonb, text};
 use crate::{connection, direct, registry};
@@ -24,6 +25,9 @@ const SLICE_MS_MAX: u64 = 100;
 
 /// Of how many queues a backend knows that they are listed.
 const LISTED_MAX: usize = 1000;
+
+/// What a call may return even where hardly anything is to be stored; no reply is too long by it.
+const BYTES_LEAST: usize = 64 * 1024;
 
 thread_local! {
     static LISTED: RefCell<HashSet<Vec<u8>>> = RefCell::new(HashSet::new());
@@ -51,11 +55,13 @@ pub fn dequeue(request: &Request<'_>) -> Outcome<String> {
             count: request.count,
             visibility_ms: guc::queue_visibility_ms(),
             attempts_max: guc::queue_attempts_max(),
+            bytes_max: guc::value_bytes_max().max(BYTES_LEAST),
         };
         let found = direct::ask(|session| client::dequeue(session, &keys, &wanted))?;
-        let is_something = !found.jobs.is_empty();
-        if !std::mem::replace(&mut is_listed, true) {
-            list(&keys, is_something)?;
+        // Also if it was nothing but what is no job: there may be jobs behind it.
+        let is_something = !found.jobs.is_empty() || found.has_passed;
+        if found.exists && !std::mem::replace(&mut is_listed, true) {
+            spare(list(&keys, is_something), !found.jobs.is_empty())?;
         }
         let rows = rows(request, &keys, &found.jobs)?;
         if !rows.is_empty() {
@@ -104,6 +110,7 @@ fn wait(keys: &QueueKeys, found: &Dequeued, left: Duration) -> Outcome<()> {
 fn rows(request: &Request<'_>, keys: &QueueKeys, jobs: &[Job]) -> Outcome<Vec<String>> {
     let mut rows = Vec::with_capacity(jobs.len());
     let mut done: Fields = Vec::new();
+    let mut bad = Vec::new();
     for job in jobs {
         match written(request, job) {
             Written::Done => done.push((job.id.clone().into(), job.birth.clone().into())),
@@ -113,14 +120,28 @@ fn rows(request: &Request<'_>, keys: &QueueKeys, jobs: &[Job]) -> Outcome<Vec<St
                     ack::remember(&keys.stream, &job.id, &job.birth);
                     rows.push(row);
                 }
-                Err(why) => bury(keys, job, why)?,
+                Err(why) => bad.push((job, why)),
             },
         }
     }
+    let has_rows = !rows.is_empty();
+    for (job, why) in bad {
+        spare(bury(keys, job, why), has_rows)?;
+    }
     if !done.is_empty() {
-        direct::ask(|session| client::finish_now(session, &keys.stream, &done))?;
+        let finish = |session: &mut Session| client::finish_now(session, &keys.stream, &done);
+        spare(direct::ask(finish).map(|_| ()), has_rows)?;
     }
     Ok(rows)
+}
+
+/// What Redis fails at beside jobs that it has handed out does not throw them away; it comes again
+/// with a later call.
+fn spare(outcome: Outcome<()>, has_jobs: bool) -> Outcome<()> {
+    match outcome {
+        Err(Raised::Refused(_)) if has_jobs => Ok(()),
+        outcome => outcome,
+    }
 }
 
 /// A table that cannot be had tells nothing: `ack` asks again.

@@ -5,7 +5,7 @@ use serde_json::{Value, json};
 
 use crate::client::queues as client;
 use crate::pg::error::Outcome;
-use crate::pg::{jsonb, text};
+use crate::pg::{guc, jsonb, text};
 use crate::{direct, registry};
 
 /// How many queues are shown, in the order of their names.
@@ -14,7 +14,7 @@ const QUEUES_MAX: usize = 1000;
 /// The queues of this database: those whose names begin with its prefix.
 pub fn queues() -> Outcome<Value> {
     let prefix = registry::prefix_in_time()?.unwrap_or_default();
-    let mut names = direct::ask(client::names)?;
+    let mut names: Vec<Vec<u8>> = direct::ask(client::names)?.into_iter().collect();
     names.retain(|name| {
         name.strip_prefix(&prefix[..]).is_some_and(|rest| text::from_utf8(rest).is_some())
     });
@@ -24,7 +24,11 @@ pub fn queues() -> Outcome<Value> {
     for name in names {
         let keys = QueueKeys::new(&name);
         let standing = direct::ask(|session| client::standing(session, &keys))?;
-        let Some((ready, in_flight, delayed, dead, age_ms)) = standing else { continue };
+        let Some((ready, in_flight, delayed, dead, age_ms)) = standing else {
+            // Whoever uses it again lists it again.
+            direct::ask(|session| client::unlist(session, &name))?;
+            continue;
+        };
         let age = (age_ms >= 0).then(|| format!("{}.{:03} s", age_ms / 1000, age_ms % 1000));
         rows.push(json!({
             "queue": String::from_utf8_lossy(&name[prefix.len()..]),
@@ -41,7 +45,8 @@ pub fn queues() -> Outcome<Value> {
 /// The jobs of a queue that were given up, the last first.
 pub fn dead(queue: &[u8], count: usize) -> Outcome<Value> {
     let keys = QueueKeys::new(&direct::name(queue)?);
-    let found = direct::ask(|session| client::dead(session, &keys, count))?;
+    let bytes_max = guc::value_bytes_max();
+    let found = direct::ask(|session| client::dead(session, &keys, count, bytes_max))?;
     // What this database cannot hold is shown as far as it can.
     let shown = |bytes: &[u8]| match text::from_utf8(bytes) {
         Some(_) => String::from_utf8_lossy(bytes).into_owned(),

@@ -107,6 +107,24 @@ pub fn is(raised: &Raised, state: &str) -> bool {
     PgSqlErrorCode::from(found) == sqlstate(state)
 }
 
+/// The class of an error's SQLSTATE.
+pub fn class(raised: &Raised) -> String {
+    let state = match raised {
+        Raised::Refused(error) => error.sqlstate().to_owned(),
+        Raised::Postgres(error) => {
+            // SAFETY: made by CopyErrorData in `catch`, and nobody has freed it.
+            let code = unsafe { (**error).sqlerrcode };
+            unpacked(code)
+        }
+    };
+    state.chars().take(2).collect()
+}
+
+/// The five characters of which PostgreSQL packs six bits each.
+fn unpacked(code: std::ffi::c_int) -> String {
+    (0..5).map(|place| char::from(((code >> (6 * place)) & 0x3f) as u8 + b'0')).collect()
+}
+
 /// How work failed that its caller can do without.
 pub struct Failed {
     message: String,
@@ -125,6 +143,14 @@ impl Failed {
         match self.cause {
             _ if !self.is_cancel => Ok(self.message),
             Cause::Raised(raised) => Err(raised),
+            Cause::Panic(panic) => resume_unwind(panic),
+        }
+    }
+
+    /// The error itself, to go on.
+    pub fn again(self) -> Raised {
+        match self.cause {
+            Cause::Raised(raised) => raised,
             Cause::Panic(panic) => resume_unwind(panic),
         }
     }

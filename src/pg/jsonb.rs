@@ -9,8 +9,8 @@ use pg_cache_core::error::Error;
 use pgrx::pg_sys;
 
 use super::arguments::read_text;
-use super::error::{Outcome, defect_in, replace};
-use super::subtransaction::undone;
+use super::error::{Outcome, class, defect_in, replace};
+use super::subtransaction::tried;
 use super::text;
 
 /// The text of a jsonb, in the server's encoding.
@@ -58,12 +58,18 @@ pub fn moment(unix_ms: i64) -> String {
     super::text::c_string(buffer.as_ptr())
 }
 
-/// Whether this text, in the server's encoding, is a jsonb.
+/// Whether this text, in the server's encoding, is a jsonb. An error that says nothing of the text,
+/// such as memory that is short, is the caller's.
 pub fn is_one(text: &[u8]) -> Outcome<bool> {
+    /// Data exceptions, and limits that the text exceeds.
+    const OF_TEXT: [&str; 2] = ["22", "54"];
     let Ok(text) = std::ffi::CString::new(text) else { return Ok(false) };
-    let read = || {
+    tried(|| {
         let literal = pg_sys::Datum::from(text.as_ptr());
-        read_text(pg_sys::JSONBOID, literal).map(|_| ())
-    };
-    Ok(undone(read)?.is_ok())
+        match read_text(pg_sys::JSONBOID, literal) {
+            Ok(_) => Ok(true),
+            Err(raised) if OF_TEXT.contains(&&class(&raised)[..]) => Ok(false),
+            Err(raised) => Err(raised),
+        }
+    })
 }

@@ -6,24 +6,14 @@
 
 use pgrx::pg_sys;
 
-use super::error::{Outcome, attempt};
+use super::error::{Failed, Outcome, attempt};
 
 /// Runs `work` and rolls back whatever it did; an error of it comes as its message. A cancel goes
 /// on: it means the whole statement.
 ///
 /// What comes out must own its memory: what PostgreSQL allocated goes with the subtransaction.
 pub fn undone<T: 'static>(work: impl FnOnce() -> Outcome<T>) -> Outcome<Result<T, String>> {
-    let memory = Memory::start();
-    // SAFETY: a global of the backend.
-    let owner = unsafe { pg_sys::CurrentResourceOwner };
-    // SAFETY: rolled back below, whatever comes of the work.
-    unsafe { pg_sys::BeginInternalSubTransaction(std::ptr::null()) };
-    memory.enter();
-    let outcome = attempt(work);
-    // SAFETY: the subtransaction from above; what the work began inside is gone with it.
-    unsafe { pg_sys::RollbackAndReleaseCurrentSubTransaction() };
-    // SAFETY: what was there before; a rollback leaves the parent's own owner.
-    unsafe { pg_sys::CurrentResourceOwner = owner };
+    let (memory, outcome) = rolled_back(work);
     match outcome {
         Ok(result) => {
             memory.end();
@@ -37,6 +27,36 @@ pub fn undone<T: 'static>(work: impl FnOnce() -> Outcome<T>) -> Outcome<Result<T
             Ok(Err(message))
         }
     }
+}
+
+/// The same for those who sort errors out by themselves: those that come out of `work` go on.
+pub fn tried<T: 'static>(work: impl FnOnce() -> Outcome<T>) -> Outcome<T> {
+    let (memory, outcome) = rolled_back(work);
+    match outcome {
+        Ok(result) => {
+            memory.end();
+            Ok(result)
+        }
+        Err(failed) => {
+            memory.leave();
+            Err(failed.again())
+        }
+    }
+}
+
+fn rolled_back<T>(work: impl FnOnce() -> Outcome<T>) -> (Memory, Result<T, Failed>) {
+    let memory = Memory::start();
+    // SAFETY: a global of the backend.
+    let owner = unsafe { pg_sys::CurrentResourceOwner };
+    // SAFETY: rolled back below, whatever comes of the work.
+    unsafe { pg_sys::BeginInternalSubTransaction(std::ptr::null()) };
+    memory.enter();
+    let outcome = attempt(work);
+    // SAFETY: the subtransaction from above; what the work began inside is gone with it.
+    unsafe { pg_sys::RollbackAndReleaseCurrentSubTransaction() };
+    // SAFETY: what was there before; a rollback leaves the parent's own owner.
+    unsafe { pg_sys::CurrentResourceOwner = owner };
+    (memory, outcome)
 }
 
 /// A memory context of its own.

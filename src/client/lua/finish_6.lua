@@ -8,12 +8,14 @@ local STEP = 100
 local time = redis.call('TIME')
 local now = time[1] * 1000 + math.floor(time[2] / 1000)
 local count = 0
+-- Whatever somebody else put there is theirs; the job is done all the same.
+local is_stream = redis.call('TYPE', KEYS[1]).ok == 'stream'
 for place = 2, #ARGV, 2 do
   local id = ARGV[place]
   local packed = redis.call('HGET', KEYS[2], id)
   local record = packed and cmsgpack.unpack(packed)
   if record and record[3] == ARGV[place + 1] then
-    if record[2] ~= '' then
+    if record[2] ~= '' and is_stream then
       redis.call('XACK', KEYS[1], 'pg_cache', record[2])
       redis.call('XDEL', KEYS[1], record[2])
     end
@@ -27,8 +29,12 @@ for place = 2, #ARGV, 2 do
     count = count + 1
   end
 end
-local old = redis.call('ZRANGEBYSCORE', KEYS[6], '-inf', now, 'LIMIT', 0, STEP)
-if #old > 0 then
+-- More may go than can have come.
+for round = 0, #ARGV, STEP do
+  local old = redis.call('ZRANGEBYSCORE', KEYS[6], '-inf', now, 'LIMIT', 0, STEP)
+  if #old == 0 then
+    break
+  end
   redis.call('ZREM', KEYS[6], unpack(old))
 end
 return count

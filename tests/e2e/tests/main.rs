@@ -40,6 +40,8 @@ mod privileges;
 mod privileges_fuzz;
 mod queues;
 mod queues_ack;
+mod queues_bounds;
+mod queues_foreign;
 mod queues_kills;
 mod queues_speed;
 mod queues_work;

@@ -216,8 +216,7 @@ fn an_entry_that_is_no_job_is_given_up_and_in_nobodys_way() {
     let errors: String = client.query_one(sql, &[]).unwrap().get(0);
     assert_eq!(
         errors,
-        "the entry has no payload|the id is no text in this database's encoding|the id is too \
-         long|the payload is no JSON"
+        "the entry has no payload|the id is empty|the id is too long|the payload is no JSON"
     );
     ack(&mut client, "q", &[&jobs[0].id, &jobs[1].id]).unwrap();
     assert_eq!(standing(&mut client, "q"), Some([0, 0, 0, 5]));

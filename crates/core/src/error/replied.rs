@@ -27,13 +27,21 @@ const fn called(sqlstate: &'static str, message: &'static str, hint: &'static st
 }
 
 /// By the code.
-const CODES: [(&str, Called); 18] = [
+const CODES: [(&str, Called); 19] = [
     (
         "WRONGTYPE",
         called(
             "42804",
             "the redis key holds a value of another type",
             "Ask redis_command('TYPE', ...) for its type.",
+        ),
+    ),
+    (
+        "NOQUEUE",
+        called(
+            "42809",
+            "the redis stream is no queue",
+            "A queue's entries have a payload; redis_dequeue takes no other streams apart.",
         ),
     ),
     (
@@ -173,6 +181,7 @@ impl Replied {
     pub fn examples() -> Vec<Self> {
         let told = [
             ("WRONGTYPE", "Operation against a key holding the wrong kind of value"),
+            ("NOQUEUE", "The first entry of the stream has no payload"),
             ("OOM", "command not allowed when used memory > 'maxmemory'."),
             ("READONLY", "You can't write against a read only replica."),
             ("NOPERM", "User app has no permissions to run the 'set' command"),
