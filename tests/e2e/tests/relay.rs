@@ -117,8 +117,8 @@ fn what_redis_refuses_keeps_nobody_waiting() {
 
 #[test]
 fn much_that_is_refused_hides_nothing_behind_it() {
-    // Danger: one transaction left more aside than goes into a batch; what stands behind it is never
-    // tried again, and a new worker does not even know of it.
+    // Danger: one transaction left more aside than goes into a batch; what stands behind it is
+    // never tried again, and a new worker does not even know of it.
     let scene = Scene::new();
     let mut client = scene.connect();
     repair(&mut client);
