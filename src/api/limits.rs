@@ -8,16 +8,15 @@ use pg_cache_core::gcra::{self, Limit};
 use crate::limit::{self, Answer};
 use crate::pg::call::Call;
 use crate::pg::error::{Outcome, Raised};
-use crate::pg::{Datum, guc, interval, record, text, ttl};
+use crate::pg::{Datum, arguments, guc, interval, record, ttl};
 
 sql_function!(redis_rate_limit, pg_finfo_redis_rate_limit, rate_limit);
 
 fn rate_limit(call: &Call) -> Outcome<Datum> {
-    let key = text::bytes(call.datum(0).ok_or(Error::NullArgument { name: "key" })?);
+    let key = arguments::for_redis(call.datum(0), "key")?;
     if key.is_empty() {
         return Err(Error::from(Limits::KeyEmpty).into());
     }
-    let key = text::to_utf8(key).map_or_else(|| key.to_vec(), |utf8| utf8.into_owned());
     let max = integer(call, 1, "max")?;
     let per_ms = ttl::read(call, 2).map_err(|raised| match raised {
         Raised::Refused(error) => Raised::Refused(Limits::of_per(error)),

@@ -49,7 +49,7 @@ fn dequeue(call: &Call) -> Outcome<Datum> {
     }
     let request = jobs::Request {
         queue: &queue,
-        datum: text::datum(text::from_utf8(&queue).as_deref().unwrap_or(&queue)),
+        datum: as_given(&queue),
         count,
         wait_ms,
         consumer: consumer.as_deref(),
@@ -67,8 +67,7 @@ fn ack(call: &Call) -> Outcome<Datum> {
         let id = utf8(text::bytes(datum), "ids")?.into_owned().into();
         given.push(jobs::Given { datum, id });
     }
-    let datum = text::datum(text::from_utf8(&queue).as_deref().unwrap_or(&queue));
-    Ok(Datum::from(jobs::ack(&queue, datum, given)?))
+    Ok(Datum::from(jobs::ack(&queue, as_given(&queue), given)?))
 }
 
 fn nack(call: &Call) -> Outcome<Datum> {
@@ -116,6 +115,11 @@ fn queue<'a>(call: &Call) -> Outcome<Cow<'a, [u8]>> {
     let queue = utf8(text::bytes(queue), "queue")?;
     jobs::check_name(&queue)?;
     Ok(queue)
+}
+
+/// A queue's name as SQL gave it, in the database's encoding.
+fn as_given(queue: &[u8]) -> Datum {
+    text::datum(text::from_utf8(queue).as_deref().unwrap_or(queue))
 }
 
 /// A text as it goes to Redis.
