@@ -24,14 +24,7 @@ const READONLY: &str = "READONLY";
 /// Asks Redis now. What it answers with an error is an error of its own, and leaves the connection
 /// as it is; a Redis that cannot be asked is one as everywhere.
 pub fn ask<T>(request: impl FnOnce(&mut Session) -> RedisResult<T>) -> Outcome<T> {
-    try_ask(request)?.map_err(|failure| unreachable(failure).into())
-}
-
-/// The same for those who go on without Redis.
-pub fn try_ask<T>(
-    request: impl FnOnce(&mut Session) -> RedisResult<T>,
-) -> Outcome<Result<T, Failure>> {
-    try_ask_within(Duration::from_millis(guc::timeout_ms()), request)
+    ask_waiting(Duration::ZERO, request)
 }
 
 /// Asks for what Redis itself waits for before it answers, for so long at most.
@@ -40,13 +33,6 @@ pub fn ask_waiting<T>(
     request: impl FnOnce(&mut Session) -> RedisResult<T>,
 ) -> Outcome<T> {
     let timeout = Duration::from_millis(guc::timeout_ms()).saturating_add(wait);
-    try_ask_within(timeout, request)?.map_err(|failure| unreachable(failure).into())
-}
-
-fn try_ask_within<T>(
-    timeout: Duration,
-    request: impl FnOnce(&mut Session) -> RedisResult<T>,
-) -> Outcome<Result<T, Failure>> {
     let answer = connection::ask_once(timeout, |session| match request(session) {
         Ok(answer) => Ok(Ok(answer)),
         Err(error) => {
@@ -57,14 +43,15 @@ fn try_ask_within<T>(
             Ok(Err(replied))
         }
     });
-    match answer {
-        Ok(Ok(answer)) => Ok(Ok(answer)),
-        Ok(Err(replied)) => Err(Error::from(replied).into()),
+    let error: Error = match answer {
+        Ok(Ok(answer)) => return Ok(answer),
+        Ok(Err(replied)) => replied.into(),
         Err(failure) if failure.reason == Reason::TooLarge => {
-            Err(Error::from(Asking::ReplyTooLarge { bytes_max: guc::value_bytes_max() }).into())
+            Asking::ReplyTooLarge { bytes_max: guc::value_bytes_max() }.into()
         }
-        Err(failure) => Ok(Err(failure)),
-    }
+        Err(failure) => unreachable(failure),
+    };
+    Err(error.into())
 }
 
 /// What a key of the user's is called in Redis: with the database's prefix.

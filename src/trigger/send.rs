@@ -13,8 +13,8 @@ use pg_cache_core::options::Kind;
 use crate::pg::call::Call;
 use crate::pg::error::Outcome;
 use crate::pg::trigger::{Attached, Fired, Kept};
-use crate::pg::{Datum, Oid, classify, host, xact};
-use crate::{commit, events};
+use crate::pg::{Datum, Oid, classify, xact};
+use crate::{commit, events, jobs};
 
 use super::sending::{Rows, Sender};
 
@@ -87,7 +87,7 @@ fn note(sender: &Sender, fired: Fired<'_>, rows: &Rows) -> Outcome<()> {
     let message = match sender.kind {
         Kind::Publish => Message::Publish { channel: name, payload },
         Kind::Stream => Message::Append { stream: name, length_max: sender.length_max, payload },
-        _ => Message::Job { queue: name, id: job_id(), payload },
+        _ => Message::Job { queue: name, id: jobs::new_id(), payload },
     };
     events::note(sender.durable, message)
 }
@@ -113,9 +113,4 @@ fn note_key(sender: &Sender, key: Box<[u8]>, value: Stored) -> Outcome<()> {
     commit::note_key(&key)?;
     let ttl_ms = sender.ttl_ms;
     events::note(sender.durable, Message::Store { key, token: Box::default(), ttl_ms, value })
-}
-
-/// 128 random bits, as hexadecimal digits.
-fn job_id() -> Box<[u8]> {
-    format!("{:016x}{:016x}", host::random(), host::random()).into_bytes().into()
 }
