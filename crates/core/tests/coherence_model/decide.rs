@@ -206,7 +206,7 @@ fn pending(world: &World, program: &[Op], op: u8) -> Pending {
             Op::Settle => {
                 pending.take_keys();
             }
-            Op::Read(_) | Op::Prepare => {}
+            Op::Read(_) | Op::Ahead | Op::Prepare => {}
         }
     }
     pending

@@ -45,6 +45,8 @@ pub mod mark {
     pub const NOT_ALIVE: u32 = 1 << 14;
     /// A hit on a value that shows a writer.
     pub const HIT_CHANGED: u32 = 1 << 15;
+    /// A commit had nothing to tell any more.
+    pub const TOLD_AHEAD: u32 = 1 << 16;
 }
 
 /// Who does something.

@@ -278,6 +278,28 @@ fn the_lock_of_an_early_settlement_outlives_its_savepoint() {
     assert_needed(&[LockKept], OldValue, World { writers: &[WITHIN], ..LOSS });
 }
 
+const AHEAD: &[Op] = &[Op::Write(A), Op::Name(0), Op::Ahead];
+
+#[test]
+fn what_was_told_ahead_counts_in_its_own_generation_only() {
+    // Danger: it was lost with its table, and the worker did not wait: nobody held the lock.
+    assert_needed(&[AheadGeneration], OldValue, World { writers: &[AHEAD], ..LOSS });
+}
+
+#[test]
+fn what_was_told_ahead_counts_on_the_registered_server_only() {
+    // Danger: an old master heard of it.
+    assert_needed(&[AheadProof], Stale, World { writers: &[AHEAD], ..REPLICA });
+}
+
+#[test]
+fn what_was_told_ahead_must_be_all() {
+    // Danger: the transaction changes more after it has told.
+    const MORE: &[Op] = &[Op::Write(B), Op::Ahead, Op::Write(A)];
+    let world = World { writers: &[MORE], named: 0, filled: true, ..ONE };
+    assert_needed(&[AheadCovers], Stale, world);
+}
+
 #[test]
 fn a_rollback_takes_back_its_own_level_only() {
     // Danger: what an outer level noted is lost with an inner one.

@@ -79,6 +79,33 @@ fn keys_may_be_settled_in_mid_transaction() {
 }
 
 #[test]
+fn a_commit_may_be_told_ahead() {
+    // Danger: what was told is lost, or was told to another generation or server, before the
+    // transaction takes the lock and commits; or it changes more after it has told.
+    use Op::*;
+    const AHEAD: &[Op] = &[Write(A), Name(0), Ahead];
+    const MORE: &[Op] = &[Write(A), Name(0), Ahead, Write(B), Name(1)];
+    const ROLLED_BACK: &[Op] = &[Write(A), Name(0), Savepoint, Write(B), Ahead, RollBack];
+    const PREPARED: &[Op] = &[Write(A), Name(0), Ahead, Prepare];
+    let world = World { writers: &[AHEAD], losses: 1, makes: 1, pays: 1, ..ONE };
+    assert_holds(World { readers: &[TWICE], ..world }, TOLD_AHEAD | HIT_ANEW | OWED | PAID);
+    assert_holds(World { writers: &[PREPARED], ..world }, FILL | OWED | PAID);
+    let (writers, readers) = (&[AHEAD, PLAIN], &[K0, K0]);
+    assert_holds(World { writers, readers, filled: true, ..CALM }, TOLD_AHEAD | HIT_CHANGED);
+    let (writers, readers) = (&[MORE, ROLLED_BACK], &[K0, K1]);
+    assert_holds(World { writers, readers, named: 3, ..CALM }, TOLD_AHEAD | FILL);
+    let world = World { second: Second::Replica, failovers: 1, copies: 1, losses: 0, ..world };
+    assert_holds(world, TOLD_AHEAD | FILL | OWED | UNPROVEN | SWEPT);
+    assert_holds(World { second: Second::Rdb, ..world }, TOLD_AHEAD | FILL | OWED | UNPROVEN);
+    let world = World { second: Second::None, failovers: 0, copies: 0, crashes: 1, ..world };
+    assert_holds(World { bystanders_before: 1, ..world }, TOLD_AHEAD | FILL | NOT_ALIVE);
+    let world = World { crashes: 0, silences: 1, makes: 0, filled: true, ..world };
+    assert_holds(world, TOLD_AHEAD | HIT | OWED | PAID);
+    let world = World { silences: 0, pays: 0, prunes: true, makes: 1, ..world };
+    assert_holds(World { readers: &[TWICE], bystanders: 1, ..world }, TOLD_AHEAD | HIT_ANEW);
+}
+
+#[test]
 fn redis_may_lose_anything() {
     // Danger: a table that was lost and made anew knows nothing of a writer that is under way.
     let reached = HIT_ANEW | FILL | OWED | PAID | DEBT_SEEN;

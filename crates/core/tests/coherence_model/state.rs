@@ -167,6 +167,14 @@ pub enum Flight {
     Delete,
 }
 
+/// What was told ahead of the commit, and has arrived.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Hash)]
+pub struct Told {
+    pub generation: u8,
+    pub tags: u8,
+    pub keys: u8,
+}
+
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Hash)]
 pub struct Writer {
     pub at: WriterAt,
@@ -174,6 +182,9 @@ pub struct Writer {
     /// How far in its program.
     pub op: u8,
     pub has_lock: bool,
+    /// Tells ahead of the commit what is noted so far.
+    pub tells_ahead: bool,
+    pub told: Option<Told>,
     /// Settles keys in mid-transaction.
     pub settles: bool,
     /// Has settled some.

@@ -32,6 +32,8 @@ pub enum Op {
     RollBack,
     /// Too many keys are pending: they are settled at once.
     Settle,
+    /// By experience the commit is near: what is noted is told ahead of it, without the lock.
+    Ahead,
     /// Reads through the cache in a transaction that has an xid.
     Read(u8),
     /// The transaction ends by PREPARE, and somebody else decides about it later. Always the last.
@@ -136,6 +138,12 @@ pub enum Guard {
     StoreDeletesLease,
     /// The lock of a settlement in mid-transaction outlives ROLLBACK TO.
     LockKept,
+    /// What was told ahead of the commit counts in the generation of the commit's P only.
+    AheadGeneration,
+    /// It counts only if the server proved itself behind it.
+    AheadProof,
+    /// It counts only if it tells all that is owed.
+    AheadCovers,
     /// ROLLBACK TO takes away the notes of its own level only.
     RollBackLevel,
     /// The worker makes a table only while its claim stands.

@@ -6,7 +6,7 @@
 use crate::decide;
 use crate::explore::{Breach, Outcome, Steps, Who, mark};
 use crate::redis;
-use crate::state::{ABSENT, Debt, Flight, State, Writer, WriterAt};
+use crate::state::{ABSENT, Debt, Flight, State, Told, Writer, WriterAt};
 use crate::world::{CATALOGUE, Guard, KEYS, Op, World};
 
 const ALL_KEYS: u8 = (1 << KEYS) - 1;
@@ -69,6 +69,11 @@ fn go_on(world: &World, state: &mut State, outcome: &mut Outcome, place: usize) 
                 writer.at = lock(writer);
                 return;
             }
+            Some(Op::Ahead) => {
+                writer.tells_ahead = true;
+                writer.at = WriterAt::Look;
+                return;
+            }
             Some(Op::Read(key)) if !world.has(Guard::OwnXid) => {
                 read(world, state, outcome, place, *key);
             }
@@ -126,20 +131,30 @@ fn look(steps: &mut Steps<'_>, place: usize) {
         if world.has(Guard::FreshP) && world.has(Guard::LockFirst) {
             state.writers[place].snapshot = state.snapshot();
         }
-        state.writers[place].has_lock = true;
         let generation = state.generation_under(&state.writers[place].snapshot);
-        state.writers[place].ends = generation < state.alive_from;
+        let ends = generation < state.alive_from;
+        let is_made = state.is_made(generation);
         let writer = &mut state.writers[place];
+        writer.has_lock |= !writer.tells_ahead;
+        writer.ends = ends;
         writer.generation = generation;
         (writer.tags, writer.keys) = decide::owed(world, world.writers[place], writer);
         writer.keys_left = writer.keys;
         writer.bumped = false;
-        writer.at = match world.effect(place) & 1 << CATALOGUE {
+        let is_ready = is_made && !ends && writer.tags != 0 && writer.tags & 1 << CATALOGUE == 0;
+        if writer.tells_ahead && !is_ready || is_told(world, place, writer) {
+            outcome.marks |= if writer.tells_ahead { 0 } else { mark::TOLD_AHEAD };
+            // Nothing that was told ahead is worse than nothing.
+            writer.keys_left = 0;
+            writer.owes |= writer.tells_ahead;
+            return settled(world, state, outcome, place);
+        }
+        writer.at = match writer.tags & 1 << CATALOGUE {
             0 if world.has(Guard::BumpFirst) => WriterAt::Bump,
             0 => WriterAt::Delete,
             _ => WriterAt::Messages,
         };
-        if !state.is_made(generation) {
+        if !is_made {
             // Nobody can use a generation that was not made, and who makes it waits for us; but
             // not for a prepared transaction.
             let writer = &mut state.writers[place];
@@ -152,6 +167,19 @@ fn look(steps: &mut Steps<'_>, place: usize) {
             }
         }
     });
+}
+
+/// Whether the commit has nothing to tell any more.
+fn is_told(world: &World, place: usize, writer: &Writer) -> bool {
+    let is_prepared = world.writers[place].last() == Some(&Op::Prepare);
+    writer.told.is_some_and(|told| {
+        let is_covered = writer.tags & !told.tags == 0 && writer.keys & !told.keys == 0;
+        (told.generation == writer.generation || !world.has(Guard::AheadGeneration))
+            && (is_covered || !world.has(Guard::AheadCovers))
+            && !is_prepared
+            && !writer.settles
+            && !writer.ends
+    })
 }
 
 /// Whoever is complete in P and stands in the list is dropped from it: its messages must be sent.
@@ -195,9 +223,9 @@ fn bump(steps: &mut Steps<'_>, place: usize) {
             let generation = state.writers[place].generation;
             let is_ours = bump_there(world, state, place);
             let is_proven = state.is_proven(generation, server as u8);
-            let owes = !is_ours && world.has(Guard::OweGeneration)
-                || !is_proven && world.has(Guard::OweProof);
             let writer = &mut state.writers[place];
+            let asks = if writer.tells_ahead { Guard::AheadProof } else { Guard::OweProof };
+            let owes = !is_ours && world.has(Guard::OweGeneration) || !is_proven && world.has(asks);
             writer.owes |= owes;
             writer.bumped = true;
             if writer.keys_left == 0 {
@@ -230,8 +258,8 @@ fn silence(steps: &mut Steps<'_>, place: usize, server: usize, flight: Flight) {
         let writer = &mut state.writers[place];
         writer.server = server as u8;
         writer.owes |= world.has(Guard::OweSilence);
-        // A settlement goes on with the same transaction: its late commands are not followed.
-        writer.flight = if writer.settles { Flight::None } else { flight };
+        // Where the same transaction goes on, its late commands are not followed.
+        writer.flight = if writer.settles || writer.tells_ahead { Flight::None } else { flight };
         settled(world, state, outcome, place);
     });
 }
@@ -268,6 +296,15 @@ fn delete(steps: &mut Steps<'_>, place: usize) {
 /// The pipeline is over, one way or the other.
 fn settled(world: &World, state: &mut State, outcome: &mut Outcome, place: usize) {
     let writer = &mut state.writers[place];
+    if writer.tells_ahead {
+        let Writer { generation, tags, keys, .. } = *writer;
+        writer.told = (!writer.owes).then_some(Told { generation, tags, keys });
+        writer.tells_ahead = false;
+        writer.owes = false;
+        writer.op += 1;
+        writer.at = WriterAt::Running;
+        return;
+    }
     if writer.settles {
         // What a settlement cannot delete is forgotten: its memory is what had to be freed.
         writer.is_coarse |= writer.owes && world.has(Guard::Coarse);
