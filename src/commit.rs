@@ -4,7 +4,8 @@
 //! savepoints. Before the commit record, in one round trip, BUMP gives each tag's bucket the next
 //! version and puts this transaction x among its recent writers, and DEL removes the keys with
 //! their leases. What could not be settled is *owed*: rows of `redis_debt`, committed with x.
-//! There is no step after the commit: if x aborts, the price is a miss.
+//! There is no step after the commit: if x aborts, the price is a miss. Where by experience the end
+//! is near, BUMP and DEL are sent ahead of it, and the commit finds them done (`ahead`).
 //!
 //! # Why it is right
 //!
@@ -25,6 +26,7 @@
 //! For programs that read Redis: a fill needs the lease, which DEL takes after BUMP; a lease taken
 //! later reads the bumped list, where x is not complete in any S that does not see it.
 
+mod ahead;
 mod delivery;
 mod early;
 
@@ -42,10 +44,11 @@ use crate::client::failure::Failure;
 use crate::pg::error::Outcome;
 use crate::pg::snapshot::Fresh;
 use crate::pg::xact::{self, Listener};
-use crate::pg::{guc, host};
+use crate::pg::{guc, host, statement};
 use crate::registry::{self, Registration};
 use crate::{connection, events, outbox, worker};
 
+use self::ahead::Ahead;
 use self::delivery::Delivery;
 use self::early::Early;
 
@@ -64,6 +67,8 @@ struct Transaction {
     owed: Vec<Tag>,
     /// What was settled in mid-transaction.
     early: Option<Early>,
+    /// What was told when the end seemed near.
+    ahead: Ahead,
     /// Keys that early settlement could not settle: everything must be taken for changed.
     coarse: bool,
 }
@@ -97,6 +102,7 @@ pub fn listener() -> Listener {
             LAST.set(None);
             TRANSACTION.with(|transaction| {
                 if let Ok(mut transaction) = transaction.try_borrow_mut() {
+                    transaction.ahead.end();
                     *transaction = Transaction::default();
                 }
             });
@@ -104,6 +110,18 @@ pub fn listener() -> Listener {
             outbox::ended();
         },
         let_go: || {},
+    }
+}
+
+/// Listens to the ends of statements.
+pub fn statement_listener() -> statement::Listener {
+    statement::Listener {
+        wants_to_hear: || {
+            TRANSACTION.with_borrow(|transaction| {
+                transaction.pending.is_some() && transaction.settled.is_none()
+            })
+        },
+        finished: ahead::statement_finished,
     }
 }
 
@@ -169,6 +187,10 @@ fn settle(end: End) -> Outcome<()> {
         LAST.set(None);
         // Once prepared, nobody waits for us, and what was bumped may be lost with its table.
         transaction.coarse |= end == End::Prepare && transaction.early.is_some();
+        if end == End::Commit {
+            let pending = transaction.pending.as_ref();
+            transaction.ahead.before_commit(pending.map_or(0, Pending::count));
+        }
         let owed = transaction.pending.as_mut().map(Pending::take).unwrap_or_default();
         let nothing = owed.tags.is_empty() && owed.keys.is_empty() && tokens.is_empty();
         (!nothing || transaction.coarse).then_some((owed, transaction.coarse))
@@ -200,7 +222,12 @@ fn deliver(end: End, xid: u64, owed: &Owed, coarse: bool, tokens: &[Token]) -> O
             is_unmade = false;
             let delivery = Delivery::new(&found, &fresh.snapshot, xid, &deadline);
             is_former = delivery.is_former;
-            delivery.settle(&delivery::buckets_of(&found, owed), &owed.keys, tokens)
+            let buckets = delivery::buckets_of(&found, owed);
+            let may_skip = end == End::Commit && tokens.is_empty() && !is_former;
+            match may_skip && ahead::has_told(&found, &buckets, owed, &deadline) {
+                true => Ok(()),
+                false => delivery.settle(&buckets, &owed.keys, tokens),
+            }
         }
         // Nobody can use a generation that was not made, and who makes it waits for us; unless we
         // are prepared, when only a debt tells of us.

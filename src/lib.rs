@@ -51,6 +51,7 @@ pub extern "C-unwind" fn _PG_init() {
     pg::guc::reserve_prefix();
     pg::surroundings::watch();
     pg::trigger::watch();
+    pg::statement::listen(commit::statement_listener());
     pg::xact::listen(vec![commit::listener(), events::listener(), sessions::listener()]);
     if pg::shmem::is_preloading() {
         pg::shmem::reserve();

@@ -88,7 +88,12 @@ impl<'a> Delivery<'a> {
         Ok((settlement, ticket))
     }
 
-    fn settlement(&self, buckets: &[Bucket], keys: &[Box<[u8]>], tokens: &[Token]) -> Settlement {
+    pub fn settlement(
+        &self,
+        buckets: &[Bucket],
+        keys: &[Box<[u8]>],
+        tokens: &[Token],
+    ) -> Settlement {
         let in_progress = self.snapshot.in_progress();
         let drops_all = host::skips("guard.droplist");
         let bump = Bump {

@@ -27,6 +27,8 @@ static TTL_MAX: GucSetting<i32> = GucSetting::<i32>::new(30 * 24 * 3600);
 static PLANS_MAX: GucSetting<i32> = GucSetting::<i32>::new(200);
 static COMMIT_TIMEOUT_MS: GucSetting<i32> = GucSetting::<i32>::new(1_000);
 static PENDING_KEYS_MAX: GucSetting<i32> = GucSetting::<i32>::new(10_000);
+/// As long as a commit takes that waits for its disk: readers compute for that long in any case.
+static AHEAD_MS: GucSetting<i32> = GucSetting::<i32>::new(2);
 static OUTBOX_MB_MAX: GucSetting<i32> = GucSetting::<i32>::new(1024);
 static PENDING_EVENTS_BYTES_MAX: GucSetting<i32> = GucSetting::<i32>::new(64 * 1024 * 1024);
 static QUEUE_VISIBILITY_MS: GucSetting<i32> = GucSetting::<i32>::new(60_000);
@@ -209,6 +211,14 @@ fn register_commit() {
         &PENDING_KEYS_MAX,
         1..=10_000_000,
         GucFlags::default(),
+    );
+    integer(
+        GucContext::Suset,
+        c"pg_cache.ahead_ms",
+        c"How near the end of a transaction must be, by experience, to tell Redis ahead of it; 0: never.",
+        &AHEAD_MS,
+        0..=WAIT_MS_LONGEST,
+        GucFlags::UNIT_MS,
     );
     integer(
         GucContext::Suset,
@@ -432,6 +442,10 @@ pub fn commit_timeout_ms() -> u64 {
 
 pub fn pending_keys_max() -> usize {
     usize::try_from(PENDING_KEYS_MAX.get()).unwrap_or(1)
+}
+
+pub fn ahead_ms() -> u64 {
+    natural(&AHEAD_MS)
 }
 
 pub fn outbox_mb_max() -> u64 {

@@ -62,6 +62,12 @@ pub fn xid() -> Option<u64> {
     (xid != 0).then_some(xid)
 }
 
+/// Whether the client began a transaction and has yet to end it.
+pub fn is_block() -> bool {
+    // SAFETY: reads the state of the current transaction.
+    unsafe { pg_sys::IsTransactionBlock() }
+}
+
 /// Whether a transaction has let go of the lock on its own id, which it does last of all: by then
 /// its invalidation messages are sent.
 pub fn has_let_go(xid: u64) -> bool {

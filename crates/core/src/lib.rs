@@ -21,6 +21,7 @@ pub mod key;
 pub mod limiter;
 pub mod message;
 pub mod options;
+pub mod pace;
 pub mod pending;
 pub mod pins;
 pub mod queue;

@@ -228,12 +228,28 @@ impl Pending {
     /// Takes everything: the transaction is about to commit.
     pub fn take(&mut self) -> Owed {
         let keys = self.take_keys();
+        let tags = self.tags();
+        self.clear();
+        Owed { tags, keys }
+    }
+
+    /// What it would owe if it committed now.
+    pub fn copy(&self) -> Owed {
+        let keys: HashSet<&Box<[u8]>> = self.levels.iter().flat_map(|level| &level.keys).collect();
+        Owed { tags: self.tags(), keys: keys.into_iter().cloned().collect() }
+    }
+
+    fn tags(&self) -> Vec<Tag> {
         let tags = self.levels.iter().flat_map(|level| level.tags.keys().copied());
         let mut tags: Vec<Tag> = tags.chain(self.bottom.iter().copied()).collect();
         tags.sort_unstable();
         tags.dedup();
-        self.clear();
-        Owed { tags, keys }
+        tags
+    }
+
+    /// How many tags and keys are held, over all levels: one that stands in two counts twice.
+    pub fn count(&self) -> usize {
+        self.held.plain + self.held.groups + self.held.keys
     }
 
     /// Forgets everything: the transaction is over.
