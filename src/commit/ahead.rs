@@ -13,7 +13,6 @@
 //! it waits for the lock. A prepared transaction tells everything anew.
 
 use std::cell::Cell;
-use std::rc::Rc;
 use std::time::{Duration, Instant};
 
 use pg_cache_core::pace::Pace;
@@ -50,7 +49,6 @@ pub struct Ahead {
 
 /// A delivery that was sent and is not yet known to have arrived.
 struct Told {
-    registration: Rc<Registration>,
     buckets: Vec<Bucket>,
     keys: Vec<Box<[u8]>>,
     settlement: Settlement,
@@ -123,7 +121,7 @@ fn tell() -> Option<Told> {
     let settlement = delivery.settlement(&buckets, &owed.keys, &[]);
     let ticket = connection::tell(|session| Ok(settlement.post(session)?))?;
     host::fault_point("ahead.told");
-    Some(Told { registration, buckets, keys: owed.keys, settlement, ticket })
+    Some(Told { buckets, keys: owed.keys, settlement, ticket })
 }
 
 /// Whether all that is owed was told, to the table and the server that count, and has arrived.
@@ -135,16 +133,18 @@ pub fn has_told(
 ) -> bool {
     let told = TRANSACTION.with_borrow_mut(|transaction| transaction.ahead.told.take());
     let Some(told) = told else { return false };
-    let is_registered = *told.registration == *registration || host::skips("guard.ahead");
     let is_all = buckets.iter().all(|bucket| told.buckets.contains(bucket))
         && owed.keys.iter().all(|key| told.keys.contains(key));
-    if !is_registered || !(is_all || host::skips("guard.covers")) {
+    if !is_all && !host::skips("guard.covers") {
         return false;
     }
     let started = Instant::now();
     let arrived = connection::ask_within(deadline.left(), |session| {
         let found = told.settlement.collect(session, told.ticket)?;
-        registration.check_settled(session.server(), &found)
+        match host::skips("guard.ahead") {
+            true => Ok(()),
+            false => registration.check_settled(session.server(), &found),
+        }
     });
     if arrived.is_ok() {
         let time_us = u64::try_from(started.elapsed().as_micros()).unwrap_or(u64::MAX);

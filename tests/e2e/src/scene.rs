@@ -95,7 +95,7 @@ fn start_shared() -> Arc<Postgres> {
             ("log_min_messages", "log"),
             ("autovacuum", "off"),
             ("max_worker_processes", "64"),
-            ("max_worker_processes", "64"),
+            ("max_prepared_transactions", "20"),
         ]));
         sender.send(server).unwrap();
         loop {

@@ -3,6 +3,7 @@
 //! One binary, so that all themes share one PostgreSQL; run one theme with
 //! `cargo test -p pg_cache_e2e THEME::`.
 
+mod ahead;
 mod base;
 mod breaker;
 mod bump;

@@ -1,0 +1,209 @@
+//! What is told ahead of a commit that is near by experience, and what becomes of it.
+
+use std::time::Duration;
+
+use pg_cache_e2e::counters::{Counters, commands, forget_commands};
+use pg_cache_e2e::registry::repair;
+use pg_cache_e2e::{Scene, cached};
+use postgres::Client;
+
+const QUERY: &str = "SELECT v FROM told";
+
+/// Calls of BUMP that Redis counted since they were forgotten.
+fn bumps(scene: &Scene) -> u64 {
+    commands(&scene.redis).get("evalsha").copied().unwrap_or(0)
+}
+
+/// A client and a writer whose transactions have made a habit of ending behind their one change.
+fn accustomed(scene: &Scene) -> (Client, Client) {
+    let mut client = scene.connect();
+    client
+        .batch_execute(
+            "CREATE TABLE told (id int PRIMARY KEY, v int); CREATE TABLE more (v int);
+             INSERT INTO told VALUES (1, 0); INSERT INTO more VALUES (0);
+             SELECT redis_track('told'); SELECT redis_track('more');
+             CREATE TRIGGER named AFTER UPDATE ON told
+                 FOR EACH ROW EXECUTE FUNCTION redis_invalidate('told:{id}')",
+        )
+        .unwrap();
+    repair(&mut client);
+    let mut writer = scene.connect();
+    writer.batch_execute("SET pg_cache.ahead_ms = '60 s'").unwrap();
+    for _ in 0..20 {
+        change(&mut writer);
+        writer.batch_execute("COMMIT").unwrap();
+    }
+    forget_commands(scene);
+    (client, writer)
+}
+
+/// Begins, and changes the row.
+fn change(writer: &mut Client) {
+    writer.batch_execute("BEGIN").unwrap();
+    writer.batch_execute("UPDATE told SET v = v + 1").unwrap();
+}
+
+#[test]
+fn a_habit_is_told_ahead_and_its_commit_asks_nothing() {
+    // Danger: each commit waits for Redis although it could have been told while the client was
+    // making its next statement.
+    let scene = Scene::new();
+    let (mut client, mut writer) = accustomed(&scene);
+    assert_eq!(cached(&mut client, "told:1", QUERY).unwrap(), r#"[{"v":20}]"#);
+    assert_eq!(cached(&mut client, "told:1", QUERY).unwrap(), r#"[{"v":20}]"#);
+    forget_commands(&scene);
+
+    change(&mut writer);
+    pg_cache_testbed::eventually(Duration::from_secs(5), "it is told", || bumps(&scene) == 1);
+    assert_eq!(scene.redis.cli(&["EXISTS", "told:1"]).trim(), "0", "the key is gone already");
+    let before = Counters::of(&mut client);
+    assert_eq!(cached(&mut client, "told:1", QUERY).unwrap(), r#"[{"v":20}]"#);
+    let since = Counters::of(&mut client).since(&before);
+    assert_eq!((since.hits, since.fills), (0, 0), "{since:?}");
+    assert_eq!(scene.redis.cli(&["EXISTS", "told:1"]).trim(), "0", "and stays away");
+
+    writer.batch_execute("COMMIT").unwrap();
+    assert_eq!(bumps(&scene), 1, "the commit told nothing more");
+    assert_eq!(cached(&mut client, "told:1", QUERY).unwrap(), r#"[{"v":21}]"#);
+    let before = Counters::of(&mut client);
+    assert_eq!(cached(&mut client, "told:1", QUERY).unwrap(), r#"[{"v":21}]"#);
+    assert_eq!(Counters::of(&mut client).since(&before).hits, 1);
+}
+
+#[test]
+fn it_is_a_habit_or_it_is_told_at_the_commit() {
+    // Danger: readers compute for as long as a transaction stays open that was told at once.
+    let scene = Scene::new();
+    let (_client, mut writer) = accustomed(&scene);
+    let told_before_commit = |writer: &mut Client, begin: &str| {
+        forget_commands(&scene);
+        writer.batch_execute(begin).unwrap();
+        writer.batch_execute("UPDATE told SET v = v + 1").unwrap();
+        // What was sent is executed before what another client sends now, or a moment later.
+        std::thread::sleep(Duration::from_millis(100));
+        let told = bumps(&scene);
+        writer.batch_execute("COMMIT").unwrap();
+        assert_eq!(bumps(&scene), 1);
+        told
+    };
+    assert_eq!(told_before_commit(&mut writer, "BEGIN"), 1);
+    assert_eq!(told_before_commit(&mut writer, "BEGIN; SET LOCAL pg_cache.ahead_ms = 0"), 0);
+    let mut other = scene.connect();
+    assert_eq!(told_before_commit(&mut other, "BEGIN"), 0, "a new session has no habits");
+    // Three that stay for longer than the limit end the habit.
+    for _ in 0..3 {
+        writer.batch_execute("BEGIN; UPDATE told SET v = v + 1").unwrap();
+        writer.batch_execute("SET LOCAL pg_cache.ahead_ms = 1; SELECT pg_sleep(0.01)").unwrap();
+        writer.batch_execute("COMMIT").unwrap();
+    }
+    assert_eq!(told_before_commit(&mut writer, "BEGIN"), 0);
+}
+
+#[test]
+fn what_changes_behind_it_is_told_by_the_commit() {
+    // Danger: the commit takes a part for the whole.
+    let scene = Scene::new();
+    let (mut client, mut writer) = accustomed(&scene);
+    let more = "SELECT v FROM more";
+    assert_eq!(cached(&mut client, "more", more).unwrap(), r#"[{"v":0}]"#);
+    forget_commands(&scene);
+    change(&mut writer);
+    writer.batch_execute("UPDATE more SET v = 1").unwrap();
+    assert_eq!(cached(&mut client, "more", more).unwrap(), r#"[{"v":0}]"#);
+    writer.batch_execute("COMMIT").unwrap();
+    assert_eq!(bumps(&scene), 2);
+    assert_eq!(cached(&mut client, "more", more).unwrap(), r#"[{"v":1}]"#);
+    assert_eq!(cached(&mut client, "told:1", QUERY).unwrap(), r#"[{"v":21}]"#);
+}
+
+#[test]
+fn a_rollback_behind_it_costs_a_miss() {
+    // Danger: the answer that nobody took is read as that to the next question.
+    let scene = Scene::new();
+    let (mut client, mut writer) = accustomed(&scene);
+    cached(&mut client, "told:1", QUERY).unwrap();
+    change(&mut writer);
+    writer.batch_execute("ROLLBACK").unwrap();
+    assert_eq!(cached(&mut writer, "told:1", QUERY).unwrap(), r#"[{"v":20}]"#);
+    assert_eq!(cached(&mut client, "told:1", QUERY).unwrap(), r#"[{"v":20}]"#);
+    change(&mut writer);
+    writer.batch_execute("SAVEPOINT s; UPDATE more SET v = 1; ROLLBACK TO s").unwrap();
+    writer.batch_execute("SELECT redis_set('other', 'asked in between')").unwrap();
+    writer.batch_execute("COMMIT").unwrap();
+    assert_eq!(cached(&mut client, "told:1", QUERY).unwrap(), r#"[{"v":21}]"#);
+}
+
+/// What is served when Redis has lost the table, another was made and an old value filled, all
+/// between telling and the commit.
+fn served_after_a_loss(fault: &str) -> String {
+    let scene = Scene::new();
+    let (mut client, mut writer) = accustomed(&scene);
+    writer.batch_execute(&format!("SET pg_cache.fault_point = '{fault}'")).unwrap();
+    change(&mut writer);
+    pg_cache_testbed::eventually(Duration::from_secs(5), "it is told", || bumps(&scene) == 1);
+    scene.redis.cli(&["FLUSHALL"]);
+    // The open transaction holds no lock: the worker does not wait for it.
+    client.batch_execute("SET statement_timeout = '20 s'").unwrap();
+    repair(&mut client);
+    assert_eq!(cached(&mut client, "k", QUERY).unwrap(), r#"[{"v":20}]"#);
+    let before = Counters::of(&mut client);
+    assert_eq!(cached(&mut client, "k", QUERY).unwrap(), r#"[{"v":20}]"#);
+    assert_eq!(Counters::of(&mut client).since(&before).hits, 1, "the old value is cached again");
+    writer.batch_execute("COMMIT").unwrap();
+    cached(&mut client, "k", QUERY).unwrap()
+}
+
+#[test]
+fn what_was_lost_meanwhile_is_told_again() {
+    // Danger: the value of before the commit is served for as long as it lives.
+    assert_eq!(served_after_a_loss(""), r#"[{"v":21}]"#);
+}
+
+#[test]
+fn without_a_look_at_the_registration_an_old_value_is_served() {
+    // Danger: the test above passes whatever that look is good for.
+    assert_eq!(served_after_a_loss("guard.ahead:skip"), r#"[{"v":20}]"#);
+}
+
+#[test]
+fn a_lost_connection_is_made_up_for_at_the_commit() {
+    // Danger: what was sent over it may never have arrived.
+    let scene = Scene::new();
+    let (mut client, mut writer) = accustomed(&scene);
+    cached(&mut client, "k", QUERY).unwrap();
+    change(&mut writer);
+    scene.redis.cli(&["CLIENT", "KILL", "TYPE", "normal", "SKIPME", "yes"]);
+    writer.batch_execute("COMMIT").unwrap();
+    assert_eq!(cached(&mut client, "k", QUERY).unwrap(), r#"[{"v":21}]"#);
+    let owed = "SELECT count(*) FROM redis_debt";
+    assert_eq!(pg_cache_e2e::registry::count(&mut client, owed), 0);
+}
+
+#[test]
+fn a_schema_change_is_told_at_its_commit_only() {
+    // Danger: every reader of the database computes.
+    let scene = Scene::new();
+    let (_client, mut writer) = accustomed(&scene);
+    for place in 0..20 {
+        writer.batch_execute("BEGIN").unwrap();
+        writer.batch_execute(&format!("ALTER TABLE more ADD c{place} int")).unwrap();
+        writer.batch_execute("UPDATE more SET v = 1").unwrap();
+        forget_commands(&scene);
+        std::thread::sleep(Duration::from_millis(20));
+        assert_eq!(bumps(&scene), 0);
+        writer.batch_execute("COMMIT").unwrap();
+    }
+}
+
+#[test]
+fn a_prepared_transaction_tells_and_owes_whatever_was_told() {
+    // Danger: the worker does not wait for it, and only a debt tells of it.
+    let scene = Scene::new();
+    let (mut client, mut writer) = accustomed(&scene);
+    change(&mut writer);
+    writer.batch_execute("PREPARE TRANSACTION 'told'").unwrap();
+    assert_eq!(bumps(&scene), 2);
+    assert_eq!(cached(&mut client, "k", QUERY).unwrap(), r#"[{"v":20}]"#);
+    client.batch_execute("COMMIT PREPARED 'told'").unwrap();
+    assert_eq!(cached(&mut client, "k", QUERY).unwrap(), r#"[{"v":21}]"#);
+}
