@@ -22,6 +22,8 @@ pub enum Guard {
     Savepoint,
     Flush,
     Catalogue,
+    Ahead,
+    Covers,
 }
 
 /// What a run without the guard needs, so that it fails soon.
@@ -35,7 +37,7 @@ pub struct Plan {
 }
 
 impl Guard {
-    pub const ALL: [Guard; 12] = [
+    pub const ALL: [Guard; 14] = [
         Guard::Hit,
         Guard::Fill,
         Guard::DropList,
@@ -48,6 +50,8 @@ impl Guard {
         Guard::Savepoint,
         Guard::Flush,
         Guard::Catalogue,
+        Guard::Ahead,
+        Guard::Covers,
     ];
 
     /// As the fault point is called.
@@ -65,6 +69,8 @@ impl Guard {
             Guard::Savepoint => "guard.savepoint",
             Guard::Flush => "guard.flush",
             Guard::Catalogue => "guard.catalogue",
+            Guard::Ahead => "guard.ahead",
+            Guard::Covers => "guard.covers",
         }
     }
 
@@ -75,6 +81,11 @@ impl Guard {
     /// Whether the gap between a bump and its commit must be made wide.
     pub fn wants_slow_commits(self) -> bool {
         self == Guard::DropList
+    }
+
+    /// Whether the gap between the last change and the commit must be made wide.
+    pub fn wants_late_commits(self) -> bool {
+        self == Guard::Ahead
     }
 
     /// Whether the gap between a change of the catalogue and its messages must be made wide.
@@ -94,13 +105,15 @@ impl Guard {
             Guard::Generation => &["before_an_old_table", "restart_old"],
             Guard::Proof => &["rolled_back", "lagging_master"],
             Guard::Flush => &["crash"],
+            Guard::Ahead => &["flushall"],
             Guard::Hit
             | Guard::Fill
             | Guard::DropList
             | Guard::KeepLease
             | Guard::OwnXid
             | Guard::Savepoint
-            | Guard::Catalogue => &[],
+            | Guard::Catalogue
+            | Guard::Covers => &[],
         };
         let changes = !matches!(self, Guard::Base | Guard::Generation);
         Plan { troubles, changes, standby: false, time: TIME_MAX }

@@ -58,5 +58,7 @@ each! {
     a_transaction_that_wrote_computes: OwnXid, "own rows go into the cache, or are not seen";
     a_rollback_to_a_savepoint_keeps_the_outer_notes: Savepoint, "a commit bumps nothing";
     nothing_is_filled_before_its_commit_is_durable: Flush, "an entry outlives a lost commit";
+    what_was_told_ahead_is_looked_at_again: Ahead, "it was lost with its table";
+    what_was_told_ahead_must_be_all: Covers, "a transaction changes more after it has told";
     every_entry_depends_on_the_catalogue: Catalogue, "a change of the schema is never heard of";
 }

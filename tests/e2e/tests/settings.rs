@@ -235,6 +235,7 @@ fn ordinary_users_cannot_aim_the_server_at_a_host_of_theirs() {
         "lease_timeout_ms",
         "commit_timeout_ms",
         "pending_keys_max",
+        "ahead_ms",
         "on_unreachable",
         "outbox_mb_max",
         "rate_limit_on_unreachable",
@@ -331,6 +332,7 @@ fn limits_of_settings_are_kept() {
         "enabled = perhaps",
         "commit_timeout_ms = 0",
         "pending_keys_max = 0",
+        "ahead_ms = -1",
         "pending_events_bytes_max = 0",
         "on_unreachable = perhaps",
         "rate_limit_on_unreachable = perhaps",
@@ -346,6 +348,7 @@ fn limits_of_settings_are_kept() {
                  WHERE name ~ '^pg_cache[.](enabled|.*_ms|.*_max|on_.*|scope_settings)$'";
     let shown: String = client.query_one(names, &[]).unwrap().get(0);
     let expected = [
+        "pg_cache.ahead_ms 2",
         "pg_cache.commit_timeout_ms 1000",
         "pg_cache.connect_timeout_ms 500",
         "pg_cache.enabled on",
