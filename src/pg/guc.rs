@@ -215,7 +215,7 @@ fn register_commit() {
     integer(
         GucContext::Suset,
         c"pg_cache.ahead_ms",
-        c"How near the end of a transaction must be, by experience, to tell Redis ahead of it; 0: never.",
+        c"How near its end a transaction must be, by habit, to tell Redis ahead of it; 0: never.",
         &AHEAD_MS,
         0..=WAIT_MS_LONGEST,
         GucFlags::UNIT_MS,
