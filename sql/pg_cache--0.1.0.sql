@@ -165,6 +165,9 @@ COMMENT ON FUNCTION redis_track_row() IS
 COMMENT ON FUNCTION redis_track_truncate() IS
     'notes TRUNCATE of a tracked table; attached by redis_track';
 
+-- Whoever may write a tracked table calls it there, also where default privileges grant nothing.
+GRANT EXECUTE ON FUNCTION redis_track_note(regclass) TO PUBLIC;
+
 CREATE FUNCTION redis_track(rel regclass, "by" name[] DEFAULT NULL) RETURNS void
     LANGUAGE c VOLATILE
     AS 'MODULE_PATHNAME', 'redis_track';
@@ -210,6 +213,9 @@ CREATE FUNCTION redis_track_columns(arguments bytea) RETURNS name[]
           FROM pg_catalog.regexp_matches(pg_catalog.encode($1, 'hex'),
                    '((?:0[1-9a-f]|[1-9a-f][0-9a-f])*)00', 'g') WITH ORDINALITY AS t(m, n)
     $$;
+
+-- The view redis_tracked calls it for everybody.
+GRANT EXECUTE ON FUNCTION redis_track_columns(bytea) TO PUBLIC;
 
 -- A table with its partitions and inheritance children, which must all tell their changes. Other
 -- sessions' temporary children do not count: nobody else sees their rows.

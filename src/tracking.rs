@@ -17,6 +17,7 @@ use crate::pg::{Oid, quote, row_groups, text, utility};
 const ROW: &str = "redis_track_row";
 const NOTE: &str = "redis_track_note";
 const TRUNCATE: &str = "redis_track_truncate";
+const COLUMNS: &str = "redis_track_columns";
 
 /// A relation as `redis_track` was given it.
 #[derive(Deserialize)]
@@ -26,6 +27,8 @@ struct Target {
     kind: String,
     temporary: bool,
     catalog: bool,
+    /// Its rows come and go past all triggers.
+    ours: bool,
     owned: bool,
     root: Option<String>,
 }
@@ -105,6 +108,25 @@ pub fn adopt(touched: &[u32], our_schema: &str) -> Outcome<()> {
             let mut members = tree(relation, our_schema)?;
             members.retain(|member| new.contains(&member.oid));
             enable(&members)?;
+        }
+    }
+    Ok(())
+}
+
+/// After REVOKE: who may write a tracked table may have its trigger note that. PostgreSQL asks for the
+/// right to call a trigger's condition at each row, and hardening a schema takes it from everybody.
+pub fn stay_callable(our_schema: &str) -> Outcome<()> {
+    for (function, arguments) in [(NOTE, "pg_catalog.regclass"), (COLUMNS, "pg_catalog.bytea")] {
+        let name = format!("{}.{function}({arguments})", quote::identifier(our_schema));
+        let may = utility::look(&format!(
+            "SELECT pg_catalog.to_json(coalesce(pg_catalog.has_function_privilege(
+                    'public', pg_catalog.to_regprocedure({})::pg_catalog.oid, 'EXECUTE'), true))",
+            quote::literal(&name)
+        ))?;
+        if may.as_bool() == Some(false) {
+            utility::run(&format!("GRANT EXECUTE ON FUNCTION {name} TO PUBLIC"))?;
+            let told = "remains executable by everybody: tracked tables work by it";
+            error::notice(&format!("function {function} {told}"), None);
         }
     }
     Ok(())
@@ -204,6 +226,7 @@ fn trackable(relation: Oid) -> Outcome<Option<Target>> {
     let kind = match target.kind.as_str() {
         _ if target.catalog => "system catalog",
         _ if target.temporary => "temporary table",
+        _ if target.ours => "pg_cache's own table",
         "r" | "p" | "m" => "",
         "v" => "view",
         "f" => "foreign table",
@@ -236,6 +259,11 @@ fn target(relation: Oid) -> Outcome<Target> {
                                                        ELSE n.nspname END, c.relname),
                 'kind', c.relkind, 'temporary', c.relpersistence = 't',
                 'catalog', n.nspname IN ('pg_catalog', 'pg_toast'),
+                'ours', EXISTS (SELECT FROM pg_catalog.pg_depend d
+                          JOIN pg_catalog.pg_extension e ON e.oid = d.refobjid
+                         WHERE d.classid = 'pg_catalog.pg_class'::pg_catalog.regclass
+                           AND d.objid = c.oid AND d.deptype = 'e' AND e.extname = 'pg_cache'
+                           AND d.refclassid = 'pg_catalog.pg_extension'::pg_catalog.regclass),
                 'owned', pg_catalog.pg_has_role(c.relowner, 'USAGE'),
                 'root', (SELECT pg_catalog.format('%I.%I', m.nspname, r.relname)
                            FROM pg_catalog.pg_class r

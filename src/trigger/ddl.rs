@@ -69,6 +69,10 @@ fn start(call: &Call) -> Outcome<Datum> {
 
 fn end(call: &Call) -> Outcome<Datum> {
     let Some(event) = relevant(call, "redis_ddl_end", "ddl_command_end")? else {
+        if Event::of(call).is_some_and(|event| event.command() == "REVOKE") && !is_binary_upgrade()
+        {
+            tracking::stay_callable(&call.function_schema())?;
+        }
         return Ok(Datum::from(0usize));
     };
     let done = commands()?;

@@ -26,6 +26,7 @@ mod exactness;
 mod express;
 mod faults;
 mod flush_health;
+mod hardening;
 mod histories;
 mod implicit;
 mod interrupts;
