@@ -50,6 +50,7 @@ mod read_through;
 mod relay;
 mod relay_hangups;
 mod relay_kills;
+mod relay_order;
 mod relay_soak;
 mod row_groups;
 mod row_groups_live;
