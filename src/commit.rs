@@ -162,11 +162,12 @@ enum End {
 
 /// Before the commit record, or before the record that prepares.
 fn settle(end: End) -> Outcome<()> {
+    // Whether or not there is anything: what comes later may be the first.
+    LAST.set(None);
+    TRANSACTION.with_borrow_mut(|transaction| transaction.settled = Some(end));
     let Some(xid) = xact::xid() else { return Ok(()) };
     let tokens = events::tokens(end == End::Prepare);
     let taken = TRANSACTION.with_borrow_mut(|transaction| {
-        transaction.settled = Some(end);
-        LAST.set(None);
         // Once prepared, nobody waits for us, and what was bumped may be lost with its table.
         transaction.coarse |= end == End::Prepare && transaction.early.is_some();
         let owed = transaction.pending.as_mut().map(Pending::take).unwrap_or_default();
@@ -179,6 +180,11 @@ fn settle(end: End) -> Outcome<()> {
         events::withdraw(&tokens);
     }
     laid.map(|_| ())
+}
+
+/// Lays the tokens of what is stored by something that runs after our part.
+pub fn settle_late() -> Outcome<()> {
+    TRANSACTION.with_borrow(|transaction| transaction.settled).map_or(Ok(()), settle)
 }
 
 /// Whether it reached Redis, tokens included; otherwise what matters is owed.

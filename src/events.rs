@@ -30,7 +30,7 @@ use crate::client::messages::Outgoing;
 use crate::pg::error::Outcome;
 use crate::pg::xact::{self, Listener};
 use crate::pg::{guc, host, identity};
-use crate::{connection, outbox, registry, stats};
+use crate::{commit, connection, outbox, registry, stats};
 
 /// What is written to the outbox at once when memory is short, at the least, so that a transaction
 /// with large messages at a lower level does not write them one by one.
@@ -103,6 +103,8 @@ pub fn note(durable: bool, message: Message) -> Outcome<()> {
     });
     // Noted by something that runs before the commit record, and after us.
     if let Some(is_prepare) = late {
+        // What stores a key needs its token beside it first.
+        commit::settle_late()?;
         return settle(is_prepare);
     }
     if must_spill { spill(level) } else { Ok(()) }

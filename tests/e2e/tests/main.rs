@@ -29,6 +29,7 @@ mod histories;
 mod implicit;
 mod interrupts;
 mod invalidation;
+mod late_notes;
 mod limits;
 mod limits_exact;
 mod maintenance;
