@@ -37,6 +37,7 @@ mod misbehaving;
 mod plans;
 mod preload;
 mod preload_shared;
+mod prepared_events;
 mod privileges;
 mod privileges_fuzz;
 mod queues;
