@@ -35,8 +35,8 @@ use std::time::{Duration, Instant};
 use pg_cache_core::error::Error;
 use pg_cache_core::pending::{Owed, Pending};
 use pg_cache_core::reason::Reason;
-use pg_cache_core::settlement::Token;
 use pg_cache_core::tag::Tag;
+use pg_cache_core::token::Token;
 
 use crate::client::failure::Failure;
 use crate::pg::error::Outcome;

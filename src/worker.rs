@@ -12,6 +12,7 @@ mod done;
 mod making;
 mod relay;
 mod sweep;
+mod tokens;
 mod waiting;
 
 use std::cell::{Cell, RefCell};
@@ -234,6 +235,7 @@ struct Worker {
     relay: relay::Relay,
     sweep: sweep::Sweep,
     done: done::Done,
+    tokens: tokens::Tokens,
     /// Passes in a row that came to nothing.
     blocked: u32,
     /// The last trouble that the log heard of.
@@ -318,8 +320,10 @@ impl Worker {
             return Ok(paid);
         }
         // Not behind events that never end, or that Redis does not take.
-        let has_forgotten = !self.has_resigned && self.done.step()?;
-        if relayed? || has_forgotten {
+        let may_work = !self.has_resigned;
+        let has_forgotten = may_work && self.done.step()?;
+        let has_struck = may_work && self.tokens.step(&registration)?;
+        if relayed? || has_forgotten || has_struck {
             return Ok(Pass::Worked);
         }
         Ok(if self.sweep.step(&registration)? { Pass::Worked } else { Pass::Done })

@@ -2,11 +2,12 @@
 
 use std::time::Duration;
 
-use pg_cache_e2e::events::told;
+use pg_cache_core::key::EntryKeys;
+use pg_cache_e2e::events::{get, told};
 use pg_cache_e2e::outbox::rows;
 use pg_cache_e2e::outcome::sqlstate;
 use pg_cache_e2e::registry::{WORKERS, count, repair};
-use pg_cache_testbed::{Pair, eventually};
+use pg_cache_testbed::{Pair, Redis, eventually};
 use postgres::Client;
 
 const SOON: Duration = Duration::from_secs(20);
@@ -42,6 +43,11 @@ fn terminate(client: &mut Client) {
         count(client, end);
         count(client, WORKERS) == 0
     });
+}
+
+fn has_token(redis: &Redis, key: &str) -> bool {
+    let token = String::from_utf8(EntryKeys::new(key.as_bytes()).token()).unwrap();
+    redis.cli(&["EXISTS", &token]).trim() == "1"
 }
 
 #[test]
@@ -103,4 +109,44 @@ fn a_worker_that_was_terminated_is_followed_by_another() {
     client.batch_execute("COMMIT PREPARED 'p'").unwrap();
     eventually(2 * SOON, "sent without anybody's doing", || rows(&mut client) == 0);
     assert_eq!(told(&pair.redis, "s", "v"), ["a"]);
+}
+
+#[test]
+fn a_token_stays_as_long_as_its_transaction_may_commit_and_no_longer() {
+    // Danger: what was rolled back leaves a mark beside each of its keys for ever; or one goes that
+    // its transaction needs.
+    let (pair, mut client) = start();
+    let redis = &pair.redis;
+    prepare(&mut client, "kept", "INSERT INTO t VALUES (1, 'a'), (2, 'b')");
+    prepare(&mut client, "dropped", "INSERT INTO t VALUES (3, 'c'), (4, 'd')");
+    let all = |wanted: bool, keys: &[&str]| keys.iter().all(|key| has_token(redis, key) == wanted);
+    assert!(all(true, &["t:1", "t:2", "t:3", "t:4"]), "all are laid");
+    client.batch_execute("ROLLBACK PREPARED 'dropped'").unwrap();
+    eventually(SOON, "those of the other are gone", || all(false, &["t:3", "t:4"]));
+    // Longer than the worker needs to look again.
+    std::thread::sleep(Duration::from_secs(3));
+    assert!(all(true, &["t:1", "t:2"]), "it may still commit");
+    client.batch_execute("COMMIT PREPARED 'kept'").unwrap();
+    eventually(SOON, "they are used", || all(false, &["t:1", "t:2"]) && rows(&mut client) == 0);
+    eventually(SOON, "nothing is kept of either", || {
+        redis.cli(&["KEYS", "pgc:p:*"]).trim().is_empty()
+    });
+}
+
+#[test]
+fn a_token_of_a_transaction_that_ended_unseen_goes_later() {
+    // Danger: the worker is not there when the transaction is rolled back, and nobody looks again.
+    let (pair, mut client) = start();
+    let redis = &pair.redis;
+    prepare(&mut client, "p", "INSERT INTO t VALUES (1, 'a')");
+    terminate(&mut client);
+    let mut other = pair.postgres.connect();
+    other.batch_execute("ROLLBACK PREPARED 'p'").unwrap();
+    assert!(has_token(redis, "t:1"));
+    eventually(SOON, "gone with the next worker", || {
+        client.batch_execute("SELECT redis_wake()").unwrap();
+        !has_token(redis, "t:1")
+    });
+    client.batch_execute("INSERT INTO t VALUES (1, 'b')").unwrap();
+    assert!(get(redis, "t:1").is_some_and(|row| row.contains("\"b\"")));
 }
