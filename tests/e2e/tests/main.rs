@@ -16,6 +16,7 @@ mod commits;
 mod consumers;
 mod debts;
 mod durable;
+mod durable_room;
 mod encodings;
 mod events;
 mod events_store;
