@@ -37,6 +37,7 @@ mod maintenance;
 mod misbehaving;
 mod plans;
 mod preload;
+mod preload_many;
 mod preload_shared;
 mod prepared_events;
 mod privileges;
