@@ -39,8 +39,8 @@ const ASIDE: i64 = 1 << 62;
 
 const BYTES_A_MEGABYTE: u64 = 1024 * 1024;
 
-/// What tells how much of the table waits: read in a millisecond or so, and right within a percent or
-/// so where rows of one age stand together.
+/// What tells how much of the table waits: read in a millisecond or so, and right within a percent
+/// or so where rows of one age stand together.
 const SAMPLE_BLOCKS: u32 = 256;
 
 /// How long a backend goes by a sample that found room.

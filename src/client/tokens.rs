@@ -25,7 +25,8 @@ pub struct Entry {
 pub fn read(session: &mut Session, book: &[u8], cursor: u64) -> RedisResult<(u64, Vec<Entry>)> {
     let mut scan = redis::cmd("HSCAN");
     scan.arg(book).arg(cursor).arg("COUNT").arg(STEP_ENTRIES);
-    let (next, found): (u64, Vec<(Vec<u8>, Vec<u8>)>) = scan.query(session)?;
+    type Field = (Vec<u8>, Vec<u8>);
+    let (next, found): (u64, Vec<Field>) = scan.query(session)?;
     let entries = found.into_iter().map(|(token, name)| Entry { token, name }).collect();
     Ok((next, entries))
 }

@@ -87,8 +87,8 @@ impl Table {
         blocks * u64::from(pg_sys::BLCKSZ)
     }
 
-    /// About how much of the table rows take that are there for somebody, those of transactions that
-    /// are not over among them: what a sample of its blocks says, spread evenly.
+    /// About how much of the table rows take that are there for somebody, those of transactions
+    /// that are not over among them: what a sample of its blocks says, spread evenly.
     pub fn bytes_in_use(&self, sample_blocks: u32) -> u64 {
         let blocks = u32::try_from(self.blocks()).unwrap_or(u32::MAX);
         let sampled = sample_blocks.clamp(1, blocks.max(1));

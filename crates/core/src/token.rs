@@ -1,4 +1,5 @@
-//! Owns the token that stands beside a key from before the commit that stores it until it is stored.
+//! Owns the token that stands beside a key, from before the commit that stores the key until the
+//! key is stored.
 //!
 //! Invariant: no two transactions have tokens of one text, and a token tells which one laid it. So
 //! whoever finds one can find out whether its transaction may still commit: while it may, its token

@@ -17,7 +17,8 @@ const FAMILIES_MAX: usize = 256;
 /// A longer name counts among the others.
 const NAME_BYTES_MAX: usize = 64;
 
-/// Of a place that a dropped database had; no hash is even. Whoever looks for one goes on behind it.
+/// Of a place that a dropped database had; no hash is even. Whoever looks for one goes on behind
+/// it.
 const FREED: u64 = 2;
 
 const WORD_BYTES: usize = size_of::<u64>();
