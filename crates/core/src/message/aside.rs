@@ -10,7 +10,7 @@
 //! nothing is lost or overtaken, and nobody starves: what is not refused is delivered later.
 
 use std::collections::HashSet;
-use std::hash::{BuildHasher, RandomState};
+use std::hash::{DefaultHasher, Hash, Hasher};
 
 /// Targets that are remembered: a few megabytes.
 pub const TARGETS_MAX: usize = 100_000;
@@ -18,7 +18,6 @@ pub const TARGETS_MAX: usize = 100_000;
 #[derive(Debug)]
 pub struct Aside {
     targets_max: usize,
-    hasher: RandomState,
     /// To whom something was put aside; nothing is known if there were too many.
     known: HashSet<u64>,
     has_too_many: bool,
@@ -35,7 +34,6 @@ impl Aside {
     pub fn new(targets_max: usize) -> Self {
         Self {
             targets_max,
-            hasher: RandomState::new(),
             known: HashSet::new(),
             has_too_many: false,
             refused: HashSet::new(),
@@ -52,7 +50,7 @@ impl Aside {
 
     /// Whether what is new to this target waits.
     pub fn holds(&self, target: &[u8]) -> bool {
-        self.has_too_many || self.known.contains(&self.hasher.hash_one(target))
+        self.has_too_many || self.known.contains(&hash_of(target))
     }
 
     /// Something to this target was put aside.
@@ -60,7 +58,7 @@ impl Aside {
         if self.has_too_many {
             return;
         }
-        self.known.insert(self.hasher.hash_one(target));
+        self.known.insert(hash_of(target));
         if self.known.len() > self.targets_max {
             self.lose_track();
         }
@@ -68,13 +66,13 @@ impl Aside {
 
     /// Whether this round passes over what is to this target.
     pub fn passes_over(&self, target: &[u8]) -> bool {
-        let hash = self.hasher.hash_one(target);
+        let hash = hash_of(target);
         hash % self.parts != self.part || self.refused.contains(&hash)
     }
 
     /// A target refused in this round, or something to it was put aside where the round has passed.
     pub fn refuse(&mut self, target: &[u8]) {
-        let hash = self.hasher.hash_one(target);
+        let hash = hash_of(target);
         if hash % self.parts == self.part {
             self.refused.insert(hash);
         }
@@ -113,6 +111,12 @@ impl Aside {
     fn lose_track(&mut self) {
         (self.known, self.has_too_many) = (HashSet::new(), true);
     }
+}
+
+fn hash_of(target: &[u8]) -> u64 {
+    let mut hasher = DefaultHasher::new();
+    target.hash(&mut hasher);
+    hasher.finish()
 }
 
 #[cfg(test)]
@@ -190,7 +194,8 @@ mod tests {
                 let refuses = |target: u8| refusing >> target & 1 == 1;
                 if is_round { worker.round(refuses) } else { worker.make(target, refuses) }
             }
-            for _ in 0..200 {
+            // The rest of its way through the parts, all of it once more, and one round for all.
+            for _ in 0..2 * worker.aside.parts + 1 {
                 worker.round(|_| false);
             }
             prop_assert!(worker.waiting.is_empty() && worker.aside.is_empty());
