@@ -37,8 +37,8 @@ use std::time::{Duration, Instant};
 use pg_cache_core::error::Error;
 use pg_cache_core::pending::{Owed, Pending};
 use pg_cache_core::reason::Reason;
-use pg_cache_core::settlement::Token;
 use pg_cache_core::tag::Tag;
+use pg_cache_core::token::Token;
 
 use crate::client::failure::Failure;
 use crate::pg::error::Outcome;
@@ -180,11 +180,12 @@ enum End {
 
 /// Before the commit record, or before the record that prepares.
 fn settle(end: End) -> Outcome<()> {
+    // Whether or not there is anything: what comes later may be the first.
+    LAST.set(None);
+    TRANSACTION.with_borrow_mut(|transaction| transaction.settled = Some(end));
     let Some(xid) = xact::xid() else { return Ok(()) };
     let tokens = events::tokens(end == End::Prepare);
     let taken = TRANSACTION.with_borrow_mut(|transaction| {
-        transaction.settled = Some(end);
-        LAST.set(None);
         // Once prepared, nobody waits for us, and what was bumped may be lost with its table.
         transaction.coarse |= end == End::Prepare && transaction.early.is_some();
         if end == End::Commit {
@@ -201,6 +202,11 @@ fn settle(end: End) -> Outcome<()> {
         events::withdraw(&tokens);
     }
     laid.map(|_| ())
+}
+
+/// Lays the tokens of what is stored by something that runs after our part.
+pub fn settle_late() -> Outcome<()> {
+    TRANSACTION.with_borrow(|transaction| transaction.settled).map_or(Ok(()), settle)
 }
 
 /// Whether it reached Redis, tokens included; otherwise what matters is owed.

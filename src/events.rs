@@ -24,13 +24,13 @@ use std::cell::RefCell;
 use std::collections::HashMap;
 
 use pg_cache_core::message::{Entry, Log, Message, Stored};
-use pg_cache_core::settlement::Token;
+use pg_cache_core::token::{self, Token};
 
 use crate::client::messages::Outgoing;
 use crate::pg::error::Outcome;
 use crate::pg::xact::{self, Listener};
 use crate::pg::{guc, host, identity};
-use crate::{connection, outbox, registry, stats};
+use crate::{commit, connection, outbox, registry, stats};
 
 /// What is written to the outbox at once when memory is short, at the least, so that a transaction
 /// with large messages at a lower level does not write them one by one.
@@ -103,6 +103,8 @@ pub fn note(durable: bool, message: Message) -> Outcome<()> {
     });
     // Noted by something that runs before the commit record, and after us.
     if let Some(is_prepare) = late {
+        // What stores a key needs its token beside it first.
+        commit::settle_late()?;
         return settle(is_prepare);
     }
     if must_spill { spill(level) } else { Ok(()) }
@@ -153,19 +155,18 @@ pub fn tokens(is_prepare: bool) -> Vec<Token> {
             if *value == Stored::Nothing && !lasts {
                 continue;
             }
-            *token = format!("{origin}.{seq}").into_bytes().into();
-            tokens.push(Token { key: key.clone(), token: token.clone(), lasts });
+            *token = token::text(&origin, seq);
+            let (key, token) = (key.clone(), token.clone());
+            tokens.push(Token { key, token, lasts, is_prepared: is_prepare });
         }
         tokens
     })
 }
 
-/// Where a token comes from: the cluster, the database, the transaction, and a number that no other
-/// transaction of a copy of them has.
+/// Where the tokens of this transaction come from.
 fn origin() -> String {
     let (system, database) = identity::origin();
-    let xid = xact::xid().unwrap_or_default();
-    format!("{system:x}.{database:x}.{xid}.{:x}", host::random())
+    token::origin(system, database, xact::xid().unwrap_or_default(), host::random())
 }
 
 /// The tokens did not reach Redis, or nobody knows: what is not durable is lost.

@@ -7,6 +7,7 @@
 //! database waits for its first reader after each restart of PostgreSQL or of Redis; were it to
 //! start all workers at once, parallel queries would find no slot.
 
+use pg_cache_core::counters::Shared;
 use pg_cache_core::rounds::Rounds;
 
 use crate::pg::bgworker::{self, Errand, Started};
@@ -46,8 +47,8 @@ fn launch() -> Outcome<()> {
 /// Sends workers to where they are due, and says whether more are.
 fn send(rounds: &mut Rounds, under_way: &mut Vec<Started>) -> Outcome<bool> {
     let now_ms = host::monotonic_ms();
-    let known = |database| shmem::shared()?.databases.of(database)?.has_extension();
-    for database in rounds.due(now_ms, &databases::list()?, known) {
+    let known = |database| shmem::shared()?.databases.find(database)?.has_extension();
+    for database in rounds.due(now_ms, &open_ones()?, known) {
         if !lockers::is_running_in(database) {
             if under_way.len() >= VISITS_MAX {
                 return Ok(true);
@@ -60,4 +61,15 @@ fn send(rounds: &mut Rounds, under_way: &mut Vec<Started>) -> Outcome<bool> {
         rounds.looked(now_ms, database);
     }
     Ok(!under_way.is_empty())
+}
+
+/// The databases that a worker may look into. What dropped ones had in shared memory is given to
+/// others: known before the list was read, a database that is not in it is gone.
+fn open_ones() -> Outcome<Vec<u32>> {
+    let known = shmem::shared().map(Shared::databases_known).unwrap_or_default();
+    let found = databases::list()?;
+    for gone in known.iter().filter(|oid| found.iter().all(|one| one.oid != **oid)) {
+        shmem::shared().inspect(|shared| shared.forget(*gone));
+    }
+    Ok(found.iter().filter(|one| one.is_open).map(|one| one.oid).collect())
 }

@@ -39,6 +39,13 @@ const ASIDE: i64 = 1 << 62;
 
 const BYTES_A_MEGABYTE: u64 = 1024 * 1024;
 
+/// What tells how much of the table waits: read in a millisecond or so, and right within a percent
+/// or so where rows of one age stand together.
+const SAMPLE_BLOCKS: u32 = 256;
+
+/// How long a backend goes by a sample that found room.
+const SAMPLE_EVERY_MS: u64 = 500;
+
 /// What this backend has done for the transaction of that id.
 #[derive(Clone, Copy, Default)]
 struct Written {
@@ -53,6 +60,7 @@ thread_local! {
     static WRITTEN: Cell<Written> = const {
         Cell::new(Written { xid: 0, number: None, has_spilled: false, has_marker: false })
     };
+    static ROOM_UNTIL_MS: Cell<u64> = const { Cell::new(0) };
     /// Whether this transaction leaves something to the worker.
     static IS_WAITED_FOR: Cell<bool> = const { Cell::new(false) };
 }
@@ -147,16 +155,18 @@ fn lock() -> Outcome<Option<Table>> {
     taken.ok_or_else(|| Error::from(Outbox::Locked).into())
 }
 
-/// Refuses what would grow the table beyond its bound: Redis may be away for long, and the disk is
-/// everybody's. What is deleted takes room until VACUUM or the worker has given it back, so a table
-/// in which nothing waits is not full whatever it takes.
+/// Refuses what would have more wait than the bound says: Redis may be away for long, and the disk
+/// is everybody's. What is deleted takes room until VACUUM or the worker has given it back, which
+/// somebody's long snapshot can hold up: it is not what the events' bound is about.
 fn check_room(table: &Table) -> Outcome<()> {
-    let (bytes, bytes_max) = (table.bytes(), guc::outbox_mb_max() * BYTES_A_MEGABYTE);
-    if bytes < bytes_max {
+    let bytes_max = guc::outbox_mb_max() * BYTES_A_MEGABYTE;
+    let now_ms = host::monotonic_ms();
+    if now_ms < ROOM_UNTIL_MS.get() || table.bytes() < bytes_max {
         return Ok(());
     }
-    let fresh = Fresh::push();
-    if Queue::open(READ_LOCK).is_none_or(|queue| queue.is_empty(&fresh.snapshot)) {
+    let bytes = table.bytes_in_use(SAMPLE_BLOCKS);
+    if bytes < bytes_max {
+        ROOM_UNTIL_MS.set(now_ms + SAMPLE_EVERY_MS);
         return Ok(());
     }
     worker::wake_now();
@@ -389,7 +399,9 @@ impl Fields {
 
 /// How the outbox stands, for `redis_health`.
 pub struct Standing {
+    /// What the table takes, and about how much of that waits.
     pub bytes: u64,
+    pub waiting_bytes: u64,
     /// What waits, and what was put aside: counted up to a limit.
     pub waiting: usize,
     pub aside: usize,
@@ -403,7 +415,8 @@ pub const COUNTED_MAX: usize = 10_000;
 /// How the outbox stands for a snapshot; `None` if it is locked.
 pub fn standing(snapshot: &Snapshot) -> Option<Standing> {
     let queue = Queue::open(READ_LOCK)?;
-    let mut standing = Standing { bytes: queue.bytes(), waiting: 0, aside: 0, oldest: None };
+    let (bytes, waiting_bytes) = (queue.bytes(), queue.table.bytes_in_use(SAMPLE_BLOCKS));
+    let mut standing = Standing { bytes, waiting_bytes, waiting: 0, aside: 0, oldest: None };
     let count = |from: i64, to: i64, oldest: &mut Option<i64>| {
         let mut rows = 0;
         queue.walk(from, to, snapshot, |row| {

@@ -13,7 +13,7 @@ use pg_cache_core::error::Error;
 use pg_cache_core::reason::Reason;
 use pg_cache_core::recipe::Secret;
 use pg_cache_core::tag::{Bucket, Tag};
-use pg_cache_core::tagtable;
+use pg_cache_core::{tagtable, token};
 
 use crate::client::failure::Failure;
 use crate::client::server::Server;
@@ -38,6 +38,8 @@ pub struct Registration {
     pub buckets: u32,
     /// The tag table's key.
     pub table: Vec<u8>,
+    /// The key of the tokens that prepared transactions laid.
+    pub book: Vec<u8>,
     /// Under which recipes are written.
     pub secret: Secret,
 }
@@ -355,6 +357,7 @@ fn decode(row: &Row) -> Option<Registration> {
         prefix: text::owned(prefix?).into_bytes(),
         buckets: u32::try_from(buckets?.value() as i32).ok().filter(|count| *count > 0)?,
         table: tagtable::key(own_system, own_database, 0),
+        book: token::book(own_system, own_database, 0),
         secret: Secret::of(&text::owned(secret?)),
     })
 }

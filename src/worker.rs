@@ -12,6 +12,7 @@ mod done;
 mod making;
 mod relay;
 mod sweep;
+mod tokens;
 mod waiting;
 
 use std::cell::{Cell, RefCell};
@@ -50,6 +51,9 @@ const WAIT_SECONDS_MAX: u32 = 60;
 
 /// The symbol of its entry.
 pub const WORKER: &CStr = c"pg_cache_worker";
+
+/// The symbol of the one that waits in its place.
+const WAITER: &CStr = c"pg_cache_waiter";
 
 /// Between two looks of an idle worker.
 const LOOK_EVERY_MS: u64 = 100;
@@ -161,10 +165,18 @@ enum Pass {
     Absent,
 }
 
+/// The errand of the next one, which is to wait longer than this one's did.
+fn later(errand: Errand) -> Errand {
+    let waited_seconds = (2 * errand.waited_seconds).clamp(WAIT_SECONDS_MIN, WAIT_SECONDS_MAX);
+    Errand { waited_seconds, ..errand }
+}
+
 fn run(errand: Errand) -> Outcome<()> {
     if wal::is_standby() || !become_worker() {
         return Ok(());
     }
+    // Whatever ends this process, an error or an administrator: what is left to do is looked at.
+    bgworker::start_alone_at_exit(WAITER, later(errand));
     let mut worker = Worker::default();
     let mut idle_since_ms = host::monotonic_ms();
     loop {
@@ -172,8 +184,7 @@ fn run(errand: Errand) -> Outcome<()> {
         activity::idle();
         if lockers::is_database_wanted() {
             lockers::resign();
-            worker.leave_a_waiter(errand)?;
-            return Ok(());
+            return worker.leave_a_waiter(errand);
         }
         // Whoever owes woke us before its commit record, which may wait for a replica; and whoever
         // commits what another session prepared wakes nobody.
@@ -186,7 +197,10 @@ fn run(errand: Errand) -> Outcome<()> {
         let limit_ms = match pass {
             _ if errand.is_visit => 0,
             // DROP EXTENSION, and maybe DROP DATABASE is next.
-            Pass::Absent if worker.was_here => return Ok(()),
+            Pass::Absent if worker.was_here => {
+                bgworker::start_none_at_exit();
+                return Ok(());
+            }
             Pass::Absent => ABSENT_MS_MAX,
             _ => IDLE_MS_MAX,
         };
@@ -221,6 +235,7 @@ struct Worker {
     relay: relay::Relay,
     sweep: sweep::Sweep,
     done: done::Done,
+    tokens: tokens::Tokens,
     /// Passes in a row that came to nothing.
     blocked: u32,
     /// The last trouble that the log heard of.
@@ -305,8 +320,10 @@ impl Worker {
             return Ok(paid);
         }
         // Not behind events that never end, or that Redis does not take.
-        let has_forgotten = !self.has_resigned && self.done.step()?;
-        if relayed? || has_forgotten {
+        let may_work = !self.has_resigned;
+        let has_forgotten = may_work && self.done.step()?;
+        let has_struck = may_work && self.tokens.step(&registration)?;
+        if relayed? || has_forgotten || has_struck {
             return Ok(Pass::Worked);
         }
         Ok(if self.sweep.step(&registration)? { Pass::Worked } else { Pass::Done })
@@ -314,13 +331,15 @@ impl Worker {
 
     /// Debts that nobody's reading brings to mind keep keys old for programs that read Redis, and
     /// events wait for whoever reads them. Both are looked at again later; a worker that stayed for
-    /// them would hold up DROP DATABASE.
+    /// them would hold up DROP DATABASE. So are those of transactions that are not over: whoever
+    /// ends a prepared one wakes nobody.
     fn leave_a_waiter(&self, errand: Errand) -> Outcome<()> {
-        if (self.owes || relay::is_anything_left()?) && !lockers::is_waited_for(errand.database) {
-            let waited = errand.waited_seconds;
-            let waited_seconds = (2 * waited).clamp(WAIT_SECONDS_MIN, WAIT_SECONDS_MAX);
-            bgworker::start_alone(c"pg_cache_waiter", Errand { waited_seconds, ..errand });
+        let is_left =
+            self.owes || somebody_owes() || somebody_sends() || relay::is_anything_left()?;
+        if is_left && !lockers::is_waited_for(errand.database) {
+            bgworker::start_alone(WAITER, later(errand));
         }
+        bgworker::start_none_at_exit();
         Ok(())
     }
 

@@ -15,6 +15,7 @@ pub mod scripts;
 pub mod server;
 pub mod session;
 pub mod sessions;
+pub mod tokens;
 pub mod transport;
 
 /// What this process is waiting for, for its name in `pg_stat_activity`.

@@ -4,7 +4,9 @@
 //! and the places of the last batch, written by the very script that appends. Whoever connects
 //! adopts a stream first, and is told what the record holds: that is what came with an answer that
 //! was lost, or with a worker that died before it deleted the rows. A command of an earlier
-//! connection that arrives late finds another nonce and does nothing.
+//! connection that arrives late finds another nonce and does nothing. A call that follows another
+//! into the same stream names the place behind which it belongs: if the first one was refused,
+//! because the server was full for a moment, the second one waits with it.
 //!
 //! Invariant: places leave a record only when their rows are deleted. Otherwise a worker that died
 //! in between would be followed by one that appends them again.
@@ -27,6 +29,9 @@ use super::session::Session;
 static ADOPT: LazyLock<Script> = LazyLock::new(|| Script::new(include_str!("lua/adopt_1.lua")));
 static APPEND: LazyLock<Script> = LazyLock::new(|| Script::new(include_str!("lua/append_5.lua")));
 static STORE: LazyLock<Script> = LazyLock::new(|| Script::new(include_str!("lua/store_4.lua")));
+
+/// The answer to a call whose predecessor did not arrive, which told why: nothing was appended.
+const BEHIND_NOTHING: i64 = -2;
 
 /// What became of a message.
 #[derive(Debug)]
@@ -198,8 +203,10 @@ fn appended(
         }
         reply => from_redis_value(reply)?,
     };
-    if count < 0 {
-        return Err(lost_claim());
+    match count {
+        BEHIND_NOTHING => return Ok(()),
+        count if count < 0 => return Err(lost_claim()),
+        _ => {}
     }
     for at in events.iter().take(usize::try_from(count).unwrap_or(0)) {
         let (place, message) = batch[*at];
@@ -247,6 +254,7 @@ fn is_about_server(error: &RedisError) -> bool {
 
 fn pipeline(claims: &Claims, batch: &[(Place, &Message)], calls: &[Call]) -> Pipeline {
     let mut pipeline = Pipeline::with_capacity(calls.len());
+    let mut lasts: HashMap<&[u8], Place> = HashMap::new();
     // A stream's record holds places whose rows are not deleted: those of an earlier call too.
     let mut kept: HashSet<&[u8]> = HashSet::new();
     kept.extend(
@@ -254,7 +262,7 @@ fn pipeline(claims: &Claims, batch: &[(Place, &Message)], calls: &[Call]) -> Pip
     );
     for call in calls {
         pipeline.add_command(match call {
-            Call::Append(events) => append(claims, batch, events, &mut kept),
+            Call::Append(events) => append(claims, batch, events, (&mut kept, &mut lasts)),
             Call::Other(at) => other(batch[*at].1),
         });
     }
@@ -271,7 +279,7 @@ fn append<'a>(
     claims: &Claims,
     batch: &[(Place, &'a Message)],
     events: &[usize],
-    kept: &mut HashSet<&'a [u8]>,
+    (kept, lasts): (&mut HashSet<&'a [u8]>, &mut HashMap<&'a [u8], Place>),
 ) -> Cmd {
     let Some((_, first)) = events.first().map(|at| batch[*at]) else { return Cmd::new() };
     let Some(stream) = first.stream() else { return Cmd::new() };
@@ -286,6 +294,8 @@ fn append<'a>(
     };
     let places: Vec<String> = events.iter().map(|at| batch[*at].0.to_string()).collect();
     command.arg(length_max).arg(places.join(" "));
+    let after = events.last().and_then(|at| lasts.insert(stream, batch[*at].0));
+    command.arg(after.map(|place| place.to_string()).unwrap_or_default());
     command.arg(match first {
         Message::Job { .. } => "job",
         Message::Enqueue { .. } => "enqueue",

@@ -7,8 +7,9 @@ use std::time::Instant;
 
 use pg_cache_core::pending::Owed;
 use pg_cache_core::reason::Reason;
-use pg_cache_core::settlement::{Bump, Gone, Token};
+use pg_cache_core::settlement::{Bump, Gone};
 use pg_cache_core::tag::{Bucket, Tag};
+use pg_cache_core::token::Token;
 
 use crate::client::failure::Failure;
 use crate::client::scripts::{self, Settlement};
@@ -105,8 +106,8 @@ impl<'a> Delivery<'a> {
             buckets,
         };
         let keep_leases = host::skips("guard.keeplease");
-        let prefix = &self.registration.prefix;
-        Settlement::new(&bump, &Gone { prefix, keys, tokens, keep_leases })
+        let Registration { prefix, book, .. } = self.registration;
+        Settlement::new(&bump, &Gone { prefix, keys, tokens, book, keep_leases })
     }
 
     /// A reader trusts its caches once those who are listed for the catalogue have let go of their

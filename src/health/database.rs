@@ -69,24 +69,30 @@ pub fn checks() -> Outcome<Vec<Value>> {
 /// An event that waits for longer than this is one that somebody should look after.
 const EVENT_AGE_SECONDS_MAX: i64 = 60;
 
+const BYTES_A_MEGABYTE: u64 = 1024 * 1024;
+
 /// How durable events stand: those that wait, and those that Redis refuses.
 fn events(snapshot: &Snapshot) -> Vec<Value> {
     let Some(standing) = outbox::standing(snapshot) else { return Vec::new() };
-    let outbox::Standing { bytes, waiting, aside, oldest } = standing;
+    let outbox::Standing { bytes, waiting_bytes, waiting, aside, oldest } = standing;
     let seconds = oldest.map_or(0, queue::seconds_since);
     if waiting > 0 || aside > 0 {
         worker::wake_now();
     }
     let megabytes_max = guc::outbox_mb_max();
-    let megabytes = bytes / (1024 * 1024);
-    let is_full = megabytes >= megabytes_max && waiting + aside > 0;
-    let detail = match waiting {
-        0 => format!("nothing waits; {megabytes} MB of {megabytes_max} MB taken"),
-        _ => format!(
-            "{} wait, the oldest for {seconds} s; {megabytes} MB of {megabytes_max} MB taken",
-            counted(waiting)
-        ),
+    let megabytes = |bytes: u64| bytes / BYTES_A_MEGABYTE;
+    let is_full = megabytes(waiting_bytes) >= megabytes_max;
+    let mut detail = match waiting {
+        0 => "nothing waits".to_owned(),
+        _ => format!("{} wait, the oldest for {seconds} s", counted(waiting)),
     };
+    detail.push_str(&format!("; about {} MB of {megabytes_max} MB", megabytes(waiting_bytes)));
+    if megabytes(bytes) > megabytes(waiting_bytes) {
+        detail.push_str(&format!(
+            "; the table takes {} MB, which VACUUM gives back unless an old snapshot keeps it",
+            megabytes(bytes)
+        ));
+    }
     let asides = match aside {
         0 => "none".to_owned(),
         _ => format!(

@@ -4,6 +4,7 @@
 //! moment of a transaction; and a worker that waits holds no snapshot and sees SIGTERM at once.
 //! Without that, a commit could fail for want of a worker, or a shutdown hang on one.
 
+use std::cell::Cell;
 use std::ffi::{CStr, c_char, c_int, c_long};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
@@ -111,6 +112,31 @@ pub fn start(function: &CStr, errand: Errand) -> bool {
 /// Starts a process that connects to no database, so that it is in nobody's way.
 pub fn start_alone(function: &CStr, errand: Errand) -> bool {
     start_dynamic(described(NAME_ALONE, function, errand, 0), std::ptr::null_mut())
+}
+
+thread_local! {
+    /// What is started when this process ends.
+    static AT_EXIT: Cell<Option<(&'static CStr, Errand)>> = const { Cell::new(None) };
+}
+
+/// Has a process without a database started when this one ends, however it ends short of a crash.
+pub fn start_alone_at_exit(function: &'static CStr, errand: Errand) {
+    AT_EXIT.set(Some((function, errand)));
+    let nothing = pg_sys::Datum::from(0usize);
+    // SAFETY: the callback lives as long as the library, which is never unloaded. It comes when the
+    // transaction is aborted and its locks are gone.
+    unsafe { pg_sys::on_shmem_exit(Some(start_at_exit), nothing) };
+}
+
+/// Not any more.
+pub fn start_none_at_exit() {
+    AT_EXIT.set(None);
+}
+
+unsafe extern "C-unwind" fn start_at_exit(_code: c_int, _nothing: pg_sys::Datum) {
+    if let Some((function, errand)) = AT_EXIT.take() {
+        start_alone(function, errand);
+    }
 }
 
 /// A worker whose end somebody wants to know.

@@ -5,9 +5,16 @@ use pgrx::pg_sys;
 use super::error::Outcome;
 use super::transaction::{self, End};
 
-/// Those that a worker may connect to, by oid. Templates are left out: a session in one keeps
-/// others from copying it.
-pub fn list() -> Outcome<Vec<u32>> {
+/// A database, by its oid.
+pub struct Found {
+    pub oid: u32,
+    /// Whether a worker may connect to it. Not to a template: a session there keeps others from
+    /// copying it.
+    pub is_open: bool,
+}
+
+/// All that there are.
+pub fn list() -> Outcome<Vec<Found>> {
     transaction::run(|| {
         let mut found = Vec::new();
         // SAFETY: a shared catalogue, with a lock that conflicts with nothing but its rewriting.
@@ -31,9 +38,8 @@ pub fn list() -> Outcome<Vec<u32>> {
             // SAFETY: of pg_database, as long as the scan stands on it.
             let row = unsafe { &*row };
             // Negative beyond -1: a DROP DATABASE that did not come to its end.
-            if row.datallowconn && !row.datistemplate && row.datconnlimit >= -1 {
-                found.push(row.oid.to_u32());
-            }
+            let is_open = row.datallowconn && !row.datistemplate && row.datconnlimit >= -1;
+            found.push(Found { oid: row.oid.to_u32(), is_open });
         }
         // SAFETY: the scan from above.
         unsafe { pg_sys::systable_endscan(scan) };

@@ -223,7 +223,7 @@ fn register_commit() {
     integer(
         GucContext::Suset,
         c"pg_cache.outbox_mb_max",
-        c"How large redis_outbox may grow before a durable event fails its transaction.",
+        c"How much may wait in redis_outbox before a durable event fails its transaction.",
         &OUTBOX_MB_MAX,
         1..=i32::MAX,
         GucFlags::UNIT_MB,

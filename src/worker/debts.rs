@@ -159,7 +159,8 @@ fn settle(registration: &Registration, debts: &[Debt]) -> Result<(), Failure> {
         in_progress: &in_progress,
         buckets: &buckets,
     };
-    let gone = Gone { prefix: &registration.prefix, keys: &keys, tokens: &[], keep_leases: false };
+    let (prefix, book) = (&registration.prefix, &registration.book);
+    let gone = Gone { prefix, keys: &keys, tokens: &[], book, keep_leases: false };
     let settlement = Settlement::new(&bump, &gone);
     connection::ask(|session| {
         let found = settlement.settle(session)?;

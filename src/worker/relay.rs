@@ -14,6 +14,7 @@ use std::cell::RefCell;
 use std::collections::HashSet;
 
 use pg_cache_core::message::Message;
+use pg_cache_core::message::aside::{Aside, TARGETS_MAX};
 use pg_cache_core::message::horizon::Horizon;
 use pg_cache_core::reason::Reason;
 
@@ -50,8 +51,8 @@ type Target = Box<[u8]>;
 
 pub struct Relay {
     claims: RefCell<Claims>,
-    /// To whom something was put aside.
-    aside: HashSet<Target>,
+    /// To whom something was put aside, and who refused when it was tried again.
+    aside: Aside,
     retry: Retry,
     horizon: Horizon,
     /// When the outbox was last walked from its front.
@@ -64,7 +65,6 @@ struct Retry {
     /// Known targets are only complete after the first round.
     is_complete_once: bool,
     cursor: Option<i64>,
-    refused: HashSet<Target>,
     due_at_ms: u64,
 }
 
@@ -84,7 +84,7 @@ impl Default for Relay {
         let (system, database) = identity::origin();
         Self {
             claims: RefCell::new(Claims::new(format!("{system}.{database}"), host::random)),
-            aside: HashSet::new(),
+            aside: Aside::new(TARGETS_MAX),
             retry: Retry::default(),
             horizon: Horizon::default(),
             walked_at_ms: 0,
@@ -187,7 +187,7 @@ impl Relay {
     fn deliver(&self, batch: &Batch) -> Result<Sent, Failure> {
         activity::show("sending events");
         host::fault_point("relay.sending");
-        let sent = send_past(&self.claims, &batch.waiting, &self.aside);
+        let sent = send_past(&self.claims, &batch.waiting, |target| self.aside.holds(target));
         host::fault_point("relay.sent");
         sent
     }
@@ -204,7 +204,7 @@ impl Relay {
                     tell_refused(&target_of(waiting), &failure);
                     self.put_aside(queue, waiting);
                 }
-                Fate::Waits if self.aside.contains(&target_of(waiting)) => {
+                Fate::Waits if self.aside.holds(&target_of(waiting)) => {
                     self.put_aside(queue, waiting);
                 }
                 Fate::Waits => continue,
@@ -226,10 +226,10 @@ impl Relay {
     fn put_aside(&mut self, queue: &Queue, waiting: &Waiting) {
         let target = target_of(waiting);
         // The round that is under way may have passed its place.
-        if self.retry.cursor.is_some() {
-            self.retry.refused.insert(target.clone());
+        if self.retry.cursor.is_some_and(|cursor| waiting.cursor() < cursor) {
+            self.aside.refuse(&target);
         }
-        self.aside.insert(target);
+        self.aside.put(&target);
         queue.put_aside(waiting);
     }
 
@@ -256,9 +256,11 @@ impl Relay {
         let from = self.retry.cursor.unwrap_or(i64::MIN);
         let handled = transaction::run(|| {
             let Some(queue) = Queue::open_for_relay() else { return Ok(End::Abort(Ok(None))) };
-            let is_refused = |one: &Waiting| self.retry.refused.contains(&target_of(one));
-            let batch = queue.aside(from, BATCH, &Snapshot::active(), is_refused);
-            let sent = match send_past(&self.claims, &batch.waiting, &self.retry.refused) {
+            let aside = &self.aside;
+            let is_passed_over = |one: &Waiting| aside.passes_over(&target_of(one));
+            let batch = queue.aside(from, BATCH, &Snapshot::active(), is_passed_over);
+            let is_held = |target: &[u8]| aside.passes_over(target);
+            let sent = match send_past(&self.claims, &batch.waiting, is_held) {
                 Ok(sent) => sent,
                 Err(failure) => return Ok(End::Abort(Err(failure))),
             };
@@ -272,9 +274,7 @@ impl Relay {
                         }
                         delivered += 1;
                     }
-                    _ => {
-                        self.retry.refused.insert(target_of(waiting));
-                    }
+                    _ => self.aside.refuse(&target_of(waiting)),
                 }
             }
             let cursor = batch.waiting.last().map(Waiting::cursor).filter(|_| batch.is_full);
@@ -283,11 +283,15 @@ impl Relay {
                 _ => End::Commit(Ok(Some((delivered, cursor)))),
             })
         })?;
+        let begins_anew = self.aside.must_begin_anew();
+        if begins_anew {
+            self.retry.cursor = None;
+        }
         let Some((delivered, cursor)) = handled? else { return Ok(None) };
         // Each step delivers something, or learns of one more place that refuses, or is the last.
-        self.retry.cursor = cursor;
-        if cursor.is_none() {
-            self.aside = std::mem::take(&mut self.retry.refused);
+        self.retry.cursor = cursor.filter(|_| !begins_anew);
+        if cursor.is_none() && !begins_anew {
+            self.aside.end_round();
             self.retry.is_complete_once = true;
             self.retry.due_at_ms = host::monotonic_ms() + RETRY_EVERY_MS;
         }
@@ -300,9 +304,9 @@ impl Relay {
 fn send_past(
     claims: &RefCell<Claims>,
     waiting: &[Waiting],
-    held: &HashSet<Target>,
+    is_held: impl Fn(&[u8]) -> bool,
 ) -> Result<Sent, Failure> {
-    let may_send = |message: &Message| !held.contains(target(message));
+    let may_send = |message: &Message| !is_held(target(message));
     match send(claims, waiting, may_send) {
         Err(failure) if ends_connection(&failure) => {}
         sent => return sent,

@@ -6,7 +6,9 @@
 
 pub mod families;
 
-use std::sync::atomic::{AtomicU32, AtomicU64, Ordering::Relaxed};
+use std::collections::BTreeSet;
+use std::sync::atomic::Ordering::{AcqRel, Acquire, Relaxed, Release};
+use std::sync::atomic::{AtomicU32, AtomicU64};
 
 use crate::breaker::shared::Breakers;
 use crate::reason::Reason;
@@ -156,18 +158,58 @@ impl Database {
     }
 }
 
+/// Of a place that a dropped database had. Whoever looks for one goes on behind it.
+const FREED: u32 = u32::MAX;
+
 #[repr(C)]
 pub struct Databases([Database; DATABASES_MAX]);
 
 impl Databases {
-    /// The one of this oid; `None` if there are too many.
+    /// The one of this oid, which takes a place if it has none; `None` if there are too many.
+    ///
+    /// Two that look at once, while a place between is freed, may take one each: then one of them
+    /// counts where nobody looks.
     pub fn of(&self, oid: u32) -> Option<&Database> {
+        loop {
+            let (place, found) = self.find_or_free(oid)?;
+            if found == oid || place.oid.compare_exchange(found, oid, AcqRel, Acquire).is_ok() {
+                return Some(place);
+            }
+        }
+    }
+
+    /// The same, but takes no place.
+    pub fn find(&self, oid: u32) -> Option<&Database> {
+        self.find_or_free(oid).filter(|(_, found)| *found == oid).map(|(place, _)| place)
+    }
+
+    /// The place of this oid, or else the first that it may take; and what stands there.
+    fn find_or_free(&self, oid: u32) -> Option<(&Database, u32)> {
         let start = oid as usize;
-        let mut places = (0..DATABASES_MAX).map(|step| &self.0[(start + step) % DATABASES_MAX]);
-        places.find(|place| match place.oid.compare_exchange(0, oid, Relaxed, Relaxed) {
-            Ok(_) => true,
-            Err(taken) => taken == oid,
-        })
+        let mut free = None;
+        for step in 0..DATABASES_MAX {
+            let place = &self.0[(start + step) % DATABASES_MAX];
+            match place.oid.load(Acquire) {
+                found if found == oid => return Some((place, oid)),
+                0 => return free.or(Some((place, 0))),
+                FREED => free = free.or(Some((place, FREED))),
+                _ => {}
+            }
+        }
+        free
+    }
+
+    fn oids(&self) -> impl Iterator<Item = u32> {
+        let oids = self.0.iter().map(|place| place.oid.load(Relaxed));
+        oids.filter(|oid| *oid != 0 && *oid != FREED)
+    }
+
+    fn free(&self, oid: u32) {
+        for place in self.0.iter().filter(|place| place.oid.load(Relaxed) == oid) {
+            place.commits.reset();
+            place.set_extension(None);
+            place.oid.store(FREED, Release);
+        }
     }
 }
 
@@ -177,6 +219,19 @@ pub struct Shared {
     pub breakers: Breakers,
     pub databases: Databases,
     pub families: Families,
+}
+
+impl Shared {
+    /// The databases that have a place.
+    pub fn databases_known(&self) -> BTreeSet<u32> {
+        self.databases.oids().chain(self.families.databases()).collect()
+    }
+
+    /// Gives back the places of a database that was dropped, so that nobody is connected to it.
+    pub fn forget(&self, database: u32) {
+        self.databases.free(database);
+        self.families.free(database);
+    }
 }
 
 impl Default for Shared {
@@ -237,7 +292,7 @@ mod tests {
         for oid in 5..5 + DATABASES_MAX as u32 {
             assert_eq!(databases.of(oid).unwrap().commits.keys.get(), u64::from(oid));
         }
-        assert!(databases.of(1).is_none());
+        assert!(databases.of(1).is_none() && databases.find(1).is_none());
         assert!(size_of::<Shared>() < 260_000, "the documents say how much memory it takes");
         let one = databases.of(5).unwrap();
         assert_eq!(one.has_extension(), None);
@@ -246,6 +301,33 @@ mod tests {
             assert_eq!(one.has_extension(), found);
             one.forget_absence();
             assert_eq!(one.has_extension(), found.filter(|found| *found));
+        }
+    }
+
+    #[test]
+    fn the_places_of_dropped_databases_are_given_to_others() {
+        // Danger: where databases come and go, as in tests of an application, nobody counts for all
+        // any more after a thousand of them; or one shows what another counted.
+        let shared = Shared::default();
+        for oid in 5..20_000 {
+            let database = shared.databases.of(oid).expect("a place");
+            assert_eq!((database.commits.keys.get(), database.has_extension()), (0, None));
+            database.commits.keys.add(oid.into());
+            database.set_extension(Some(true));
+            shared.families.of(oid, "orders").hits.add(oid.into());
+            assert_eq!(shared.families.all_in(oid).len(), 1);
+            if oid >= 105 {
+                shared.forget(oid - 100);
+                assert!(shared.databases.find(oid - 100).is_none());
+                assert!(shared.families.all_in(oid - 100).is_empty());
+            }
+        }
+        let left: Vec<u32> = shared.databases_known().into_iter().collect();
+        assert_eq!(left, (19_900..20_000).collect::<Vec<u32>>());
+        for oid in left {
+            assert_eq!(shared.databases.of(oid).unwrap().commits.keys.get(), u64::from(oid));
+            let [(_, reads)] = &shared.families.all_in(oid)[..] else { panic!("one family") };
+            assert_eq!(reads.hits.get(), u64::from(oid));
         }
     }
 }

@@ -39,4 +39,5 @@ pub mod tag;
 pub mod tagtable;
 pub mod target;
 pub mod template;
+pub mod token;
 pub mod ttl;

@@ -4,6 +4,7 @@
 //! below it are kept, at the place where it was made. If one outlived its rollback, a subscriber
 //! would hear of what never happened.
 
+pub mod aside;
 pub mod batch;
 pub mod codec;
 pub mod horizon;

@@ -9,6 +9,7 @@ use crate::key::{self, EntryKeys};
 use crate::resp::{self, Look};
 use crate::tag::Bucket;
 use crate::tagtable;
+use crate::token::Token;
 
 /// How many keys one DEL takes, each with its sidecar and its lease: on one server all names of a
 /// key go in one step whatever else goes with them, and a command for each key would cost more than
@@ -17,6 +18,9 @@ const DEL_KEYS_MAX: usize = 200;
 
 /// How many buckets one script call may take: it holds up everybody else on that Redis.
 const BUMP_BUCKETS_MAX: usize = 2000;
+
+/// How many tokens one command writes down.
+const BOOK_TOKENS_MAX: usize = 200;
 
 /// What a transaction tells the tag table before it commits.
 pub struct Bump<'a> {
@@ -34,16 +38,6 @@ pub struct Bump<'a> {
 /// How long a token waits for a backend that has most likely died.
 const TOKEN_SECONDS: u64 = 24 * 3600;
 
-/// A key that is to be stored after the commit, and the mark that says by whom.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Token {
-    /// Without the database's prefix.
-    pub key: Box<[u8]>,
-    pub token: Box<[u8]>,
-    /// It stays until it is used, however long that takes.
-    pub lasts: bool,
-}
-
 /// The keys that are to be gone.
 pub struct Gone<'a> {
     /// The database's, in front of every key.
@@ -51,14 +45,35 @@ pub struct Gone<'a> {
     pub keys: &'a [Box<[u8]>],
     /// Left beside keys in the place of those that stood there.
     pub tokens: &'a [Token],
+    /// Where those of transactions that prepare are written down before they are laid.
+    pub book: &'a [u8],
     /// For tests that show what taking the lease is good for.
     pub keep_leases: bool,
 }
 
 impl Gone<'_> {
+    /// Appends the commands that write tokens down; how many there are.
+    fn write_down(&self, packed: &mut Vec<u8>) -> usize {
+        let prepared: Vec<&Token> = self.tokens.iter().filter(|token| token.is_prepared).collect();
+        for tokens in prepared.chunks(BOOK_TOKENS_MAX) {
+            resp::write_command(packed, 2 + 2 * tokens.len(), b"HSET");
+            resp::write_argument(packed, self.book);
+            for token in tokens {
+                resp::write_argument(packed, &token.token);
+                resp::write_argument(packed, &self.beside(token));
+            }
+        }
+        prepared.len().div_ceil(BOOK_TOKENS_MAX)
+    }
+
+    /// The name under which a token stands.
+    fn beside(&self, token: &Token) -> Vec<u8> {
+        EntryKeys::new(&[self.prefix, &token.key].concat()).token()
+    }
+
     /// Appends the command that leaves a token, behind the deletion of the one before.
-    fn lay(&self, packed: &mut Vec<u8>, Token { key, token, lasts }: &Token) {
-        let beside = EntryKeys::new(&[self.prefix, key].concat()).token();
+    fn lay(&self, packed: &mut Vec<u8>, one: &Token) {
+        let (beside, Token { token, lasts, .. }) = (self.beside(one), one);
         resp::write_command(packed, if *lasts { 3 } else { 5 }, b"SET");
         resp::write_argument(packed, &beside);
         resp::write_argument(packed, token);
@@ -89,6 +104,7 @@ pub struct Settlement {
     packed: Vec<u8>,
     bumps: usize,
     dels: usize,
+    books: usize,
     tokens: usize,
 }
 
@@ -120,23 +136,24 @@ impl Settlement {
                 gone.write(&mut packed, key);
             }
         }
+        let books = gone.write_down(&mut packed);
         for token in gone.tokens {
             gone.lay(&mut packed, token);
         }
         resp::write_proof(&mut packed);
         let bumps = bump.buckets.len().div_ceil(BUMP_BUCKETS_MAX);
         let dels = gone.keys.len().div_ceil(DEL_KEYS_MAX);
-        Self { packed, bumps, dels, tokens: gone.tokens.len() }
+        Self { packed, bumps, dels, books, tokens: gone.tokens.len() }
     }
 
     pub fn packed(&self) -> &[u8] {
         &self.packed
     }
 
-    /// How many answers it has: a generation for each call of BUMP, one for each DEL and token, and
-    /// the proof.
+    /// How many answers it has: a generation for each call of BUMP, one for each DEL, each writing
+    /// into the book and each token, and the proof.
     pub fn replies(&self) -> usize {
-        self.bumps + self.dels + self.tokens + 1
+        self.bumps + self.dels + self.books + self.tokens + 1
     }
 
     /// How many of them, the first ones, are generations.
@@ -146,7 +163,7 @@ impl Settlement {
 
     /// Reads the answers; in `ranges` the generations and the text of the proof.
     pub fn read(&self, bytes: &[u8], ranges: &mut Vec<Option<Range<usize>>>) -> Look {
-        resp::read_settled(bytes, self.bumps, (self.dels, self.tokens), ranges)
+        resp::read_settled(bytes, self.bumps, (self.dels + self.books, self.tokens), ranges)
     }
 }
 
@@ -163,7 +180,7 @@ mod tests {
             in_progress: &[7, 9],
             buckets,
         };
-        let gone = Gone { prefix: b"p:", keys, tokens: &[], keep_leases: false };
+        let gone = Gone { prefix: b"p:", keys, tokens: &[], book: b"b", keep_leases: false };
         Settlement::new("sha", &bump, &gone)
     }
 
@@ -196,9 +213,13 @@ mod tests {
     /// Danger: a value is stored that nobody's token stands for, or a token stays for ever.
     #[test]
     fn tokens_stand_beside_their_keys() {
-        let token = |key: &[u8], lasts| Token { key: key.into(), token: b"x.1"[..].into(), lasts };
+        let token = |key: &[u8], lasts| {
+            let token = b"x.1"[..].into();
+            Token { key: key.into(), token, lasts, is_prepared: false }
+        };
         let tokens = [token(b"a", false), token(b"b", true)];
-        let gone = Gone { prefix: b"p:", keys: &[], tokens: &tokens, keep_leases: false };
+        let gone =
+            Gone { prefix: b"p:", keys: &[], tokens: &tokens, book: b"b", keep_leases: false };
         let bump =
             Bump { table: b"t", generation: None, xid: 7, xmax: 8, in_progress: &[], buckets: &[] };
         let found = Settlement::new("sha", &bump, &gone);
@@ -216,6 +237,37 @@ mod tests {
         let mut ranges = Vec::new();
         assert_eq!(found.read(bytes, &mut ranges), Look::Complete { used: bytes.len() });
         assert_eq!((found.replies(), ranges.len()), (3, 1));
+    }
+
+    /// Danger: a prepared transaction is rolled back, and nobody knows of its tokens any more.
+    #[test]
+    fn tokens_of_what_prepares_are_written_down_before_they_are_laid() {
+        let token = |seq: usize, is_prepared| Token {
+            key: b"a"[..].into(),
+            token: format!("x.{seq}").into_bytes().into(),
+            lasts: true,
+            is_prepared,
+        };
+        let bump =
+            Bump { table: b"t", generation: None, xid: 7, xmax: 8, in_progress: &[], buckets: &[] };
+        let settle = |tokens: &[Token]| {
+            let gone = Gone { prefix: b"p:", keys: &[], tokens, book: b"b", keep_leases: false };
+            Settlement::new("sha", &bump, &gone)
+        };
+        let found = settle(&[token(1, true), token(2, false)]);
+        let name = String::from_utf8(EntryKeys::new(b"p:a").token()).unwrap();
+        let length = name.len();
+        let expected = format!(
+            "*4\r\n$4\r\nHSET\r\n$1\r\nb\r\n$3\r\nx.1\r\n${length}\r\n{name}\r\n\
+             *3\r\n$3\r\nSET\r\n${length}\r\n{name}\r\n$3\r\nx.1\r\n"
+        );
+        assert!(String::from_utf8_lossy(found.packed()).starts_with(&expected));
+        let bytes = b":1\r\n+OK\r\n+OK\r\n=5\r\ntxt:a\r\n";
+        let mut ranges = Vec::new();
+        assert_eq!(found.read(bytes, &mut ranges), Look::Complete { used: bytes.len() });
+        assert_eq!(found.replies(), 4);
+        let many: Vec<Token> = (0..201).map(|seq| token(seq, true)).collect();
+        assert_eq!(settle(&many).replies(), 2 + 201 + 1);
     }
 
     /// Danger: one script call holds Redis up for as long as a transaction is large.

@@ -2,14 +2,21 @@
 -- Appends events to a stream, and keeps beside it which they were, if the stream is still the
 -- caller's. One step: whoever finds the places finds the events, and the other way round.
 -- A job that waits, or that somebody named, gets a record: a name that is known adds nothing.
+-- Of several calls that are sent together one may be refused in passing: what is to come behind it
+-- waits, or it would be overtaken.
 -- KEYS: stream, record, and of a queue: jobs, due, done
--- ARGV: scope, nonce, 'add' or 'replace' the places, length or '', places by blanks,
+-- ARGV: scope, nonce, 'add' or 'replace' the places, length or '', places by blanks, the place that
+-- must stand last in the record or '',
 -- 'event' and events … or 'job' and, for each, id and payload … or 'enqueue' and, for each, id,
 -- payload, delay in ms, '1' if it is named …
--- returns how many were appended, and the error that stopped it; -1 if the stream is another's
+-- returns how many were appended, and the error that stopped it; -1 if the stream is another's, -2
+-- if what goes before is not there
 local last = ARGV[1] .. ':last'
 if redis.call('HGET', KEYS[2], ARGV[1] .. ':claim') ~= ARGV[2] then
   return { -1 }
+end
+if ARGV[6] ~= '' and string.match(redis.call('HGET', KEYS[2], last) or '', '%S+$') ~= ARGV[6] then
+  return { -2 }
 end
 local time = redis.call('TIME')
 local now = time[1] * 1000 + math.floor(time[2] / 1000)
@@ -44,11 +51,11 @@ local function enqueue(id, payload, delay, named)
 end
 local steps = { event = 1, job = 2, enqueue = 4 }
 local count, refused = 0, nil
-for place = 7, #ARGV, steps[ARGV[6]] do
+for place = 8, #ARGV, steps[ARGV[7]] do
   local added
-  if ARGV[6] == 'job' then
+  if ARGV[7] == 'job' then
     added = redis.pcall('XADD', KEYS[1], '*', 'id', ARGV[place], 'payload', ARGV[place + 1])
-  elseif ARGV[6] == 'enqueue' then
+  elseif ARGV[7] == 'enqueue' then
     added = enqueue(unpack(ARGV, place, place + 3))
   elseif ARGV[4] == '' then
     added = redis.pcall('XADD', KEYS[1], '*', 'event', ARGV[place])

@@ -8,6 +8,7 @@ pub mod events;
 pub mod express;
 pub mod jobs;
 pub mod kills;
+pub mod late;
 pub mod notes;
 pub mod outbox;
 pub mod outcome;

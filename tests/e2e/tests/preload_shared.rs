@@ -88,6 +88,31 @@ fn commits_are_counted_of_all_backends_and_a_reset_begins_anew() {
     assert_eq!(Counters::of(&mut client).hits, 1);
 }
 
+#[test]
+fn a_dropped_database_leaves_its_counters_places_to_others() {
+    // Danger: where databases come and go, all families soon count as one.
+    let (pair, mut client) = with_table();
+    let mut admin = pair.postgres.connect_as("postgres", "postgres");
+    admin.batch_execute("CREATE DATABASE passing").unwrap();
+    pair.postgres.create_extension("passing");
+    let mut passing = pair.postgres.connect_as("postgres", "passing");
+    for number in 0..300 {
+        cached(&mut passing, &format!("family{number}:1"), "SELECT 1 AS v").unwrap();
+    }
+    drop(passing);
+    let mut number = 0;
+    let mut has_place = |client: &mut Client| {
+        number += 1;
+        let family = format!("new{number}");
+        cached(&mut pair.postgres.connect(), &format!("{family}:1"), QUERY).unwrap();
+        let sql = "SELECT count(*) FROM redis_stat_cached WHERE key_family = $1";
+        client.query_one(sql, &[&family]).unwrap().get::<_, i64>(0) == 1
+    };
+    assert!(!has_place(&mut client), "all places are taken");
+    admin.batch_execute("DROP DATABASE passing").unwrap();
+    eventually(SOON, "the launcher saw it", || has_place(&mut client));
+}
+
 /// Calls that waited for Redis and learnt that it does not answer.
 fn waited(counters: &Counters) -> i64 {
     counters.reason("timeout") + counters.reason("connect")

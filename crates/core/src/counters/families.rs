@@ -1,7 +1,7 @@
 //! The counters of each key family, in a table of a fixed size.
 //!
-//! Invariant: a place belongs to one family of one database from the moment it is claimed, for as
-//! long as the segment lives; a family without a place counts among the others. Keys are made by
+//! Invariant: a place belongs to one family of one database from the moment it is claimed until the
+//! database is dropped; a family without a place counts among the others. Keys are made by
 //! programs: without the bound they would fill the memory, and without the claim two families
 //! could count as one.
 
@@ -17,12 +17,16 @@ const FAMILIES_MAX: usize = 256;
 /// A longer name counts among the others.
 const NAME_BYTES_MAX: usize = 64;
 
+/// Of a place that a dropped database had; no hash is even. Whoever looks for one goes on behind
+/// it.
+const FREED: u64 = 2;
+
 const WORD_BYTES: usize = size_of::<u64>();
 
 #[derive(Default)]
 #[repr(C, align(64))]
 struct Place {
-    /// A hash of the family and its database; zero while it is free.
+    /// A hash of the family and its database; zero while it is free, or [`FREED`].
     id: AtomicU64,
     database: AtomicU32,
     /// One more than the length of the name; zero until it is written.
@@ -44,6 +48,18 @@ impl Place {
             word.store(u64::from_ne_bytes(bytes), Ordering::Relaxed);
         }
         self.named.store(family.len() as u32 + 1, Ordering::Release);
+    }
+
+    /// Whose family it is, if it is anybody's.
+    fn database(&self) -> Option<u32> {
+        (self.named.load(Ordering::Acquire) != 0).then(|| self.database.load(Ordering::Relaxed))
+    }
+
+    /// Nobody counts here any more.
+    fn free(&self) {
+        self.named.store(0, Ordering::Relaxed);
+        self.reads.reset();
+        self.id.store(FREED, Ordering::Release);
     }
 
     /// The family, if it is one of this database.
@@ -84,19 +100,40 @@ impl Families {
         // Never zero, and the place does not depend on the bit that makes sure of it.
         let id = hasher.finish() | 1;
         let start = (id >> 1) as usize;
-        let mut places = (0..FAMILIES_MAX).map(|step| &self.places[(start + step) % FAMILIES_MAX]);
-        let (claimed, kept) = (Ordering::AcqRel, Ordering::Acquire);
-        let found = places.find(|place| match place.id.compare_exchange(0, id, claimed, kept) {
-            Ok(_) => true,
-            Err(taken) => taken == id,
-        });
-        match found {
-            Some(place) => {
+        loop {
+            let Some((place, found)) = self.find_or_free(start, id) else { return &self.others };
+            let (claimed, kept) = (Ordering::AcqRel, Ordering::Acquire);
+            if found == id || place.id.compare_exchange(found, id, claimed, kept).is_ok() {
                 place.name(database, family);
-                &place.reads
+                return &place.reads;
             }
-            None => &self.others,
         }
+    }
+
+    /// The place of this hash, or else the first that it may take; and what stands there.
+    fn find_or_free(&self, start: usize, id: u64) -> Option<(&Place, u64)> {
+        let mut free = None;
+        for step in 0..FAMILIES_MAX {
+            let place = &self.places[(start + step) % FAMILIES_MAX];
+            match place.id.load(Ordering::Acquire) {
+                found if found == id => return Some((place, id)),
+                0 => return free.or(Some((place, 0))),
+                FREED => free = free.or(Some((place, FREED))),
+                _ => {}
+            }
+        }
+        free
+    }
+
+    /// The databases that have families here.
+    pub(super) fn databases(&self) -> impl Iterator<Item = u32> {
+        self.places.iter().filter_map(Place::database)
+    }
+
+    /// Gives back the places of a database that was dropped.
+    pub(super) fn free(&self, database: u32) {
+        let theirs = self.places.iter().filter(|place| place.database() == Some(database));
+        theirs.for_each(Place::free);
     }
 
     /// The families of a database that counted anything. What has no place of its own is of all

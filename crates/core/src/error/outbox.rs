@@ -40,7 +40,7 @@ impl Outbox {
         Some(match self {
             Outbox::Locked => "A durable event could not be written down.".to_owned(),
             Outbox::Full { megabytes, megabytes_max } => format!(
-                "The table redis_outbox takes {megabytes} MB; pg_cache.outbox_mb_max is \
+                "About {megabytes} MB wait in redis_outbox; pg_cache.outbox_mb_max is \
                  {megabytes_max}."
             ),
         })

@@ -1,0 +1,99 @@
+//! Owns the token that stands beside a key, from before the commit that stores the key until the
+//! key is stored.
+//!
+//! Invariant: no two transactions have tokens of one text, and a token tells which one laid it. So
+//! whoever finds one can find out whether its transaction may still commit: while it may, its token
+//! must stay, however long that takes; without it the value would never be set.
+
+/// A key that is to be stored after the commit, and the mark that says by whom.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Token {
+    /// Without the database's prefix.
+    pub key: Box<[u8]>,
+    pub token: Box<[u8]>,
+    /// It stays until it is used, however long that takes.
+    pub lasts: bool,
+    /// Its transaction prepares: if that is rolled back, by whoever it is, nobody is left who knows
+    /// of the token. So it is written into the book first.
+    pub is_prepared: bool,
+}
+
+/// What all tokens of a transaction begin with: the cluster, the database, its id, and a number
+/// that no other transaction of a copy of them has.
+pub fn origin(system: u64, database: u32, xid: u64, random: u64) -> String {
+    format!("{system:x}.{database:x}.{xid}.{random:x}")
+}
+
+/// The token of one message.
+pub fn text(origin: &str, seq: u64) -> Box<[u8]> {
+    format!("{origin}.{seq}").into_bytes().into()
+}
+
+/// The id of the transaction that laid a token.
+pub fn writer(token: &[u8]) -> Option<u64> {
+    let mut parts = std::str::from_utf8(token).ok()?.split('.');
+    let xid = parts.nth(2)?.parse().ok()?;
+    (parts.count() == 2).then_some(xid)
+}
+
+/// The name of the book: a hash of the tokens that prepared transactions laid, each with the name
+/// under which it stands.
+pub fn book(system: u64, database: u32, shard: u32) -> Vec<u8> {
+    format!("pgc:p:{{{system}.{database}.{shard}}}").into_bytes()
+}
+
+/// What is known of the transaction that laid a token.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Ended {
+    /// It may commit yet.
+    No,
+    Committed,
+    Aborted,
+    /// So long ago that nobody knows how; then it does not commit any more.
+    Unknown,
+}
+
+/// What becomes of a token in the book and of its entry there.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Fate {
+    Keep,
+    /// Its message is in the outbox: whoever sends that takes the token away.
+    Strike,
+    /// Nobody will ever use it.
+    Remove,
+}
+
+impl Ended {
+    pub fn fate(self) -> Fate {
+        match self {
+            Ended::No => Fate::Keep,
+            Ended::Committed | Ended::Unknown => Fate::Strike,
+            Ended::Aborted => Fate::Remove,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_token_tells_its_transaction() {
+        // Danger: the token of a prepared transaction is taken for that of another, which was
+        // rolled back, and goes.
+        let token = text(&origin(u64::MAX, 5, 71_234, 0xab), 9);
+        assert_eq!(&token[..], b"ffffffffffffffff.5.71234.ab.9", "its text never changes");
+        assert_eq!(writer(&token), Some(71_234));
+        for other in ["", "x", "1.2.3", "1.2.3.4", "1.2.x.4.5", "1.2.3.4.5.6", "1.2.-3.4.5"] {
+            assert_eq!(writer(other.as_bytes()), None, "{other}");
+        }
+        assert_eq!(book(7, 5, 0), b"pgc:p:{7.5.0}");
+    }
+
+    #[test]
+    fn only_a_token_that_nobody_will_use_is_removed() {
+        // Danger: a value is never set, since its token is gone.
+        let fates = [Ended::No, Ended::Committed, Ended::Aborted, Ended::Unknown].map(Ended::fate);
+        assert_eq!(fates, [Fate::Keep, Fate::Strike, Fate::Remove, Fate::Strike]);
+    }
+}

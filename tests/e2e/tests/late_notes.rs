@@ -1,0 +1,113 @@
+//! What is noted after our part before the commit: by the callback of another extension, which runs
+//! SQL there and so fires triggers of ours.
+
+use std::time::Duration;
+
+use pg_cache_e2e::events::{get, told};
+use pg_cache_e2e::outbox::rows;
+use pg_cache_e2e::registry::{count, repair};
+use pg_cache_e2e::{Notices, Scene, cached, late};
+use pg_cache_testbed::{Pair, eventually};
+use postgres::Client;
+
+const SOON: Duration = Duration::from_secs(20);
+
+/// A table whose rows are stored under `t:{id}`, and told of in a stream.
+fn table(options: &str) -> String {
+    format!(
+        "CREATE TABLE t (id int PRIMARY KEY, v text);
+         CREATE TABLE other (v int);
+         CREATE TRIGGER a AFTER INSERT OR UPDATE ON t FOR EACH ROW
+             EXECUTE FUNCTION redis_store('t:{{id}}'{options});
+         CREATE TRIGGER b AFTER INSERT OR UPDATE ON t FOR EACH ROW
+             EXECUTE FUNCTION redis_stream('s'{options})"
+    )
+}
+
+fn scene_with(options: &str) -> (Scene, Client, Notices) {
+    let scene = Scene::new();
+    let (mut client, notices) = scene.connect_listening();
+    late::load(&mut client);
+    client.batch_execute(&table(options)).unwrap();
+    repair(&mut client);
+    (scene, client, notices)
+}
+
+/// One transaction, at whose end another extension runs `sql`.
+#[track_caller]
+fn transaction(client: &mut Client, work: &str, sql: &str) {
+    client.batch_execute("BEGIN").unwrap();
+    client.batch_execute(&format!("SET LOCAL late.sql = $late${sql}$late$; {work}")).unwrap();
+    client.batch_execute("COMMIT").unwrap();
+}
+
+#[track_caller]
+fn holds(scene: &Scene, key: &str, v: &str) {
+    let wanted = format!(r#""v":"{v}""#);
+    eventually(SOON, &wanted, || get(&scene.redis, key).is_some_and(|row| row.contains(&wanted)));
+}
+
+#[test]
+fn what_is_noted_late_is_sent_like_all_else() {
+    // Danger: the row is committed and its key stays away, and nobody counts or says it.
+    for options in ["", ", 'durable'"] {
+        let (scene, mut client, notices) = scene_with(options);
+        transaction(&mut client, "INSERT INTO other VALUES (1)", "INSERT INTO t VALUES (1, 'a')");
+        holds(&scene, "t:1", "a");
+        transaction(&mut client, "SELECT 1", "INSERT INTO t VALUES (2, 'b')");
+        holds(&scene, "t:2", "b");
+        // The same key twice: the later image counts.
+        transaction(&mut client, "UPDATE t SET v = 'c'", "UPDATE t SET v = 'd' WHERE id = 1");
+        holds(&scene, "t:1", "d");
+        holds(&scene, "t:2", "c");
+        eventually(SOON, "all is sent", || rows(&mut client) == 0);
+        assert_eq!(told(&scene.redis, "s", "v"), ["a", "b", "c", "c", "d"], "{options}");
+        assert_eq!(scene.redis.cli(&["KEYS", "pgc:s:*"]).trim(), "", "no token is left");
+        assert_eq!(count(&mut client, "SELECT lost FROM redis_stat_commit"), 0);
+        assert_eq!(notices.warnings().len(), 0, "{options}");
+    }
+}
+
+#[test]
+fn what_is_noted_late_without_redis_is_counted_and_told() {
+    // Danger: as above, with Redis away.
+    let (mut scene, mut client, notices) = scene_with("");
+    scene.redis.stop();
+    transaction(&mut client, "INSERT INTO other VALUES (1)", "INSERT INTO t VALUES (1, 'a')");
+    assert_eq!(count(&mut client, "SELECT lost FROM redis_stat_commit"), 2);
+    assert!(!notices.warnings().is_empty());
+}
+
+#[test]
+fn a_change_that_is_noted_late_is_never_served_old() {
+    // Danger: a transaction that had no id at our part gets one afterwards, and what it changes is
+    // neither bumped nor owed.
+    let (scene, mut client, _) = scene_with("");
+    client.batch_execute("SELECT redis_track('t')").unwrap();
+    client.batch_execute("INSERT INTO t VALUES (1, 'a')").unwrap();
+    let query = "SELECT v FROM t ORDER BY id";
+    let mut reader = scene.connect();
+    for v in ["b", "c", "d"] {
+        cached(&mut reader, "k", query).unwrap();
+        transaction(&mut client, "SELECT 1", &format!("UPDATE t SET v = '{v}'"));
+        let found = cached(&mut reader, "k", query).unwrap();
+        assert!(format!("{found:?}").contains(&format!("\"{v}")), "{v}: {found:?}");
+    }
+}
+
+#[test]
+fn what_is_noted_late_is_prepared_with_the_rest() {
+    // Danger: who commits what was prepared knows nothing of it.
+    let conf = [("max_worker_processes", "16"), ("max_prepared_transactions", "5")];
+    let pair = Pair::start_with(&conf, &[]);
+    let mut client = pair.postgres.connect();
+    late::load(&mut client);
+    client.batch_execute(&table("")).unwrap();
+    repair(&mut client);
+    let late = "SET LOCAL late.sql = 'INSERT INTO t VALUES (2, ''b'')'";
+    client.batch_execute(&format!("BEGIN; {late}; INSERT INTO t VALUES (1, 'a')")).unwrap();
+    client.batch_execute("PREPARE TRANSACTION 'p'").unwrap();
+    pair.postgres.connect().batch_execute("COMMIT PREPARED 'p'").unwrap();
+    eventually(SOON, "both are sent", || told(&pair.redis, "s", "v").len() == 2);
+    assert_eq!(told(&pair.redis, "s", "v"), ["a", "b"]);
+}
