@@ -23,7 +23,8 @@ mod delivery;
 use std::cell::RefCell;
 use std::collections::HashMap;
 
-use pg_cache_core::message::{Entry, Log, Message, Stored};
+use pg_cache_core::message::log::{Entry, Log};
+use pg_cache_core::message::{Event, Message, Stored};
 use pg_cache_core::settlement::Token;
 
 use crate::client::messages::Outgoing;
@@ -92,10 +93,19 @@ fn with_log(work: impl FnOnce(&mut Log)) {
 
 /// Notes a message. It leaves with the commit, or with the rollback never does.
 pub fn note(durable: bool, message: Message) -> Outcome<()> {
+    noted(|log, level| log.push(level, durable, message))
+}
+
+/// The same of an event.
+pub fn note_event(durable: bool, event: Event<'_>) -> Outcome<()> {
+    noted(|log, level| log.push_event(level, durable, event))
+}
+
+fn noted(push: impl FnOnce(&mut Log, u32)) -> Outcome<()> {
     let level = xact::level();
     let (must_spill, late) = TRANSACTION.with_borrow_mut(|transaction| {
         let log = &mut transaction.log;
-        log.push(level, durable, message);
+        push(log, level);
         let bytes_max = guc::pending_events_bytes_max();
         let is_much = log.bytes_of(level) >= SPILL_BYTES_MIN.min(bytes_max);
         let must_spill = log.bytes() > bytes_max && is_much;
@@ -254,16 +264,17 @@ fn put(entries: Vec<Entry>, write: fn(u64, &[Message]) -> Outcome<()>) -> Outcom
         Message::Store { token, .. } => token.is_empty(),
         _ => false,
     };
-    for entry in entries.into_iter().filter(|entry| !overtaken(entry)) {
-        if entry.seq != next && !run.is_empty() {
+    let counting = entries.into_iter().filter(|entry| !overtaken(entry));
+    for (seq, message) in counting.flat_map(Entry::into_messages) {
+        if seq != next && !run.is_empty() {
             write(first, &run)?;
             run.clear();
         }
         if run.is_empty() {
-            first = entry.seq;
+            first = seq;
         }
-        next = entry.seq + 1;
-        run.push(entry.message);
+        next = seq + 1;
+        run.push(message);
     }
     write(first, &run)
 }

@@ -5,17 +5,21 @@
 //! ends the connection ends the rest, and nothing is sent again: a subscriber would hear it twice.
 
 use std::collections::HashMap;
+use std::iter;
 use std::sync::LazyLock;
 use std::time::Duration;
 
 use pg_cache_core::key::EntryKeys;
-use pg_cache_core::message::{Fields, Message, Stored};
+use pg_cache_core::message::log::Entry;
+use pg_cache_core::message::{Fields, Message, Stored, To};
+use pg_cache_core::reply::{self, Reply};
 use pg_cache_core::resp::{write_argument, write_command};
-use redis::{Script, Value};
+use redis::Script;
 
 use super::failure::Failure;
 use super::queues;
 use super::session::Session;
+use super::session::raw::refusal;
 
 const STORE_TEXT: &str = include_str!("lua/store_4.lua");
 
@@ -28,14 +32,15 @@ const STORE_KEYS: &[u8] = b"4";
 const PART_COMMANDS_MAX: usize = 2000;
 const PART_BYTES_MAX: usize = 256 * 1024;
 
+/// Beside its text, what an argument takes at most.
+const NUMBER_BYTES: usize = 24;
+
 /// What a node of a stream holds by default: `MAXLEN ~` takes whole ones away.
 const STREAM_NODE_ENTRIES: u32 = 100;
 
 /// Commands, ready to be sent.
 #[derive(Default)]
 pub struct Outgoing {
-    bytes: Vec<u8>,
-    /// Where each part ends, and how many commands it has.
     parts: Vec<Part>,
     knows_store: bool,
     knows_finish: bool,
@@ -43,9 +48,8 @@ pub struct Outgoing {
     untrimmed: HashMap<Box<[u8]>, u32>,
 }
 
-#[derive(Clone, Copy, Default)]
 struct Part {
-    end: usize,
+    bytes: Vec<u8>,
     commands: usize,
 }
 
@@ -62,37 +66,10 @@ impl Outgoing {
         self.parts.iter().map(|part| part.commands).sum()
     }
 
-    /// Adds one, its names with the database's prefix.
-    pub fn push(&mut self, message: &Message) {
-        let before = self.bytes.len();
-        self.write(message);
-        let (end, added) = (self.bytes.len(), self.bytes.len() - before);
-        let begun = self.parts.len().checked_sub(2).map_or(0, |last| self.parts[last].end);
-        match self.parts.last_mut() {
-            Some(part)
-                if part.commands < PART_COMMANDS_MAX
-                    && before - begun + added <= PART_BYTES_MAX =>
-            {
-                part.end = end;
-                part.commands += 1;
-            }
-            _ => self.parts.push(Part { end, commands: 1 }),
-        }
-    }
-
-    fn write(&mut self, message: &Message) {
-        match message {
-            Message::Publish { channel, payload } => {
-                self.command(&[b"PUBLISH", channel, payload]);
-            }
-            Message::Append { stream, length_max: Some(most), payload } if self.trims(stream) => {
-                let most = most.to_string();
-                let most = most.as_bytes();
-                self.command(&[b"XADD", stream, b"MAXLEN", b"~", most, b"*", b"event", payload]);
-            }
-            Message::Append { stream, payload, .. } => {
-                self.command(&[b"XADD", stream, b"*", b"event", payload]);
-            }
+    /// Adds one, and the events that follow it, their names with the database's prefix.
+    pub fn push(&mut self, entry: &Entry) {
+        match &entry.message {
+            Message::Publish { .. } | Message::Append { .. } => self.events(entry),
             Message::Job { queue, id, payload } => {
                 self.command(&[b"XADD", queue, b"*", b"id", id, b"payload", payload]);
             }
@@ -109,21 +86,40 @@ impl Outgoing {
         }
     }
 
-    /// Whether the next entry of a stream trims it: the first of a transaction, and then as often
-    /// as Redis has a whole node to take away.
-    fn trims(&mut self, stream: &[u8]) -> bool {
-        match self.untrimmed.get_mut(stream) {
-            Some(0) => {
-                self.untrimmed.remove(stream);
+    /// Commands that differ in their last argument only: what stands before it is written once.
+    fn events(&mut self, entry: &Entry) {
+        let Some(first) = entry.message.as_event() else { return };
+        let payloads = iter::once(first.payload).chain(entry.more.iter());
+        match first.to {
+            To::Channel(channel) => {
+                let head = head(&[b"PUBLISH", channel]);
+                payloads.for_each(|payload| self.event(&head, payload));
             }
-            Some(left) => {
-                *left -= 1;
-                return false;
+            To::Stream { name, length_max: None } => {
+                let head = head(&[b"XADD", name, b"*", b"event"]);
+                payloads.for_each(|payload| self.event(&head, payload));
             }
-            None => {}
+            To::Stream { name, length_max: Some(most) } => {
+                let most = most.to_string();
+                let most = most.as_bytes();
+                let plain = head(&[b"XADD", name, b"*", b"event"]);
+                let trims = head(&[b"XADD", name, b"MAXLEN", b"~", most, b"*", b"event"]);
+                // The first of a transaction trims, and then as often as Redis has a whole node to
+                // take away.
+                let mut left = self.untrimmed.get(name).copied().unwrap_or_default();
+                for payload in payloads {
+                    self.event(if left == 0 { &trims } else { &plain }, payload);
+                    left = left.checked_sub(1).unwrap_or(STREAM_NODE_ENTRIES - 1);
+                }
+                self.untrimmed.insert(name.into(), left);
+            }
         }
-        self.untrimmed.insert(stream.into(), STREAM_NODE_ENTRIES - 1);
-        true
+    }
+
+    fn event(&mut self, head: &[u8], payload: &[u8]) {
+        let part = self.part(head.len() + payload.len() + NUMBER_BYTES);
+        part.extend_from_slice(head);
+        write_argument(part, payload);
     }
 
     /// The script goes with its text once, so that it is known from then on.
@@ -162,15 +158,29 @@ impl Outgoing {
         if !std::mem::replace(&mut self.knows_finish, true) {
             call = queues::finish_in_full(queue, jobs);
         }
-        call.write_packed_command(&mut self.bytes);
+        let packed = call.get_packed_command();
+        self.part(packed.len()).extend_from_slice(&packed);
     }
 
     fn command(&mut self, parts: &[&[u8]]) {
-        let Some((name, arguments)) = parts.split_first() else { return };
-        write_command(&mut self.bytes, parts.len(), name);
-        for argument in arguments {
-            write_argument(&mut self.bytes, argument);
+        let bytes = parts.iter().map(|part| part.len() + NUMBER_BYTES).sum();
+        write_words(self.part(bytes), parts.len(), parts);
+    }
+
+    /// Where the next command is to be written, of about so many bytes.
+    fn part(&mut self, bytes: usize) -> &mut Vec<u8> {
+        let fits = |part: &Part| {
+            part.commands < PART_COMMANDS_MAX && part.bytes.len() + bytes <= PART_BYTES_MAX
+        };
+        if !self.parts.last().is_some_and(fits) {
+            // What follows a full part is mostly as much.
+            let room = if self.parts.is_empty() { bytes } else { bytes.max(PART_BYTES_MAX) };
+            self.parts.push(Part { bytes: Vec::with_capacity(room), commands: 0 });
         }
+        let last = self.parts.len() - 1;
+        let part = &mut self.parts[last];
+        part.commands += 1;
+        &mut part.bytes
     }
 
     /// Sends all of it, as far as the time allows. An error means that the connection is lost.
@@ -180,23 +190,38 @@ impl Outgoing {
         left: impl Fn() -> Duration,
         delivered: &mut Delivered,
     ) -> Result<(), Failure> {
-        let mut start = 0;
-        let parts = self.parts.iter().map(|part| {
-            let bytes = self.bytes.get(start..part.end).unwrap_or_default();
-            start = part.end;
-            (bytes, part.commands)
-        });
+        let parts = self.parts.iter().map(|part| (&part.bytes[..], part.commands));
         session.pour(parts, left, |answer| delivered.take(answer))?;
         Ok(())
     }
 }
 
+/// A command without its last argument.
+fn head(words: &[&[u8]]) -> Vec<u8> {
+    let mut head = Vec::new();
+    write_words(&mut head, words.len() + 1, words);
+    head
+}
+
+fn write_words(out: &mut Vec<u8>, count: usize, words: &[&[u8]]) {
+    let Some((name, arguments)) = words.split_first() else { return };
+    write_command(out, count, name);
+    for argument in arguments {
+        write_argument(out, argument);
+    }
+}
+
 impl Delivered {
-    fn take(&mut self, answer: Value) {
-        match answer.extract_error() {
-            Ok(_) => self.sent += 1,
-            Err(error) => {
-                self.refused.get_or_insert_with(|| error.into());
+    fn take(&mut self, answer: &[u8]) {
+        // What XADD and PUBLISH say needs no reading.
+        if matches!(answer, [b'$' | b':', ..]) {
+            self.sent += 1;
+            return;
+        }
+        match reply::read(answer).ok().as_ref().and_then(Reply::error) {
+            None => self.sent += 1,
+            Some(words) => {
+                self.refused.get_or_insert_with(|| refusal(words).into());
             }
         }
     }

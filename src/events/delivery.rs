@@ -5,7 +5,8 @@
 
 use std::time::{Duration, Instant};
 
-use pg_cache_core::message::{Entry, Message};
+use pg_cache_core::message::Message;
+use pg_cache_core::message::log::Entry;
 use pg_cache_core::reason::Reason;
 
 use crate::client::failure::Failure;
@@ -19,7 +20,7 @@ pub fn pack(ready: &mut Outgoing, entries: Vec<Entry>) {
     for entry in entries {
         match &entry.message {
             Message::Store { token, .. } if token.is_empty() => {}
-            message => ready.push(message),
+            _ => ready.push(&entry),
         }
     }
 }

@@ -212,7 +212,7 @@ impl Form {
     }
 }
 
-fn write_number(out: &mut Vec<u8>, value: i64) {
+pub fn write_number(out: &mut Vec<u8>, value: i64) {
     out.extend_from_slice(number(value).as_ref());
 }
 
