@@ -1,7 +1,7 @@
 //! What this transaction sends after its commit, and only then.
 //!
 //! Triggers and functions only note messages, in a log that mirrors the savepoints. What is durable
-//! goes into the outbox before the commit record, in the same transaction; the rest is packed then,
+//! goes into the outbox before the commit record, in the same transaction; the rest is settled then,
 //! and sent once everybody sees the commit and no lock is held: in one pipeline, within
 //! `pg_cache.commit_timeout_ms`, and never with an error. A prepared transaction leaves all of it
 //! in the outbox: whoever commits it has not made it.
@@ -81,7 +81,7 @@ pub fn listener() -> Listener {
         },
         let_go: || {
             if let Some(due) = DUE.take() {
-                delivery::send(&due);
+                delivery::send(due);
             }
         },
     }
@@ -232,7 +232,7 @@ fn settle(is_prepare: bool) -> Outcome<()> {
     connection::introduce();
     TRANSACTION.with_borrow_mut(|transaction| {
         let ready = transaction.ready.get_or_insert_default();
-        delivery::pack(ready, inline);
+        delivery::add(ready, inline);
     });
     Ok(())
 }

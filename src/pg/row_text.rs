@@ -144,7 +144,7 @@ fn is_constant(type_oid: pg_sys::Oid) -> bool {
         )
 }
 
-pub fn number<'a>(value: i64) -> Text<'a> {
+fn number<'a>(value: i64) -> Text<'a> {
     let mut bytes = [0; INLINE_BYTES_MAX];
     let mut at = INLINE_BYTES_MAX;
     let mut rest = value.unsigned_abs();

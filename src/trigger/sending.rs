@@ -6,7 +6,7 @@
 use std::cell::RefCell;
 
 use pg_cache_core::error::{Error, Flaw, Sending, Tracking};
-use pg_cache_core::event::write_string;
+use pg_cache_core::event::{write_number, write_string};
 use pg_cache_core::key;
 use pg_cache_core::message::Fields;
 use pg_cache_core::options::{Kind, Options};
@@ -186,7 +186,7 @@ impl Sender {
             _ => out.extend_from_slice(b"null"),
         }
         out.extend_from_slice(b",\"xid\":");
-        row_json::write_number(out, i64::try_from(xact::xid().unwrap_or_default()).unwrap_or(0));
+        write_number(out, i64::try_from(xact::xid().unwrap_or_default()).unwrap_or(0));
         out.extend_from_slice(b",\"at\":");
         row_json::write_transaction_time(out);
         out.push(b'}');

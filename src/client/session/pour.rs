@@ -11,18 +11,25 @@ use redis::RedisResult;
 use super::Session;
 
 impl Session {
-    /// `left` is the time for all of it; `take` gets each answer as it stands, errors among them.
-    pub fn pour<'a>(
+    /// `pack` writes the next part and says how many commands it has, none at the end; `left` is
+    /// the time for all of it; `take` gets each answer as it stands, errors among them.
+    pub fn pour(
         &mut self,
-        parts: impl Iterator<Item = (&'a [u8], usize)>,
+        room: &mut Vec<u8>,
+        mut pack: impl FnMut(&mut Vec<u8>) -> usize,
         left: impl Fn() -> Duration,
         mut take: impl FnMut(&[u8]),
     ) -> RedisResult<()> {
         self.begin()?;
         let mut waiting = 0;
-        for (bytes, replies) in parts {
+        loop {
+            room.clear();
+            let replies = pack(room);
+            if replies == 0 {
+                break;
+            }
             self.go_on(left());
-            self.transport.send(bytes)?;
+            self.transport.send(room)?;
             self.take_replies(std::mem::replace(&mut waiting, replies), &mut take)?;
         }
         self.go_on(left());

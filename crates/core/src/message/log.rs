@@ -7,8 +7,9 @@
 
 use super::{Event, Message, To};
 
-/// What events that are kept together may take: about what is sent to Redis at once.
-const MORE_BYTES_MAX: usize = 256 * 1024;
+/// What is kept together at most: parts of what is sent to Redis at once.
+const MORE_MAX: usize = 500;
+const MORE_BYTES_MAX: usize = 64 * 1024;
 
 /// A message of the running transaction, and further events to the same place: a bulk statement
 /// would else allocate a hundred bytes and more for each row, besides what the row tells.
@@ -31,6 +32,18 @@ pub struct Payloads {
 }
 
 impl Entry {
+    /// How many messages it is.
+    pub fn count(&self) -> usize {
+        1 + self.more.len()
+    }
+
+    /// What they take, each by itself, of memory or as a command, roughly.
+    pub fn bytes(&self) -> usize {
+        let first = self.message.as_event();
+        let like = first.map_or(0, |event| Event { payload: &[], ..event }.bytes());
+        self.message.bytes() + self.more.len() * like + self.more.bytes.len()
+    }
+
     /// All messages, with their places.
     pub fn into_messages(self) -> impl Iterator<Item = (u64, Message)> {
         let first = self.message.as_event();
@@ -63,7 +76,7 @@ impl Payloads {
     }
 
     fn has_room_for(&self, payload: &[u8]) -> bool {
-        self.bytes.len() + payload.len() <= MORE_BYTES_MAX
+        self.ends.len() < MORE_MAX && self.bytes.len() + payload.len() <= MORE_BYTES_MAX
     }
 
     fn push(&mut self, payload: &[u8]) {
@@ -117,10 +130,11 @@ impl Log {
             self.next_seq += 1;
             return;
         }
-        self.push(level, durable, event.to_message());
         // What follows so many is mostly as many.
+        let room = last.more.bytes.len();
+        self.push(level, durable, event.to_message());
         if let Some(last) = self.entries.last_mut() {
-            last.more.bytes.reserve_exact(MORE_BYTES_MAX);
+            last.more.bytes.reserve_exact(room);
         }
     }
 
