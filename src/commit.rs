@@ -282,7 +282,7 @@ fn lock(deadline: &Deadline, take: fn() -> bool) -> Outcome<bool> {
 /// Writes what is owed into `redis_debt`, in this transaction.
 fn owe(xid: u64, owed: &Owed, coarse: bool) -> Outcome<()> {
     let mut debts: Vec<(Tag, Option<&[u8]>)> = owed.tags.iter().map(|tag| (*tag, None)).collect();
-    debts.extend(owed.keys.iter().map(|key| (Tag::key(key), Some(&key[..]))));
+    debts.extend(owed.keys.iter().map(|(tag, key)| (tag, Some(key))));
     if coarse || debts.len() > DEBTS_MAX {
         debts = vec![(Tag::CATALOGUE, Some(registry::ALL_KEYS))];
     }

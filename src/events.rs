@@ -1,7 +1,7 @@
 //! What this transaction sends after its commit, and only then.
 //!
 //! Triggers and functions only note messages, in a log that mirrors the savepoints. What is durable
-//! goes into the outbox before the commit record, in the same transaction; the rest is packed then,
+//! goes into the outbox before the commit record, in the same transaction; the rest is settled then,
 //! and sent once everybody sees the commit and no lock is held: in one pipeline, within
 //! `pg_cache.commit_timeout_ms`, and never with an error. A prepared transaction leaves all of it
 //! in the outbox: whoever commits it has not made it.
@@ -23,7 +23,8 @@ mod delivery;
 use std::cell::RefCell;
 use std::collections::HashMap;
 
-use pg_cache_core::message::{Entry, Log, Message, Stored};
+use pg_cache_core::message::log::{Entry, Log};
+use pg_cache_core::message::{Event, Message, Stored};
 use pg_cache_core::token::{self, Token};
 
 use crate::client::messages::Outgoing;
@@ -80,7 +81,7 @@ pub fn listener() -> Listener {
         },
         let_go: || {
             if let Some(due) = DUE.take() {
-                delivery::send(&due);
+                delivery::send(due);
             }
         },
     }
@@ -92,10 +93,19 @@ fn with_log(work: impl FnOnce(&mut Log)) {
 
 /// Notes a message. It leaves with the commit, or with the rollback never does.
 pub fn note(durable: bool, message: Message) -> Outcome<()> {
+    noted(|log, level| log.push(level, durable, message))
+}
+
+/// The same of an event.
+pub fn note_event(durable: bool, event: Event<'_>) -> Outcome<()> {
+    noted(|log, level| log.push_event(level, durable, event))
+}
+
+fn noted(push: impl FnOnce(&mut Log, u32)) -> Outcome<()> {
     let level = xact::level();
     let (must_spill, late) = TRANSACTION.with_borrow_mut(|transaction| {
         let log = &mut transaction.log;
-        log.push(level, durable, message);
+        push(log, level);
         let bytes_max = guc::pending_events_bytes_max();
         let is_much = log.bytes_of(level) >= SPILL_BYTES_MIN.min(bytes_max);
         let must_spill = log.bytes() > bytes_max && is_much;
@@ -223,7 +233,7 @@ fn settle(is_prepare: bool) -> Outcome<()> {
     connection::introduce();
     TRANSACTION.with_borrow_mut(|transaction| {
         let ready = transaction.ready.get_or_insert_default();
-        delivery::pack(ready, inline);
+        delivery::add(ready, inline);
     });
     Ok(())
 }
@@ -255,16 +265,17 @@ fn put(entries: Vec<Entry>, write: fn(u64, &[Message]) -> Outcome<()>) -> Outcom
         Message::Store { token, .. } => token.is_empty(),
         _ => false,
     };
-    for entry in entries.into_iter().filter(|entry| !overtaken(entry)) {
-        if entry.seq != next && !run.is_empty() {
+    let counting = entries.into_iter().filter(|entry| !overtaken(entry));
+    for (seq, message) in counting.flat_map(Entry::into_messages) {
+        if seq != next && !run.is_empty() {
             write(first, &run)?;
             run.clear();
         }
         if run.is_empty() {
-            first = entry.seq;
+            first = seq;
         }
-        next = entry.seq + 1;
-        run.push(entry.message);
+        next = seq + 1;
+        run.push(message);
     }
     write(first, &run)
 }

@@ -25,7 +25,7 @@ impl Inbox {
         &self.bytes[self.start..self.end]
     }
 
-    /// Marks bytes as read. They stay where they are until the next call of `prepare`.
+    /// Marks bytes as read. They stay where they are until the next call of `prepare` or `fill`.
     pub fn consume(&mut self, count: usize) {
         self.start = (self.start + count).min(self.end);
     }
@@ -53,7 +53,10 @@ impl Inbox {
         transport.permit(at_least.saturating_sub(self.end - self.start))?;
         let room = at_least.max(self.end - self.start + READ_BYTES);
         if self.start + room > self.bytes.len() {
-            self.bytes.resize(self.start + room, 0);
+            // Of many replies, those that were read give their room to those that come.
+            self.bytes.copy_within(self.start..self.end, 0);
+            (self.start, self.end) = (0, self.end - self.start);
+            self.bytes.resize(room.max(self.bytes.len()), 0);
         }
         self.end += transport.read(&mut self.bytes[self.end..])?;
         Ok(())

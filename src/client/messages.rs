@@ -1,21 +1,25 @@
-//! Messages as they go to Redis after a commit: packed before it, so that nothing is left to decide
-//! behind it.
+//! Messages as they go to Redis after a commit. What goes, and under which names, is settled before
+//! it; behind it that is only written down, part by part, while Redis works on the part before.
 //!
 //! Invariant: they go in order, each at most once. Answers are counted, errors among them; whatever
 //! ends the connection ends the rest, and nothing is sent again: a subscriber would hear it twice.
 
 use std::collections::HashMap;
+use std::iter;
 use std::sync::LazyLock;
 use std::time::Duration;
 
 use pg_cache_core::key::EntryKeys;
-use pg_cache_core::message::{Fields, Message, Stored};
+use pg_cache_core::message::log::Entry;
+use pg_cache_core::message::{Fields, Message, Stored, To};
+use pg_cache_core::reply::{self, Reply};
 use pg_cache_core::resp::{write_argument, write_command};
-use redis::{Script, Value};
+use redis::Script;
 
 use super::failure::Failure;
 use super::queues;
 use super::session::Session;
+use super::session::raw::refusal;
 
 const STORE_TEXT: &str = include_str!("lua/store_4.lua");
 
@@ -24,29 +28,28 @@ static STORE: LazyLock<Script> = LazyLock::new(|| Script::new(STORE_TEXT));
 /// The keys of the script that stores.
 const STORE_KEYS: &[u8] = b"4";
 
-/// What is sent before the answers are taken.
+/// What is sent before answers are taken, as a rule: with the entry that ends a part it may be more.
 const PART_COMMANDS_MAX: usize = 2000;
 const PART_BYTES_MAX: usize = 256 * 1024;
 
 /// What a node of a stream holds by default: `MAXLEN ~` takes whole ones away.
 const STREAM_NODE_ENTRIES: u32 = 100;
 
-/// Commands, ready to be sent.
+/// Messages, ready to be sent.
 #[derive(Default)]
 pub struct Outgoing {
-    bytes: Vec<u8>,
-    /// Where each part ends, and how many commands it has.
-    parts: Vec<Part>,
+    entries: Vec<Entry>,
+    /// Taken before the commit: it may be large, and behind it nothing may fail.
+    room: Vec<u8>,
+}
+
+/// Writes them down as commands.
+#[derive(Default)]
+struct Packer {
     knows_store: bool,
     knows_finish: bool,
     /// How many entries each stream gets before it is trimmed again.
     untrimmed: HashMap<Box<[u8]>, u32>,
-}
-
-#[derive(Clone, Copy, Default)]
-struct Part {
-    end: usize,
-    commands: usize,
 }
 
 /// What became of them.
@@ -59,75 +62,103 @@ pub struct Delivered {
 
 impl Outgoing {
     pub fn len(&self) -> usize {
-        self.parts.iter().map(|part| part.commands).sum()
+        self.entries.iter().map(Entry::count).sum()
     }
 
-    /// Adds one, its names with the database's prefix.
-    pub fn push(&mut self, message: &Message) {
-        let before = self.bytes.len();
-        self.write(message);
-        let (end, added) = (self.bytes.len(), self.bytes.len() - before);
-        let begun = self.parts.len().checked_sub(2).map_or(0, |last| self.parts[last].end);
-        match self.parts.last_mut() {
-            Some(part)
-                if part.commands < PART_COMMANDS_MAX
-                    && before - begun + added <= PART_BYTES_MAX =>
-            {
-                part.end = end;
-                part.commands += 1;
-            }
-            _ => self.parts.push(Part { end, commands: 1 }),
+    /// Adds some, their names with the database's prefix.
+    pub fn extend(&mut self, entries: impl Iterator<Item = Entry>) {
+        self.entries.extend(entries);
+        let all: usize = self.entries.iter().map(Entry::bytes).sum();
+        let largest = self.entries.iter().map(Entry::bytes).max().unwrap_or_default();
+        self.room.reserve(all.min(PART_BYTES_MAX + largest));
+    }
+
+    /// Sends all of it, as far as the time allows. An error means that the connection is lost.
+    pub fn send(
+        self,
+        session: &mut Session,
+        left: impl Fn() -> Duration,
+        delivered: &mut Delivered,
+    ) -> Result<(), Failure> {
+        let Self { entries, mut room } = self;
+        let mut packer = Packer::default();
+        let mut entries = entries.into_iter();
+        let pack = |out: &mut Vec<u8>| packer.part(out, &mut entries);
+        session.pour(&mut room, pack, left, |answer| delivered.take(answer))?;
+        Ok(())
+    }
+}
+
+impl Packer {
+    /// Writes as many as go at once, and says how many.
+    fn part(&mut self, out: &mut Vec<u8>, entries: &mut impl Iterator<Item = Entry>) -> usize {
+        let mut commands = 0;
+        while commands < PART_COMMANDS_MAX && out.len() < PART_BYTES_MAX {
+            let Some(entry) = entries.next() else { break };
+            self.write(out, &entry);
+            commands += entry.count();
         }
+        commands
     }
 
-    fn write(&mut self, message: &Message) {
-        match message {
-            Message::Publish { channel, payload } => {
-                self.command(&[b"PUBLISH", channel, payload]);
-            }
-            Message::Append { stream, length_max: Some(most), payload } if self.trims(stream) => {
-                let most = most.to_string();
-                let most = most.as_bytes();
-                self.command(&[b"XADD", stream, b"MAXLEN", b"~", most, b"*", b"event", payload]);
-            }
-            Message::Append { stream, payload, .. } => {
-                self.command(&[b"XADD", stream, b"*", b"event", payload]);
-            }
+    fn write(&mut self, out: &mut Vec<u8>, entry: &Entry) {
+        match &entry.message {
+            Message::Publish { .. } | Message::Append { .. } => self.write_events(out, entry),
             Message::Job { queue, id, payload } => {
-                self.command(&[b"XADD", queue, b"*", b"id", id, b"payload", payload]);
+                write_words(out, &[b"XADD", queue, b"*", b"id", id, b"payload", payload]);
             }
             // These go by the outbox only.
             Message::Enqueue { .. } => {}
-            Message::Done { queue, jobs } => self.done(queue, jobs),
+            Message::Done { queue, jobs } => self.write_done(out, queue, jobs),
             Message::Command { arguments } => {
                 let arguments: Vec<&[u8]> = arguments.iter().map(|part| &part[..]).collect();
-                self.command(&arguments);
+                write_words(out, &arguments);
             }
             Message::Store { key, token, ttl_ms, value } => {
-                self.store(key, token, *ttl_ms, value);
+                self.write_store(out, key, token, *ttl_ms, value);
             }
         }
     }
 
-    /// Whether the next entry of a stream trims it: the first of a transaction, and then as often
-    /// as Redis has a whole node to take away.
-    fn trims(&mut self, stream: &[u8]) -> bool {
-        match self.untrimmed.get_mut(stream) {
-            Some(0) => {
-                self.untrimmed.remove(stream);
+    /// Commands that differ in their last argument only: what stands before it is put together once.
+    fn write_events(&mut self, out: &mut Vec<u8>, entry: &Entry) {
+        let Some(first) = entry.message.as_event() else { return };
+        let payloads = iter::once(first.payload).chain(entry.more.iter());
+        match first.to {
+            To::Channel(channel) => {
+                let head = head(&[b"PUBLISH", channel]);
+                payloads.for_each(|payload| write_event(out, &head, payload));
             }
-            Some(left) => {
-                *left -= 1;
-                return false;
+            To::Stream { name, length_max: None } => {
+                let head = head(&[b"XADD", name, b"*", b"event"]);
+                payloads.for_each(|payload| write_event(out, &head, payload));
             }
-            None => {}
+            To::Stream { name, length_max: Some(most) } => {
+                let most = most.to_string();
+                let most = most.as_bytes();
+                let plain = head(&[b"XADD", name, b"*", b"event"]);
+                let trims = head(&[b"XADD", name, b"MAXLEN", b"~", most, b"*", b"event"]);
+                // The first of a transaction trims, and then as often as Redis has a whole node to
+                // take away.
+                let mut left = self.untrimmed.get(name).copied().unwrap_or_default();
+                for payload in payloads {
+                    write_event(out, if left == 0 { &trims } else { &plain }, payload);
+                    left = left.checked_sub(1).unwrap_or(STREAM_NODE_ENTRIES - 1);
+                }
+                self.untrimmed.insert(name.into(), left);
+            }
         }
-        self.untrimmed.insert(stream.into(), STREAM_NODE_ENTRIES - 1);
-        true
     }
 
     /// The script goes with its text once, so that it is known from then on.
-    fn store(&mut self, key: &[u8], token: &[u8], ttl_ms: Option<u64>, value: &Stored) {
+    fn write_store(
+        &mut self,
+        out: &mut Vec<u8>,
+        key: &[u8],
+        token: &[u8],
+        ttl_ms: Option<u64>,
+        value: &Stored,
+    ) {
         let keys = EntryKeys::new(key);
         let (lease, beside) = (keys.lease(), keys.token());
         let ttl = ttl_ms.map(|ttl_ms| ttl_ms.to_string()).unwrap_or_default();
@@ -153,50 +184,55 @@ impl Outgoing {
             kind,
             ttl.as_bytes(),
         ];
-        self.command(&[&script[..], &fixed, &values].concat());
+        write_words(out, &[&script[..], &fixed, &values].concat());
     }
 
     /// As for the script that stores.
-    fn done(&mut self, queue: &[u8], jobs: &Fields) {
+    fn write_done(&mut self, out: &mut Vec<u8>, queue: &[u8], jobs: &Fields) {
         let mut call = queues::finish(queue, jobs);
         if !std::mem::replace(&mut self.knows_finish, true) {
             call = queues::finish_in_full(queue, jobs);
         }
-        call.write_packed_command(&mut self.bytes);
+        call.write_packed_command(out);
     }
+}
 
-    fn command(&mut self, parts: &[&[u8]]) {
-        let Some((name, arguments)) = parts.split_first() else { return };
-        write_command(&mut self.bytes, parts.len(), name);
-        for argument in arguments {
-            write_argument(&mut self.bytes, argument);
-        }
-    }
+/// A command without its last argument.
+fn head(words: &[&[u8]]) -> Vec<u8> {
+    let mut head = Vec::new();
+    write_first(&mut head, words.len() + 1, words);
+    head
+}
 
-    /// Sends all of it, as far as the time allows. An error means that the connection is lost.
-    pub fn send(
-        &self,
-        session: &mut Session,
-        left: impl Fn() -> Duration,
-        delivered: &mut Delivered,
-    ) -> Result<(), Failure> {
-        let mut start = 0;
-        let parts = self.parts.iter().map(|part| {
-            let bytes = self.bytes.get(start..part.end).unwrap_or_default();
-            start = part.end;
-            (bytes, part.commands)
-        });
-        session.pour(parts, left, |answer| delivered.take(answer))?;
-        Ok(())
+fn write_event(out: &mut Vec<u8>, head: &[u8], payload: &[u8]) {
+    out.extend_from_slice(head);
+    write_argument(out, payload);
+}
+
+fn write_words(out: &mut Vec<u8>, words: &[&[u8]]) {
+    write_first(out, words.len(), words);
+}
+
+/// The first words of a command of so many.
+fn write_first(out: &mut Vec<u8>, count: usize, words: &[&[u8]]) {
+    let Some((name, arguments)) = words.split_first() else { return };
+    write_command(out, count, name);
+    for argument in arguments {
+        write_argument(out, argument);
     }
 }
 
 impl Delivered {
-    fn take(&mut self, answer: Value) {
-        match answer.extract_error() {
-            Ok(_) => self.sent += 1,
-            Err(error) => {
-                self.refused.get_or_insert_with(|| error.into());
+    fn take(&mut self, answer: &[u8]) {
+        // What XADD and PUBLISH say needs no reading.
+        if matches!(answer, [b'$' | b':', ..]) {
+            self.sent += 1;
+            return;
+        }
+        match reply::read(answer).ok().as_ref().and_then(Reply::error) {
+            None => self.sent += 1,
+            Some(words) => {
+                self.refused.get_or_insert_with(|| refusal(words).into());
             }
         }
     }

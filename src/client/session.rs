@@ -4,7 +4,7 @@
 //! a reply that comes late would otherwise answer the next question.
 
 mod pour;
-mod raw;
+pub mod raw;
 
 use std::io;
 use std::ops::Range;

@@ -16,7 +16,7 @@ use std::cell::Cell;
 use std::time::{Duration, Instant};
 
 use pg_cache_core::pace::Pace;
-use pg_cache_core::pending::{Owed, Pending};
+use pg_cache_core::pending::{Keys, Owed, Pending};
 use pg_cache_core::tag::{Bucket, Tag};
 
 use crate::client::scripts::Settlement;
@@ -50,7 +50,7 @@ pub struct Ahead {
 /// A delivery that was sent and is not yet known to have arrived.
 struct Told {
     buckets: Vec<Bucket>,
-    keys: Vec<Box<[u8]>>,
+    keys: Keys,
     settlement: Settlement,
     ticket: u64,
 }
@@ -134,7 +134,7 @@ pub fn has_told(
     let told = TRANSACTION.with_borrow_mut(|transaction| transaction.ahead.told.take());
     let Some(told) = told else { return false };
     let is_all = buckets.iter().all(|bucket| told.buckets.contains(bucket))
-        && owed.keys.iter().all(|key| told.keys.contains(key));
+        && owed.keys.iter().all(|(tag, key)| told.keys.contains(tag, key));
     if !is_all && !host::skips("guard.covers") {
         return false;
     }

@@ -5,10 +5,10 @@
 
 use std::time::Instant;
 
-use pg_cache_core::pending::Owed;
+use pg_cache_core::pending::{Keys, Owed};
 use pg_cache_core::reason::Reason;
 use pg_cache_core::settlement::{Bump, Gone};
-use pg_cache_core::tag::{Bucket, Tag};
+use pg_cache_core::tag::Bucket;
 use pg_cache_core::token::Token;
 
 use crate::client::failure::Failure;
@@ -32,7 +32,7 @@ pub struct Delivery<'a> {
 
 /// The buckets of what is owed, each once.
 pub fn buckets_of(registration: &Registration, owed: &Owed) -> Vec<Bucket> {
-    let key_tags = owed.keys.iter().map(|key| Tag::key(key));
+    let key_tags = owed.keys.iter().map(|(tag, _)| tag);
     registration.buckets_of(owed.tags.iter().copied().chain(key_tags))
 }
 
@@ -48,12 +48,7 @@ impl<'a> Delivery<'a> {
     }
 
     /// One round trip.
-    pub fn settle(
-        &self,
-        buckets: &[Bucket],
-        keys: &[Box<[u8]>],
-        tokens: &[Token],
-    ) -> Result<(), Failure> {
+    pub fn settle(&self, buckets: &[Bucket], keys: &Keys, tokens: &[Token]) -> Result<(), Failure> {
         let started = Instant::now();
         let settled = self.send(buckets, keys, tokens);
         let time_us = u64::try_from(started.elapsed().as_micros()).unwrap_or(u64::MAX);
@@ -61,12 +56,7 @@ impl<'a> Delivery<'a> {
         settled
     }
 
-    fn send(
-        &self,
-        buckets: &[Bucket],
-        keys: &[Box<[u8]>],
-        tokens: &[Token],
-    ) -> Result<(), Failure> {
+    fn send(&self, buckets: &[Bucket], keys: &Keys, tokens: &[Token]) -> Result<(), Failure> {
         if buckets.contains(&Bucket::CATALOGUE) {
             self.let_messages_pass()?;
         }
@@ -78,23 +68,14 @@ impl<'a> Delivery<'a> {
     }
 
     /// Sends it and leaves the answer for later.
-    pub fn post(
-        &self,
-        buckets: &[Bucket],
-        keys: &[Box<[u8]>],
-    ) -> Result<(Settlement, u64), Failure> {
+    pub fn post(&self, buckets: &[Bucket], keys: &Keys) -> Result<(Settlement, u64), Failure> {
         let settlement = self.settlement(buckets, keys, &[]);
         let ticket =
             connection::ask_within(self.deadline.left(), |session| Ok(settlement.post(session)?))?;
         Ok((settlement, ticket))
     }
 
-    pub fn settlement(
-        &self,
-        buckets: &[Bucket],
-        keys: &[Box<[u8]>],
-        tokens: &[Token],
-    ) -> Settlement {
+    pub fn settlement(&self, buckets: &[Bucket], keys: &Keys, tokens: &[Token]) -> Settlement {
         let in_progress = self.snapshot.in_progress();
         let drops_all = host::skips("guard.droplist");
         let bump = Bump {

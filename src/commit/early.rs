@@ -9,7 +9,7 @@
 use std::collections::HashSet;
 use std::rc::Rc;
 
-use pg_cache_core::pending::{Owed, Pending};
+use pg_cache_core::pending::{Keys, Owed, Pending};
 use pg_cache_core::tag::Bucket;
 
 use crate::client::failure::Failure;
@@ -108,7 +108,7 @@ impl Early {
         &mut self,
         registration: &Rc<Registration>,
         delivery: &Delivery<'_>,
-        keys: Vec<Box<[u8]>>,
+        keys: Keys,
         is_first: bool,
     ) -> Result<(), Failure> {
         if self.generation != registration.generation {

@@ -1,11 +1,12 @@
-//! What leaves in-line: packed before the commit record, sent behind it.
+//! What leaves in-line: settled before the commit record, sent behind it.
 //!
 //! Invariant: [`send`] fails in no way that anybody hears of but by a count and a WARNING. It runs
 //! where an error would take the whole cluster down, and where the catalogues cannot be read.
 
 use std::time::{Duration, Instant};
 
-use pg_cache_core::message::{Entry, Message};
+use pg_cache_core::message::Message;
+use pg_cache_core::message::log::Entry;
 use pg_cache_core::reason::Reason;
 
 use crate::client::failure::Failure;
@@ -13,26 +14,24 @@ use crate::client::messages::{Delivered, Outgoing};
 use crate::pg::{guc, host};
 use crate::{connection, stats};
 
-/// Packs them in their order. A key whose token could not be laid cannot be stored: somebody else's
+/// Adds them in their order. A key whose token could not be laid cannot be stored: somebody else's
 /// image might be the newer one.
-pub fn pack(ready: &mut Outgoing, entries: Vec<Entry>) {
-    for entry in entries {
-        match &entry.message {
-            Message::Store { token, .. } if token.is_empty() => {}
-            message => ready.push(message),
-        }
-    }
+pub fn add(ready: &mut Outgoing, entries: Vec<Entry>) {
+    let has_no_token =
+        |message: &Message| matches!(message, Message::Store { token, .. } if token.is_empty());
+    ready.extend(entries.into_iter().filter(|entry| !has_no_token(&entry.message)));
 }
 
-/// Sends what was packed.
-pub fn send(due: &Outgoing) {
+/// Sends what is ready.
+pub fn send(due: Outgoing) {
     host::fault_point("events.send");
     let started = Instant::now();
     let deadline = started + Duration::from_millis(guc::commit_timeout_ms());
     let left = || deadline.saturating_duration_since(Instant::now());
     let mut delivered = Delivered::default();
+    let all = due.len();
     let outcome = connection::ask_once(left(), |session| due.send(session, left, &mut delivered));
-    let lost = due.len().saturating_sub(delivered.sent);
+    let lost = all.saturating_sub(delivered.sent);
     let time_us = u64::try_from(started.elapsed().as_micros()).unwrap_or(u64::MAX);
     stats::messages(delivered.sent, lost, time_us);
     let failure: Option<Failure> = outcome.err().or(delivered.refused);

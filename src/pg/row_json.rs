@@ -7,10 +7,10 @@
 use std::cell::RefCell;
 use std::ffi::{CStr, c_char};
 
-use pg_cache_core::event::{is_number, write_string};
+use pg_cache_core::event::{is_number, write_number, write_string};
 use pgrx::pg_sys;
 
-use super::row_text::{number, output_of, shown, utf8};
+use super::row_text::{output_of, shown, utf8};
 use super::text;
 use super::trigger::{Attribute, Values};
 
@@ -212,10 +212,6 @@ impl Form {
     }
 }
 
-fn write_number(out: &mut Vec<u8>, value: i64) {
-    out.extend_from_slice(number(value).as_ref());
-}
-
 /// Without an offset, what has a time zone is shown in the session's.
 fn write_time(
     out: &mut Vec<u8>,
@@ -229,19 +225,4 @@ fn write_time(
     unsafe { pg_sys::JsonEncodeDateTime(buffer.as_mut_ptr(), value, type_oid, zone) };
     // SAFETY: ends with NUL within the buffer.
     out.extend_from_slice(unsafe { CStr::from_ptr(buffer.as_ptr()) }.to_bytes());
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn numbers_are_written_as_postgresql_does() {
-        // Danger: the smallest bigint is another number in an event.
-        for value in [0, 7, -1, 10, i64::MAX, i64::MIN, i64::from(i32::MIN)] {
-            let mut out = Vec::new();
-            write_number(&mut out, value);
-            assert_eq!(out, value.to_string().into_bytes());
-        }
-    }
 }

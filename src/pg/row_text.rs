@@ -45,14 +45,14 @@ pub struct Writer {
 
 /// A text in UTF-8 (or, where it has none, its bytes), valid for this row.
 pub enum Text<'a> {
-    Inline { bytes: [u8; INLINE_BYTES_MAX], length: usize },
+    Inline { bytes: [u8; INLINE_BYTES_MAX], start: usize, end: usize },
     Whole(std::borrow::Cow<'a, [u8]>),
 }
 
 impl AsRef<[u8]> for Text<'_> {
     fn as_ref(&self) -> &[u8] {
         match self {
-            Text::Inline { bytes, length } => &bytes[..*length],
+            Text::Inline { bytes, start, end } => &bytes[*start..*end],
             Text::Whole(bytes) => bytes,
         }
     }
@@ -144,7 +144,7 @@ fn is_constant(type_oid: pg_sys::Oid) -> bool {
         )
 }
 
-pub fn number<'a>(value: i64) -> Text<'a> {
+fn number<'a>(value: i64) -> Text<'a> {
     let mut bytes = [0; INLINE_BYTES_MAX];
     let mut at = INLINE_BYTES_MAX;
     let mut rest = value.unsigned_abs();
@@ -160,8 +160,7 @@ pub fn number<'a>(value: i64) -> Text<'a> {
         at -= 1;
         bytes[at] = b'-';
     }
-    bytes.copy_within(at.., 0);
-    Text::Inline { bytes, length: INLINE_BYTES_MAX - at }
+    Text::Inline { bytes, start: at, end: INLINE_BYTES_MAX }
 }
 
 fn uuid<'a>(value: pg_sys::Datum) -> Text<'a> {
@@ -178,7 +177,7 @@ fn uuid<'a>(value: pg_sys::Datum) -> Text<'a> {
         bytes[length + 1] = DIGITS[usize::from(byte & 15)];
         length += 2;
     }
-    Text::Inline { bytes, length }
+    Text::Inline { bytes, start: 0, end: length }
 }
 
 /// As in JSON; what has a time zone, in UTC.

@@ -7,7 +7,7 @@
 use std::mem::ManuallyDrop;
 
 use pg_cache_core::error::{Error, Tracking};
-use pg_cache_core::message::{Message, Stored};
+use pg_cache_core::message::{Event, Message, Stored, To};
 use pg_cache_core::options::Kind;
 
 use crate::pg::call::Call;
@@ -78,18 +78,28 @@ fn send(call: &Call, kind: Kind) -> Outcome<Datum> {
 }
 
 fn note(sender: &Sender, fired: Fired<'_>, rows: &Rows) -> Outcome<()> {
-    let Some(row) = rows.new.as_ref().or(rows.old.as_ref()) else { return Ok(()) };
-    if sender.kind == Kind::Store {
-        return note_store(sender, fired, rows);
+    match sender.kind {
+        Kind::Publish | Kind::Stream => note_event(sender, fired, rows),
+        Kind::Job => note_job(sender, fired, rows),
+        Kind::Store => note_store(sender, fired, rows),
     }
-    let name = sender.name(fired, row)?;
-    let payload = sender.event(fired, rows)?;
-    let message = match sender.kind {
-        Kind::Publish => Message::Publish { channel: name, payload },
-        Kind::Stream => Message::Append { stream: name, length_max: sender.length_max, payload },
-        _ => Message::Job { queue: name, id: jobs::new_id(), payload },
-    };
-    events::note(sender.durable, message)
+}
+
+fn note_event(sender: &Sender, fired: Fired<'_>, rows: &Rows) -> Outcome<()> {
+    sender.with_event(fired, rows, |name, payload| {
+        let to = match sender.kind {
+            Kind::Publish => To::Channel(name),
+            _ => To::Stream { name, length_max: sender.length_max },
+        };
+        events::note_event(sender.durable, Event { to, payload })
+    })
+}
+
+fn note_job(sender: &Sender, fired: Fired<'_>, rows: &Rows) -> Outcome<()> {
+    sender.with_event(fired, rows, |name, payload| {
+        let (queue, payload) = (name.into(), payload.into());
+        events::note(sender.durable, Message::Job { queue, id: jobs::new_id(), payload })
+    })
 }
 
 /// Deletes the key that the row had, and stores what it has.

@@ -6,7 +6,7 @@
 use std::cell::RefCell;
 
 use pg_cache_core::error::{Error, Flaw, Sending, Tracking};
-use pg_cache_core::event::write_string;
+use pg_cache_core::event::{write_number, write_string};
 use pg_cache_core::key;
 use pg_cache_core::message::Fields;
 use pg_cache_core::options::{Kind, Options};
@@ -108,17 +108,22 @@ impl Sender {
     /// The name that it sends this row to.
     pub fn name(&self, fired: Fired<'_>, values: &Values) -> Outcome<Box<[u8]>> {
         let mut name = Vec::new();
-        let rendered = self.target.template.render(&mut name, |place| {
+        self.write_name(&mut name, fired, values)?;
+        Ok(name.into())
+    }
+
+    fn write_name(&self, name: &mut Vec<u8>, fired: Fired<'_>, values: &Values) -> Outcome<()> {
+        let rendered = self.target.template.render(name, |place| {
             let writer = &self.target.columns[place];
             let value = values.get(writer.attribute);
             value.map(|value| writer.write(value)).ok_or_else(|| self.target.null(place))
         });
         let checked = rendered.and_then(|()| match self.kind {
             Kind::Publish => Ok(()),
-            _ => key::check(&name),
+            _ => key::check(name),
         });
         match checked {
-            Ok(()) => Ok(name.into()),
+            Ok(()) => Ok(()),
             Err(error) => Err(flawed(fired.attached(), Flaw::Target(Box::new(error)))),
         }
     }
@@ -131,21 +136,41 @@ impl Sender {
         self.target.columns.iter().all(same)
     }
 
-    /// The event.
-    pub fn event(&self, fired: Fired<'_>, rows: &Rows) -> Outcome<Box<[u8]>> {
-        let mut out = room();
+    /// Makes the event and the name that it is sent to.
+    pub fn with_event(
+        &self,
+        fired: Fired<'_>,
+        rows: &Rows,
+        work: impl FnOnce(&[u8], &[u8]) -> Outcome<()>,
+    ) -> Outcome<()> {
+        let Some(row) = rows.new.as_ref().or(rows.old.as_ref()) else { return Ok(()) };
+        let mut room = ROOM.take();
+        room.clear();
+        self.write_name(&mut room, fired, row)?;
+        let name_bytes = room.len();
+        self.write_event(&mut room, fired, rows);
+        check_size(fired, room.len() - name_bytes)?;
+        let (name, payload) = room.split_at(name_bytes);
+        work(name, payload)?;
+        if room.capacity() <= ROOM_BYTES_MAX {
+            ROOM.set(room);
+        }
+        Ok(())
+    }
+
+    fn write_event(&self, out: &mut Vec<u8>, fired: Fired<'_>, rows: &Rows) {
         out.extend_from_slice(b"{\"op\":\"");
         out.extend_from_slice(fired.operation().as_bytes());
         out.push(b'"');
         out.extend_from_slice(&self.origin);
         match rows.new.as_ref().or(rows.old.as_ref()).filter(|_| self.has_key) {
-            Some(row) => row_json::write_object(&mut out, self.key.iter(), row),
+            Some(row) => row_json::write_object(out, self.key.iter(), row),
             None => out.extend_from_slice(b"null"),
         }
         for (label, row) in [(&b",\"new\":"[..], &rows.new), (b",\"old\":", &rows.old)] {
             out.extend_from_slice(label);
             match row {
-                Some(row) => row_json::write_object(&mut out, self.sent.iter(), row),
+                Some(row) => row_json::write_object(out, self.sent.iter(), row),
                 None => out.extend_from_slice(b"null"),
             }
         }
@@ -156,23 +181,23 @@ impl Sender {
                     let attribute = column.attribute;
                     !attribute.is_same(old.get(attribute), new.get(attribute))
                 };
-                row_json::write_names(&mut out, self.sent.iter().filter(changed));
+                row_json::write_names(out, self.sent.iter().filter(changed));
             }
             _ => out.extend_from_slice(b"null"),
         }
         out.extend_from_slice(b",\"xid\":");
-        out.extend_from_slice(xact::xid().unwrap_or_default().to_string().as_bytes());
+        write_number(out, i64::try_from(xact::xid().unwrap_or_default()).unwrap_or(0));
         out.extend_from_slice(b",\"at\":");
-        row_json::write_transaction_time(&mut out);
+        row_json::write_transaction_time(out);
         out.push(b'}');
-        checked(fired, out)
     }
 
     /// The row as JSON.
     pub fn image(&self, fired: Fired<'_>, row: &Values) -> Outcome<Box<[u8]>> {
-        let mut out = room();
+        let mut out = Vec::new();
         row_json::write_object(&mut out, self.sent.iter(), row);
-        checked(fired, out)
+        check_size(fired, out.len())?;
+        Ok(out.into())
     }
 
     /// The row as fields and their texts, without those that are NULL.
@@ -237,22 +262,6 @@ fn read_ttl(trigger: Attached<'_>, text: &str) -> Outcome<u64> {
         Raised::Refused(error) => flawed(trigger, Flaw::Target(Box::new(error))),
         raised => raised,
     })
-}
-
-fn checked(fired: Fired<'_>, out: Vec<u8>) -> Outcome<Box<[u8]>> {
-    check_size(fired, out.len())?;
-    let payload = Box::from(&out[..]);
-    if out.capacity() <= ROOM_BYTES_MAX {
-        ROOM.set(out);
-    }
-    Ok(payload)
-}
-
-/// An empty text to write into, with the room of the last one.
-fn room() -> Vec<u8> {
-    let mut out = ROOM.take();
-    out.clear();
-    out
 }
 
 fn check_size(fired: Fired<'_>, bytes: usize) -> Outcome<()> {

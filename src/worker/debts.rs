@@ -5,6 +5,7 @@
 //! bumped; those that do not, see the debt. So at every moment one or the other keeps an old entry
 //! from being used.
 
+use pg_cache_core::pending::Keys;
 use pg_cache_core::reason::Reason;
 use pg_cache_core::settlement::{Bump, Gone};
 use pg_cache_core::tag::Tag;
@@ -149,7 +150,7 @@ fn settle(registration: &Registration, debts: &[Debt]) -> Result<(), Failure> {
     }
     let buckets = registration.buckets_of(debts.iter().map(|debt| debt.tag));
     let keys = debts.iter().filter_map(|debt| debt.key.as_ref());
-    let keys: Vec<Box<[u8]>> = keys.map(|key| key.as_bytes().into()).collect();
+    let keys: Keys = keys.collect();
     let in_progress = fresh.snapshot.in_progress();
     let bump = Bump {
         table: &registration.table,

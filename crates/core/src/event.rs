@@ -4,6 +4,8 @@
 //! order: `op`, `schema`, `table`, `key`, `new`, `old`, `changed`, `xid`, `at`. If a value could
 //! end its string, whoever writes a row would write the subscriber's event.
 
+use crate::decimal;
+
 /// Appends a JSON string of a text in UTF-8, escaped as PostgreSQL escapes it.
 pub fn write_string(out: &mut Vec<u8>, text: &[u8]) {
     const HEX: &[u8; 16] = b"0123456789abcdef";
@@ -32,6 +34,14 @@ pub fn write_string(out: &mut Vec<u8>, text: &[u8]) {
     }
     out.extend_from_slice(&text[plain..]);
     out.push(b'"');
+}
+
+/// Appends a whole number.
+pub fn write_number(out: &mut Vec<u8>, number: i64) {
+    if number < 0 {
+        out.push(b'-');
+    }
+    decimal::write(out, number.unsigned_abs());
 }
 
 /// Whether a text is a number in JSON: of a `numeric`, `NaN` and `Infinity` are none.
@@ -89,6 +99,16 @@ mod tests {
             if finite || !parsed {
                 prop_assert_eq!(is_number(text.as_bytes()), parsed, "{}", text);
             }
+        }
+    }
+
+    #[test]
+    fn numbers_are_written_as_postgresql_does() {
+        // Danger: the smallest bigint is another number in an event.
+        for number in [0, 7, -1, 10, i64::MAX, i64::MIN, i64::from(i32::MIN)] {
+            let mut out = Vec::new();
+            write_number(&mut out, number);
+            assert_eq!(out, number.to_string().into_bytes());
         }
     }
 

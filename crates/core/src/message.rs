@@ -1,13 +1,14 @@
-//! What leaves for Redis after a commit, and the order in which it leaves.
+//! What leaves for Redis after a commit.
 //!
-//! Invariant: what was made in a savepoint is in the log if and only if that savepoint and all
-//! below it are kept, at the place where it was made. If one outlived its rollback, a subscriber
-//! would hear of what never happened.
+//! Invariant: an event is the same message whether its parts stand together or elsewhere. If one of
+//! the two had something that the other lacks, a bulk statement would send what a single row does
+//! not.
 
 pub mod aside;
 pub mod batch;
 pub mod codec;
 pub mod horizon;
+pub mod log;
 pub mod place;
 
 /// One message.
@@ -27,6 +28,21 @@ pub enum Message {
     Done { queue: Box<[u8]>, jobs: Fields },
     /// A command as the user wrote it.
     Command { arguments: Vec<Box<[u8]>> },
+}
+
+/// The same as a `Publish` or an `Append`, of parts that stand elsewhere: a statement makes one for
+/// each row.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Event<'a> {
+    pub to: To<'a>,
+    pub payload: &'a [u8],
+}
+
+/// Where events go.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum To<'a> {
+    Channel(&'a [u8]),
+    Stream { name: &'a [u8], length_max: Option<u64> },
 }
 
 /// Names and values.
@@ -66,6 +82,38 @@ impl Message {
         };
         size_of::<Message>() + parts
     }
+
+    /// As an event, if it is one.
+    pub fn as_event(&self) -> Option<Event<'_>> {
+        match self {
+            Message::Publish { channel, payload } => {
+                Some(Event { to: To::Channel(channel), payload })
+            }
+            Message::Append { stream, length_max, payload } => {
+                let to = To::Stream { name: stream, length_max: *length_max };
+                Some(Event { to, payload })
+            }
+            _ => None,
+        }
+    }
+}
+
+impl Event<'_> {
+    pub fn to_message(self) -> Message {
+        let payload = self.payload.into();
+        match self.to {
+            To::Channel(channel) => Message::Publish { channel: channel.into(), payload },
+            To::Stream { name, length_max } => {
+                Message::Append { stream: name.into(), length_max, payload }
+            }
+        }
+    }
+
+    /// As [`Message::bytes`].
+    pub fn bytes(self) -> usize {
+        let (To::Channel(name) | To::Stream { name, .. }) = self.to;
+        size_of::<Message>() + name.len() + self.payload.len()
+    }
 }
 
 impl Message {
@@ -95,167 +143,4 @@ impl Stored {
 
 fn fields_bytes(fields: &Fields) -> usize {
     fields.iter().map(|(a, b)| a.len() + b.len() + 32).sum()
-}
-
-/// A message of the running transaction.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Entry {
-    /// Its place among all that the transaction made; what was rolled back leaves gaps.
-    pub seq: u64,
-    /// To be delivered by way of the outbox, whatever happens.
-    pub durable: bool,
-    pub message: Message,
-}
-
-/// The messages of the running transaction, in the order of their making.
-#[derive(Debug, Default)]
-pub struct Log {
-    entries: Vec<Entry>,
-    /// For each nest level in which something was made, in rising order: what was there before.
-    marks: Vec<Mark>,
-    bytes: usize,
-    next_seq: u64,
-}
-
-#[derive(Debug, Clone, Copy)]
-struct Mark {
-    level: u32,
-    length: usize,
-    bytes: usize,
-}
-
-impl Log {
-    /// Appends a message made at a nest level, 1 the transaction itself.
-    pub fn push(&mut self, level: u32, durable: bool, message: Message) {
-        if self.marks.last().is_none_or(|mark| mark.level < level) {
-            let (length, bytes) = (self.entries.len(), self.bytes);
-            self.marks.push(Mark { level, length, bytes });
-        }
-        self.bytes += message.bytes();
-        let seq = self.next_seq;
-        self.next_seq += 1;
-        self.entries.push(Entry { seq, durable, message });
-    }
-
-    /// A savepoint became part of the level below it.
-    pub fn release(&mut self, level: u32) {
-        let Some(top) = self.marks.last().copied().filter(|mark| mark.level >= level) else {
-            return;
-        };
-        self.marks.pop();
-        let below = level.saturating_sub(1);
-        if self.marks.last().is_none_or(|mark| mark.level < below) {
-            self.marks.push(Mark { level: below, ..top });
-        }
-    }
-
-    /// A savepoint at this level and all above it are undone.
-    pub fn roll_back(&mut self, level: u32) {
-        while let Some(mark) = self.marks.last().copied().filter(|mark| mark.level >= level) {
-            self.entries.truncate(mark.length);
-            self.bytes = mark.bytes;
-            self.marks.pop();
-        }
-    }
-
-    pub fn entries(&self) -> &[Entry] {
-        &self.entries
-    }
-
-    /// What a change does to their sizes is not counted.
-    pub fn entries_mut(&mut self) -> &mut [Entry] {
-        &mut self.entries
-    }
-
-    /// What the messages take of memory, roughly.
-    pub fn bytes(&self) -> usize {
-        self.bytes
-    }
-
-    /// What those take that were made at this very level.
-    pub fn bytes_of(&self, level: u32) -> usize {
-        let top = self.marks.last().filter(|mark| mark.level == level);
-        top.map_or(0, |mark| self.bytes - mark.bytes)
-    }
-
-    /// Takes those that were made at this very level: what is done with them is undone with it.
-    pub fn take_of(&mut self, level: u32) -> Vec<Entry> {
-        let Some(top) = self.marks.last().copied().filter(|mark| mark.level == level) else {
-            return Vec::new();
-        };
-        self.bytes = top.bytes;
-        self.entries.split_off(top.length)
-    }
-
-    /// Empties the log.
-    pub fn take(&mut self) -> Vec<Entry> {
-        self.marks.clear();
-        self.bytes = 0;
-        std::mem::take(&mut self.entries)
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use proptest::prelude::*;
-
-    fn message(number: u32) -> Message {
-        let payload = number.to_string().into_bytes().into();
-        Message::Publish { channel: Box::from(&b"c"[..]), payload }
-    }
-
-    #[derive(Debug, Clone)]
-    enum Step {
-        Make,
-        Save,
-        Release,
-        RollBack,
-    }
-
-    proptest! {
-        /// Danger: a message outlives its savepoint, or is lost with another one's.
-        #[test]
-        fn a_log_keeps_what_its_savepoints_keep(
-            steps in proptest::collection::vec(
-                prop_oneof![Just(Step::Make), Just(Step::Save), Just(Step::Release),
-                    Just(Step::RollBack)], 0..60)
-        ) {
-            let mut log = Log::default();
-            let mut stack: Vec<Vec<Message>> = vec![Vec::new()];
-            for (number, step) in steps.iter().enumerate() {
-                let level = stack.len() as u32;
-                match step {
-                    Step::Make => {
-                        log.push(level, number % 3 == 0, message(number as u32));
-                        stack.last_mut().unwrap().push(message(number as u32));
-                    }
-                    Step::Save => stack.push(Vec::new()),
-                    Step::Release if level > 1 => {
-                        log.release(level);
-                        let top = stack.pop().unwrap();
-                        stack.last_mut().unwrap().extend(top);
-                    }
-                    Step::RollBack if level > 1 => {
-                        log.roll_back(level);
-                        stack.pop();
-                    }
-                    _ => {}
-                }
-            }
-            let bytes = |messages: &[Message]| messages.iter().map(Message::bytes).sum::<usize>();
-            let level = stack.len() as u32;
-            prop_assert_eq!(log.bytes_of(level), bytes(stack.last().unwrap()));
-            prop_assert_eq!(log.bytes(), bytes(&stack.concat()));
-            let made = |entries: Vec<Entry>| {
-                let rises = entries.windows(2).all(|pair| pair[0].seq < pair[1].seq);
-                assert!(rises, "the order of making");
-                entries.into_iter().map(|entry| entry.message).collect::<Vec<_>>()
-            };
-            prop_assert_eq!(made(log.take_of(level)), stack.pop().unwrap());
-            prop_assert_eq!(log.bytes(), bytes(&stack.concat()));
-            prop_assert_eq!(made(log.take()), stack.concat());
-            prop_assert_eq!(log.bytes(), 0);
-        }
-    }
 }

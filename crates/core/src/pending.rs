@@ -6,13 +6,15 @@
 //! a reader would compute for nothing; if one were lost with another level's rollback, somebody
 //! would read an old value for as long as it lives.
 
+mod keys;
+
+use std::collections::HashMap;
 use std::collections::hash_map::Entry;
-use std::collections::{HashMap, HashSet};
 use std::hash::{BuildHasherDefault, Hasher};
 
-use xxhash_rust::xxh3::xxh3_64_with_seed;
-
 use crate::tag::Tag;
+
+pub use self::keys::Keys;
 
 /// The most tags that are neither row groups nor keys, over all levels; what comes on top becomes
 /// the catalogue tag, on which every entry depends.
@@ -24,12 +26,11 @@ const GROUPS_MAX: usize = 10_000;
 const NO_GROUP: u32 = 0;
 
 /// What a transaction owes. For each key the tag of the key is owed too.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
+#[derive(Debug, Clone, Default)]
 pub struct Owed {
     /// Sorted, each once.
     pub tags: Vec<Tag>,
-    /// In no order, each once.
-    pub keys: Vec<Box<[u8]>>,
+    pub keys: Keys,
 }
 
 /// The stack. Levels are PostgreSQL's nest levels, 1 the transaction itself, and stand here only
@@ -47,7 +48,7 @@ struct Level {
     level: u32,
     /// Each with the relation that it is a row group of.
     tags: HashMap<Tag, u32, BuildHasherDefault<TagHasher>>,
-    keys: HashSet<Box<[u8]>, BuildHasherDefault<KeyHasher>>,
+    keys: Keys,
 }
 
 /// What all levels hold together.
@@ -76,24 +77,6 @@ impl Hasher for TagHasher {
 
     fn write_u64(&mut self, number: u64) {
         self.0 = number;
-    }
-}
-
-/// A statement may name a key a row, and whoever names keys that collide slows only itself down.
-#[derive(Debug, Default)]
-struct KeyHasher(u64);
-
-impl Hasher for KeyHasher {
-    fn finish(&self) -> u64 {
-        self.0
-    }
-
-    fn write(&mut self, bytes: &[u8]) {
-        self.0 = xxh3_64_with_seed(bytes, self.0);
-    }
-
-    fn write_usize(&mut self, length: usize) {
-        self.0 ^= length as u64;
     }
 }
 
@@ -164,9 +147,7 @@ impl Pending {
     /// Notes a key, named without the database's prefix.
     pub fn note_key(&mut self, level: u32, key: &[u8]) {
         let place = self.place(level);
-        let keys = &mut self.levels[place].keys;
-        if !keys.contains(key) {
-            keys.insert(key.into());
+        if self.levels[place].keys.insert(key) {
             self.held.keys += 1;
             self.held.key_bytes += key.len();
         }
@@ -213,21 +194,25 @@ impl Pending {
 
     /// Takes the keys of all levels, to settle them at once. What is settled and then rolled back
     /// costs a miss.
-    pub fn take_keys(&mut self) -> Vec<Box<[u8]>> {
-        let mut all = HashSet::default();
+    pub fn take_keys(&mut self) -> Keys {
+        // What was settled early is mostly followed by as much again.
+        self.replace_keys(Keys::with_room_of)
+    }
+
+    fn replace_keys(&mut self, by: impl Fn(&Keys) -> Keys) -> Keys {
+        let mut all = Keys::default();
         for level in &mut self.levels {
             self.held.forget_keys(level);
-            // What was settled early is mostly followed by as much again.
-            let room = HashSet::with_capacity_and_hasher(level.keys.len(), Default::default());
+            let room = by(&level.keys);
             let keys = std::mem::replace(&mut level.keys, room);
-            if all.is_empty() { all = keys } else { all.extend(keys) }
+            if all.is_empty() { all = keys } else { all.absorb(&keys, |_| {}) }
         }
-        all.into_iter().collect()
+        all
     }
 
     /// Takes everything: the transaction is about to commit.
     pub fn take(&mut self) -> Owed {
-        let keys = self.take_keys();
+        let keys = self.replace_keys(|_| Keys::default());
         let tags = self.tags();
         self.clear();
         Owed { tags, keys }
@@ -235,8 +220,9 @@ impl Pending {
 
     /// What it would owe if it committed now.
     pub fn copy(&self) -> Owed {
-        let keys: HashSet<&Box<[u8]>> = self.levels.iter().flat_map(|level| &level.keys).collect();
-        Owed { tags: self.tags(), keys: keys.into_iter().cloned().collect() }
+        let mut keys = Keys::default();
+        self.levels.iter().for_each(|level| keys.absorb(&level.keys, |_| {}));
+        Owed { tags: self.tags(), keys }
     }
 
     fn tags(&self) -> Vec<Tag> {
@@ -271,7 +257,7 @@ impl Pending {
             Some(place) => place + 1,
             None => 0,
         };
-        let new = Level { level, tags: HashMap::default(), keys: HashSet::default() };
+        let new = Level { level, tags: HashMap::default(), keys: Keys::default() };
         self.levels.insert(place, new);
         place
     }
@@ -300,13 +286,10 @@ impl Level {
         if self.keys.len() < child.keys.len() {
             std::mem::swap(&mut self.keys, &mut child.keys);
         }
-        for key in child.keys {
-            let bytes = key.len();
-            if !self.keys.insert(key) {
-                held.keys -= 1;
-                held.key_bytes -= bytes;
-            }
-        }
+        self.keys.absorb(&child.keys, |key| {
+            held.keys -= 1;
+            held.key_bytes -= key.len();
+        });
     }
 }
 
@@ -319,7 +302,7 @@ impl Held {
 
     fn forget_keys(&mut self, level: &Level) {
         self.keys -= level.keys.len();
-        self.key_bytes -= level.keys.iter().map(|key| key.len()).sum::<usize>();
+        self.key_bytes -= level.keys.bytes();
     }
 }
 

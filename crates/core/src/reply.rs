@@ -32,6 +32,20 @@ pub enum Reply<'a> {
     Map(Vec<(Reply<'a>, Reply<'a>)>),
 }
 
+impl Reply<'_> {
+    /// The first error that stands in it.
+    pub fn error(&self) -> Option<&[u8]> {
+        match self {
+            Reply::Error(words) => Some(words),
+            Reply::List(members) => members.iter().find_map(Reply::error),
+            Reply::Map(pairs) => {
+                pairs.iter().find_map(|(key, value)| key.error().or(value.error()))
+            }
+            _ => None,
+        }
+    }
+}
+
 /// Why bytes are no reply.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Flaw {

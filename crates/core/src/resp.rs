@@ -79,12 +79,22 @@ pub fn write_joined(out: &mut Vec<u8>, first: &[u8], second: &[u8]) {
     out.extend_from_slice(LINE_END);
 }
 
-/// Appends an argument that begins with `head` and goes on as `out` does at `rest`.
-pub fn write_repeated(out: &mut Vec<u8>, head: &[u8], rest: Range<usize>) {
-    write_head(out, b'$', head.len() + rest.len());
-    out.extend_from_slice(head);
+/// Appends an argument for each of these heads, which begins with it and goes on as `out` does at
+/// `rest`.
+pub fn write_repeated<const N: usize>(out: &mut Vec<u8>, heads: &[[u8; N]], rest: Range<usize>) {
+    let Some((first, others)) = heads.split_first() else { return };
+    let start = out.len();
+    write_head(out, b'$', N + rest.len());
+    let name = out.len() - start;
+    out.extend_from_slice(first);
     out.extend_from_within(rest);
     out.extend_from_slice(LINE_END);
+    let argument = start..out.len();
+    for head in others {
+        let name = out.len() + name;
+        out.extend_from_within(argument.clone());
+        out[name..name + N].copy_from_slice(head);
+    }
 }
 
 pub fn write_number(out: &mut Vec<u8>, number: u64) {

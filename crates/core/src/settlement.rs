@@ -6,6 +6,7 @@
 use std::ops::Range;
 
 use crate::key::{self, EntryKeys};
+use crate::pending::Keys;
 use crate::resp::{self, Look};
 use crate::tag::Bucket;
 use crate::tagtable;
@@ -42,7 +43,7 @@ const TOKEN_SECONDS: u64 = 24 * 3600;
 pub struct Gone<'a> {
     /// The database's, in front of every key.
     pub prefix: &'a [u8],
-    pub keys: &'a [Box<[u8]>],
+    pub keys: &'a Keys,
     /// Left beside keys in the place of those that stood there.
     pub tokens: &'a [Token],
     /// Where those of transactions that prepare are written down before they are laid.
@@ -90,11 +91,9 @@ impl Gone<'_> {
         let end = packed.len() - resp::LINE_END.len();
         let value = end - self.prefix.len() - key.len()..end;
         let [sidecar, lease, token] = key::heads(&packed[value.clone()]);
-        resp::write_repeated(packed, &sidecar, value.clone());
-        resp::write_repeated(packed, &token, value.clone());
-        if !self.keep_leases {
-            resp::write_repeated(packed, &lease, value);
-        }
+        let heads = [sidecar, token, lease];
+        let gone = if self.keep_leases { &heads[..2] } else { &heads };
+        resp::write_repeated(packed, gone, value);
     }
 }
 
@@ -129,10 +128,12 @@ impl Settlement {
                 resp::write_field(&mut packed, *bucket);
             }
         }
-        for keys in gone.keys.chunks(DEL_KEYS_MAX) {
+        let mut keys = gone.keys.iter();
+        while keys.len() > 0 {
+            let together = keys.len().min(DEL_KEYS_MAX);
             let names = if gone.keep_leases { 3 } else { 4 };
-            resp::write_command(&mut packed, 1 + names * keys.len(), b"DEL");
-            for key in keys {
+            resp::write_command(&mut packed, 1 + names * together, b"DEL");
+            for (_, key) in keys.by_ref().take(together) {
                 gone.write(&mut packed, key);
             }
         }
@@ -171,7 +172,7 @@ impl Settlement {
 mod tests {
     use super::*;
 
-    fn settlement(buckets: &[Bucket], keys: &[Box<[u8]>]) -> Settlement {
+    fn settlement(buckets: &[Bucket], keys: &[&[u8]]) -> Settlement {
         let bump = Bump {
             table: b"t",
             generation: Some(1),
@@ -180,14 +181,15 @@ mod tests {
             in_progress: &[7, 9],
             buckets,
         };
-        let gone = Gone { prefix: b"p:", keys, tokens: &[], book: b"b", keep_leases: false };
+        let keys = keys.iter().collect();
+        let gone = Gone { prefix: b"p:", keys: &keys, tokens: &[], book: b"b", keep_leases: false };
         Settlement::new("sha", &bump, &gone)
     }
 
     /// Danger: an argument too few or too many, and every command behind it is read wrong.
     #[test]
     fn it_is_what_redis_reads() {
-        let found = settlement(&[Bucket(5), Bucket::CATALOGUE], &[Box::from(&b"{a}"[..])]);
+        let found = settlement(&[Bucket(5), Bucket::CATALOGUE], &[b"{a}"]);
         let keys = EntryKeys::new(b"p:{a}");
         let tag = keys.sidecar().escape_ascii().to_string();
         let lease = keys.lease().escape_ascii().to_string();
@@ -218,8 +220,13 @@ mod tests {
             Token { key: key.into(), token, lasts, is_prepared: false }
         };
         let tokens = [token(b"a", false), token(b"b", true)];
-        let gone =
-            Gone { prefix: b"p:", keys: &[], tokens: &tokens, book: b"b", keep_leases: false };
+        let gone = Gone {
+            prefix: b"p:",
+            keys: &Keys::default(),
+            tokens: &tokens,
+            book: b"b",
+            keep_leases: false,
+        };
         let bump =
             Bump { table: b"t", generation: None, xid: 7, xmax: 8, in_progress: &[], buckets: &[] };
         let found = Settlement::new("sha", &bump, &gone);
@@ -251,7 +258,8 @@ mod tests {
         let bump =
             Bump { table: b"t", generation: None, xid: 7, xmax: 8, in_progress: &[], buckets: &[] };
         let settle = |tokens: &[Token]| {
-            let gone = Gone { prefix: b"p:", keys: &[], tokens, book: b"b", keep_leases: false };
+            let keys = &Keys::default();
+            let gone = Gone { prefix: b"p:", keys, tokens, book: b"b", keep_leases: false };
             Settlement::new("sha", &bump, &gone)
         };
         let found = settle(&[token(1, true), token(2, false)]);
@@ -274,7 +282,8 @@ mod tests {
     #[test]
     fn large_ones_are_cut() {
         let buckets: Vec<Bucket> = (0..2001).map(Bucket).collect();
-        let keys: Vec<Box<[u8]>> = (0..401i32).map(|key| Box::from(key.to_be_bytes())).collect();
+        let keys: Vec<[u8; 4]> = (0..401i32).map(i32::to_be_bytes).collect();
+        let keys: Vec<&[u8]> = keys.iter().map(|key| &key[..]).collect();
         let found = settlement(&buckets, &keys);
         assert_eq!((found.bumps(), found.replies()), (2, 6));
     }
@@ -282,7 +291,7 @@ mod tests {
     /// Danger: the answer to one command is taken for that to another.
     #[test]
     fn answers_are_read_in_their_order() {
-        let found = settlement(&[Bucket(5)], &[Box::from(&b"a"[..])]);
+        let found = settlement(&[Bucket(5)], &[b"a"]);
         let bytes = b"$2\r\nab\r\n:12\r\n=7\r\ntxt:abc\r\n";
         let mut ranges = Vec::new();
         assert_eq!(found.read(bytes, &mut ranges), Look::Complete { used: bytes.len() });

@@ -6,33 +6,43 @@
 
 use std::time::Duration;
 
-use redis::{Parser, RedisResult, Value};
+use redis::RedisResult;
 
 use super::Session;
 
 impl Session {
-    /// `left` is the time for all of it; `take` gets each answer, errors among them.
-    pub fn pour<'a>(
+    /// `pack` writes the next part and says how many commands it has, none at the end; `left` is
+    /// the time for all of it; `take` gets each answer as it stands, errors among them.
+    pub fn pour(
         &mut self,
-        parts: impl Iterator<Item = (&'a [u8], usize)>,
+        room: &mut Vec<u8>,
+        mut pack: impl FnMut(&mut Vec<u8>) -> usize,
         left: impl Fn() -> Duration,
-        mut take: impl FnMut(Value),
+        mut take: impl FnMut(&[u8]),
     ) -> RedisResult<()> {
         self.begin()?;
-        self.parser = Parser::new();
         let mut waiting = 0;
-        for (bytes, replies) in parts {
-            self.go_on(left());
-            self.transport.send(bytes)?;
-            for _ in 0..std::mem::replace(&mut waiting, replies) {
-                take(self.receive()?);
+        loop {
+            room.clear();
+            let replies = pack(room);
+            if replies == 0 {
+                break;
             }
+            self.go_on(left());
+            self.transport.send(room)?;
+            self.take_replies(std::mem::replace(&mut waiting, replies), &mut take)?;
         }
         self.go_on(left());
-        for _ in 0..waiting {
-            take(self.receive()?);
-        }
+        self.take_replies(waiting, &mut take)?;
         self.open = true;
+        Ok(())
+    }
+
+    fn take_replies(&mut self, count: usize, take: &mut impl FnMut(&[u8])) -> RedisResult<()> {
+        for _ in 0..count {
+            let used = self.reply()?;
+            take(self.inbox.last(used));
+        }
         Ok(())
     }
 

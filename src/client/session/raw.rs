@@ -1,4 +1,4 @@
-//! One command and its reply as it stands: for those who want all that it holds.
+//! Replies as they stand: for those who want all that one holds, or of very many next to nothing.
 //!
 //! Invariant: as for every request: until the last byte of the reply is here, the connection is not
 //! to be used for anything else. A refusal is an error like that to any other request, whatever
@@ -16,17 +16,24 @@ impl Session {
     pub fn raw(&mut self, command: &Cmd) -> RedisResult<Vec<u8>> {
         self.begin()?;
         self.transport.send(&command.get_packed_command())?;
+        let used = self.reply()?;
+        self.open = true;
+        let reply = self.inbox.last(used);
+        match reply.strip_prefix(b"-") {
+            Some(words) => Err(refusal(words)),
+            None => Ok(reply.to_vec()),
+        }
+    }
+
+    /// Waits for the next reply. It takes so many bytes, the last that were consumed, with pushes
+    /// that came before it.
+    pub(super) fn reply(&mut self) -> RedisResult<usize> {
         let mut skim = Skim::default();
         loop {
             match skim.go_on(self.inbox.pending()) {
                 Progress::Complete { used } => {
                     self.inbox.consume(used);
-                    self.open = true;
-                    let reply = self.inbox.last(used);
-                    return match reply.strip_prefix(b"-") {
-                        Some(words) => Err(refusal(words)),
-                        None => Ok(reply.to_vec()),
-                    };
+                    return Ok(used);
                 }
                 Progress::Incomplete { at_least } => {
                     self.inbox.fill(&mut self.transport, at_least)?;
@@ -40,7 +47,7 @@ impl Session {
 }
 
 /// redis-rs reads no refusal that is not UTF-8, and Redis cuts what it quotes where it likes.
-fn refusal(words: &[u8]) -> RedisError {
+pub fn refusal(words: &[u8]) -> RedisError {
     let words = String::from_utf8_lossy(words);
     let (code, detail) = words.trim_end().split_once(' ').unwrap_or((words.trim_end(), ""));
     make_extension_error(code.to_owned(), Some(detail.to_owned()))

@@ -299,3 +299,19 @@ fn decoded(text: &str) -> Vec<u8> {
     }
     bytes
 }
+
+#[test]
+fn an_error_is_found_wherever_it_stands() {
+    // Danger: a command whose answer holds a refusal counts as done.
+    for (reply, expected) in [
+        (&b"-ERR no\r\n"[..], Some(&b"ERR no"[..])),
+        (b"!6\r\nERR no\r\n", Some(b"ERR no")),
+        (b"*2\r\n:1\r\n*1\r\n-OOM\r\n", Some(b"OOM")),
+        (b"%1\r\n+a\r\n-OOM\r\n", Some(b"OOM")),
+        (b">1\r\n+tell\r\n-OOM\r\n", Some(b"OOM")),
+        (b"*1\r\n+OK\r\n", None),
+        (b"$6\r\n-ERR n\r\n", None),
+    ] {
+        assert_eq!(read(reply).unwrap().error(), expected, "{}", reply.escape_ascii());
+    }
+}

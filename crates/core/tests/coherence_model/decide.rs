@@ -223,7 +223,7 @@ pub fn owed(world: &World, program: &[Op], writer: &Writer) -> (u8, u8) {
     let place = |tag: &Tag| TAGS.iter().position(|other| other == tag).unwrap();
     let number = |key: &[u8]| KEY_NAMES.iter().position(|other| *other == key).unwrap() as u8;
     let tags = owed.tags.iter().fold(0, |bits, tag| bits | 1 << place(tag));
-    let keys = owed.keys.iter().map(|key| number(key)).collect::<Vec<u8>>();
+    let keys = owed.keys.iter().map(|(_, key)| number(key)).collect::<Vec<u8>>();
     let key_tags = keys.iter().fold(0, |bits, key| bits | 1 << key_field(*key));
     (tags | key_tags, keys.iter().fold(0, |bits, key| bits | 1 << key))
 }
