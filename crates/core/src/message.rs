@@ -9,6 +9,7 @@ pub mod batch;
 pub mod codec;
 pub mod horizon;
 pub mod place;
+pub mod stored;
 
 /// One message.
 #[derive(Debug, Clone, PartialEq, Eq)]
