@@ -308,14 +308,15 @@ impl Worker {
         };
         let relayed = match self.has_resigned {
             true => relay::is_anything_new().map_err(Trouble::from),
-            false => self.relay.step(),
+            false => self.relay.step(&registration),
         };
         if let Err(Trouble::Postgres(raised)) = relayed {
             return Err(raised.into());
         }
         // A Redis that is full takes no events, and takes debts.
         if look.owes {
-            let paid = debts::pay(&registration)?;
+            let is_stored = |xid, key: &[u8]| self.relay.has_just_stored(xid, key);
+            let paid = debts::pay(&registration, is_stored)?;
             relayed?;
             return Ok(paid);
         }

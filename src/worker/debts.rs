@@ -36,8 +36,8 @@ struct Debt {
     xid: u64,
 }
 
-/// Pays one step of the debts.
-pub fn pay(registration: &Registration) -> Step<Pass> {
+/// Pays one step of the debts. A key that was stored for the very transaction that owes it stays.
+pub fn pay(registration: &Registration, is_stored: impl Fn(u64, &[u8]) -> bool) -> Step<Pass> {
     let Some(relation) = registry::known_server_table() else { return Ok(Pass::Absent) };
     outwait_writers(relation)?;
     activity::show("paying debts");
@@ -47,7 +47,7 @@ pub fn pay(registration: &Registration) -> Step<Pass> {
         if debts.is_empty() {
             return Ok(End::Commit(Ok(Some(0))));
         }
-        Ok(match settle(registration, &debts) {
+        Ok(match settle(registration, &debts, &is_stored) {
             Ok(()) => End::Commit(Ok(Some(debts.len()))),
             Err(failure) => End::Abort(Err(failure)),
         })
@@ -73,7 +73,7 @@ fn pay_for_all_keys(registration: &Registration) -> Step<Pass> {
         let xids = owed.split(',').filter_map(|xid| xid.parse().ok());
         let everything: Vec<Debt> =
             xids.map(|xid| Debt { tag: Tag::CATALOGUE, key: None, xid }).collect();
-        Ok(match settle(registration, &everything) {
+        Ok(match settle(registration, &everything, |_, _| false) {
             Ok(()) => End::Commit(Ok(Some(owed))),
             Err(failure) => End::Abort(Err(failure)),
         })
@@ -138,7 +138,11 @@ fn check_messages(
 }
 
 /// BUMP and DEL, with the id and a snapshot of the transaction at hand.
-fn settle(registration: &Registration, debts: &[Debt]) -> Result<(), Failure> {
+fn settle(
+    registration: &Registration,
+    debts: &[Debt],
+    is_stored: impl Fn(u64, &[u8]) -> bool,
+) -> Result<(), Failure> {
     let xid = transaction::top_xid();
     let fresh = Fresh::push();
     let now = registry::usable(&fresh.snapshot).ok();
@@ -149,8 +153,11 @@ fn settle(registration: &Registration, debts: &[Debt]) -> Result<(), Failure> {
         check_messages(registration, &fresh.snapshot, debts)?;
     }
     let buckets = registration.buckets_of(debts.iter().map(|debt| debt.tag));
-    let keys = debts.iter().filter_map(|debt| debt.key.as_ref());
-    let keys: Keys = keys.collect();
+    let prefix = &registration.prefix;
+    let stays = |debt: &Debt, key: &str| is_stored(debt.xid, &[prefix, key.as_bytes()].concat());
+    let keys = debts.iter().filter_map(|debt| Some((debt, debt.key.as_ref()?)));
+    let keys = keys.filter(|(debt, key)| !stays(debt, key));
+    let keys: Keys = keys.map(|(_, key)| key).collect();
     let in_progress = fresh.snapshot.in_progress();
     let bump = Bump {
         table: &registration.table,
@@ -160,7 +167,7 @@ fn settle(registration: &Registration, debts: &[Debt]) -> Result<(), Failure> {
         in_progress: &in_progress,
         buckets: &buckets,
     };
-    let (prefix, book) = (&registration.prefix, &registration.book);
+    let book = &registration.book;
     let gone = Gone { prefix, keys: &keys, tokens: &[], book, keep_leases: false };
     let settlement = Settlement::new(&bump, &gone);
     connection::ask(|session| {

@@ -20,12 +20,13 @@ use pg_cache_core::reason::Reason;
 
 use crate::client::failure::Failure;
 use crate::client::relay::{self, Claims, Fate, Sent};
+use crate::connection;
 use crate::outbox::{self, Batch, Limits, Queue, Waiting};
 use crate::pg::error::Outcome;
 use crate::pg::snapshot::{self, Snapshot};
 use crate::pg::transaction::{self, End};
 use crate::pg::{activity, error, host, identity, wal};
-use crate::{connection, registry};
+use crate::registry::{self, Registration};
 
 use super::Step;
 
@@ -111,8 +112,14 @@ pub fn is_anything_left() -> Outcome<bool> {
 }
 
 impl Relay {
+    /// Whether a key was just stored for this transaction.
+    pub fn has_just_stored(&self, xid: u64, key: &[u8]) -> bool {
+        self.claims.borrow().stored.has(xid, key)
+    }
+
     /// Sends for a while; whether anything was sent.
-    pub fn step(&mut self) -> Step<bool> {
+    pub fn step(&mut self, registration: &Registration) -> Step<bool> {
+        self.claims.borrow_mut().stored.begin(registration.generation);
         let until_ms = host::monotonic_ms() + STEP_MS;
         let mut has_worked = self.try_again()?;
         // Until it is known what is aside, something new could overtake it.

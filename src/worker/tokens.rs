@@ -51,7 +51,6 @@ impl Tokens {
         if !entries.is_empty() {
             activity::show("looking after prepared transactions");
             let ends = transaction::run(|| Ok(End::Commit(ends(&entries)?)))?;
-            host::fault_point("tokens.looked");
             let settled: Vec<(&Entry, Fate)> =
                 entries.iter().zip(ends).map(|(entry, ended)| (entry, ended.fate())).collect();
             connection::ask(|session| Ok(tokens::settle(session, book, &settled)?))?;

@@ -10,6 +10,7 @@ pub mod codec;
 pub mod horizon;
 pub mod log;
 pub mod place;
+pub mod stored;
 
 /// One message.
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -112,6 +112,28 @@ fn a_worker_that_was_terminated_is_followed_by_another() {
 }
 
 #[test]
+fn what_was_prepared_stays_stored() {
+    // Danger: a prepared transaction owes its keys, and its debt deletes what it has just stored.
+    let (pair, mut client) = start();
+    for (round, v) in ["a", "b", "c", "d", "e"].into_iter().enumerate() {
+        let sql = "INSERT INTO t VALUES (1, 'x'), (2, 'y') ON CONFLICT (id) DO UPDATE SET v = ";
+        prepare(&mut client, "p", &format!("{sql} '{v}'"));
+        // The worker may be anywhere between two looks.
+        std::thread::sleep(Duration::from_millis(37 * round as u64));
+        client.batch_execute("COMMIT PREPARED 'p'").unwrap();
+        eventually(SOON, "all is sent and paid", || {
+            let debts = "SELECT count(*) FROM redis_debt";
+            rows(&mut client) == 0 && count(&mut client, debts) == 0
+        });
+        for (key, first) in [("t:1", "x"), ("t:2", "y")] {
+            let wanted = format!("\"v\":\"{}\"", if round == 0 { first } else { v });
+            let found = get(&pair.redis, key);
+            assert!(found.as_ref().is_some_and(|row| row.contains(&wanted)), "{wanted}: {found:?}");
+        }
+    }
+}
+
+#[test]
 fn a_token_stays_as_long_as_its_transaction_may_commit_and_no_longer() {
     // Danger: what was rolled back leaves a mark beside each of its keys for ever; or one goes that
     // its transaction needs.
@@ -128,6 +150,7 @@ fn a_token_stays_as_long_as_its_transaction_may_commit_and_no_longer() {
     assert!(all(true, &["t:1", "t:2"]), "it may still commit");
     client.batch_execute("COMMIT PREPARED 'kept'").unwrap();
     eventually(SOON, "they are used", || all(false, &["t:1", "t:2"]) && rows(&mut client) == 0);
+    assert!(get(redis, "t:1").is_some() && get(redis, "t:2").is_some());
     eventually(SOON, "nothing is kept of either", || {
         redis.cli(&["KEYS", "pgc:p:*"]).trim().is_empty()
     });
