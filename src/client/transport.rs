@@ -1,10 +1,10 @@
 //! Unix and TCP streams under one deadline, interruptible.
 //!
-//! The only sockets of the extension. They block in slices of [`SLICE`], for a reply by SO_RCVTIMEO:
-//! a signal ends a slice with EINTR in spite of SA_RESTART (signal(7)), and a signal that arrives
-//! between a check for interrupts and the system call is seen when the slice ends. So a cancel
-//! takes effect at once, or after a slice at worst, for one system call a reply and no poll before
-//! it.
+//! The only sockets of the extension. They block in slices of [`SLICE`], for a reply by
+//! SO_RCVTIMEO: a signal ends a slice with EINTR in spite of SA_RESTART (signal(7)), and a signal
+//! that arrives between a check for interrupts and the system call is seen when the slice ends. So
+//! a cancel takes effect at once, or after a slice at worst, for one system call a reply and no
+//! poll before it.
 
 use std::io::{self, Read};
 use std::net::{SocketAddr, TcpStream, ToSocketAddrs};
