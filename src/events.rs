@@ -1,8 +1,8 @@
 //! What this transaction sends after its commit, and only then.
 //!
 //! Triggers and functions only note messages, in a log that mirrors the savepoints. What is durable
-//! goes into the outbox before the commit record, in the same transaction; the rest is settled then,
-//! and sent once everybody sees the commit and no lock is held: in one pipeline, within
+//! goes into the outbox before the commit record, in the same transaction; the rest is settled
+//! then, and sent once everybody sees the commit and no lock is held: in one pipeline, within
 //! `pg_cache.commit_timeout_ms`, and never with an error. A prepared transaction leaves all of it
 //! in the outbox: whoever commits it has not made it.
 //!

@@ -28,7 +28,7 @@ static STORE: LazyLock<Script> = LazyLock::new(|| Script::new(STORE_TEXT));
 /// The keys of the script that stores.
 const STORE_KEYS: &[u8] = b"4";
 
-/// What is sent before answers are taken, as a rule: with the entry that ends a part it may be more.
+/// What is sent before answers are taken; with the entry that ends a part it may be more.
 const PART_COMMANDS_MAX: usize = 2000;
 const PART_BYTES_MAX: usize = 256 * 1024;
 
@@ -120,7 +120,7 @@ impl Packer {
         }
     }
 
-    /// Commands that differ in their last argument only: what stands before it is put together once.
+    /// Commands that differ in their last argument only: what stands before it is made once.
     fn write_events(&mut self, out: &mut Vec<u8>, entry: &Entry) {
         let Some(first) = entry.message.as_event() else { return };
         let payloads = iter::once(first.payload).chain(entry.more.iter());

@@ -1,14 +1,14 @@
 //! Unix and TCP streams under one deadline, interruptible.
 //!
-//! The only sockets of the extension. They block in slices of [`SLICE`] (SO_RCVTIMEO, SO_SNDTIMEO):
-//! a signal ends a slice with EINTR in spite of SA_RESTART (signal(7)), and a signal that arrives
-//! between a check for interrupts and the system call is seen when the slice ends. So a cancel
-//! takes effect at once, or after a slice at worst, for one system call a reply and no poll before
-//! it.
+//! The only sockets of the extension. They block in slices of [`SLICE`], for a reply by
+//! SO_RCVTIMEO: a signal ends a slice with EINTR in spite of SA_RESTART (signal(7)), and a signal
+//! that arrives between a check for interrupts and the system call is seen when the slice ends. So
+//! a cancel takes effect at once, or after a slice at worst, for one system call a reply and no
+//! poll before it.
 
-use std::io::{self, Read, Write};
+use std::io::{self, Read};
 use std::net::{SocketAddr, TcpStream, ToSocketAddrs};
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::net::UnixStream;
 use std::path::Path;
 use std::time::{Duration, Instant};
@@ -18,13 +18,15 @@ use pg_cache_core::target::Endpoint;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::io::Errno;
 use rustix::net::{
-    AddressFamily, RecvFlags, SocketAddrUnix, SocketFlags, SocketType, connect, recv, socket_with,
+    AddressFamily, RecvFlags, SendFlags, SocketAddrUnix, SocketFlags, SocketType, connect, recv,
+    send, socket_with,
 };
 
 use super::{Host, Wait};
 
 /// The longest wait without a look at interrupts and the deadline.
 const SLICE: Duration = Duration::from_millis(25);
+const SLICE_SPEC: Timespec = Timespec { tv_sec: 0, tv_nsec: SLICE.subsec_nanos() as i64 };
 
 /// How long to look for a reply before sleeping for it, if that has paid lately. Measured on two
 /// cores: a hit takes 47 µs so, and 75 µs when the backend sleeps and is woken.
@@ -89,39 +91,28 @@ impl Transport {
     pub fn is_closed(&self) -> bool {
         let flags = RecvFlags::DONTWAIT | RecvFlags::PEEK;
         let mut byte = [0];
-        let found = match &self.stream {
-            Stream::Tcp(stream) => recv(stream, &mut byte, flags).map(|(got, _)| got),
-            Stream::Unix(stream) => recv(stream, &mut byte, flags).map(|(got, _)| got),
-        };
+        let found = recv(&self.stream, &mut byte, flags).map(|(got, _)| got);
         !matches!(found, Ok(1..) | Err(Errno::AGAIN | Errno::INTR))
     }
 
     pub fn send(&mut self, mut bytes: &[u8]) -> io::Result<()> {
         (self.host.fault_point)("client.send");
         // The first write takes a small command whole: nothing to wait for, nothing to name.
-        match self.stream.write(bytes) {
-            Ok(sent) if sent == bytes.len() => return Ok(()),
-            Ok(sent) => bytes = &bytes[sent..],
-            Err(error) => still_waiting(error, self.deadline, self.host)?,
+        bytes = &bytes[self.stream.write_now(bytes)?..];
+        if bytes.is_empty() {
+            return Ok(());
         }
         (self.host.wait_started)(Wait::Send);
         let outcome = loop {
-            match self.stream.write(bytes) {
-                Ok(0) => break Err(io::ErrorKind::WriteZero.into()),
+            // A peer that takes a few bytes a slice must not stretch the deadline either.
+            let waited = self.stream.wait_for_room().and_then(|()| {
+                let slice_over = io::ErrorKind::WouldBlock.into();
+                still_waiting(slice_over, self.deadline, self.host)
+            });
+            match waited.and_then(|()| self.stream.write_now(bytes)) {
                 Ok(sent) if sent == bytes.len() => break Ok(()),
-                // A peer that takes a few bytes a slice must not stretch the deadline either.
-                Ok(sent) => {
-                    bytes = &bytes[sent..];
-                    let slice_over = io::ErrorKind::WouldBlock.into();
-                    if let Err(error) = still_waiting(slice_over, self.deadline, self.host) {
-                        break Err(error);
-                    }
-                }
-                Err(error) => {
-                    if let Err(error) = still_waiting(error, self.deadline, self.host) {
-                        break Err(error);
-                    }
-                }
+                Ok(sent) => bytes = &bytes[sent..],
+                Err(error) => break Err(error),
             }
         };
         (self.host.wait_ended)();
@@ -192,11 +183,7 @@ impl Transport {
 
 impl Stream {
     fn read_now(&self, buffer: &mut [u8]) -> Result<usize, Errno> {
-        let flags = RecvFlags::DONTWAIT;
-        match self {
-            Stream::Tcp(stream) => recv(stream, buffer, flags).map(|(got, _)| got),
-            Stream::Unix(stream) => recv(stream, buffer, flags).map(|(got, _)| got),
-        }
+        recv(self, buffer, RecvFlags::DONTWAIT).map(|(got, _)| got)
     }
 
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
@@ -206,10 +193,32 @@ impl Stream {
         }
     }
 
-    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+    /// Writes what there is room for, which may be nothing.
+    fn write_now(&self, bytes: &[u8]) -> io::Result<usize> {
+        let flags = SendFlags::DONTWAIT | SendFlags::NOSIGNAL;
+        match send(self, bytes, flags) {
+            Err(Errno::AGAIN | Errno::INTR) => Ok(0),
+            sent => Ok(sent?),
+        }
+    }
+
+    /// Waits for room, a slice at most. A write that blocks would be woken by every answer that
+    /// comes, thousands of times while it has Redis work through many messages, and would put
+    /// Redis aside each time if it runs on the same core.
+    fn wait_for_room(&self) -> io::Result<()> {
+        let mut ready = [PollFd::new(self, PollFlags::OUT)];
+        match poll(&mut ready, Some(&SLICE_SPEC)) {
+            Ok(_) | Err(Errno::INTR) => Ok(()),
+            Err(error) => Err(error.into()),
+        }
+    }
+}
+
+impl AsFd for Stream {
+    fn as_fd(&self) -> BorrowedFd<'_> {
         match self {
-            Stream::Tcp(stream) => stream.write(bytes),
-            Stream::Unix(stream) => stream.write(bytes),
+            Stream::Tcp(stream) => stream.as_fd(),
+            Stream::Unix(stream) => stream.as_fd(),
         }
     }
 }
@@ -240,7 +249,6 @@ fn connect_unix(path: &Path, deadline: Instant, host: Host) -> io::Result<UnixSt
     let stream = UnixStream::from(socket);
     stream.set_nonblocking(false)?;
     stream.set_read_timeout(Some(SLICE))?;
-    stream.set_write_timeout(Some(SLICE))?;
     Ok(stream)
 }
 
@@ -253,7 +261,6 @@ fn connect_tcp(name: &str, port: u16, deadline: Instant, host: Host) -> io::Resu
             Ok(stream) => {
                 stream.set_nodelay(true)?;
                 stream.set_read_timeout(Some(SLICE))?;
-                stream.set_write_timeout(Some(SLICE))?;
                 return Ok(stream);
             }
             Err(error) if error.kind() == io::ErrorKind::TimedOut => return Err(error),
@@ -284,10 +291,9 @@ fn connect_address(address: &SocketAddr, deadline: Instant, host: Host) -> io::R
 }
 
 fn wait_connected(socket: &OwnedFd, deadline: Instant, host: Host) -> io::Result<()> {
-    let slice = Timespec { tv_sec: 0, tv_nsec: i64::from(SLICE.subsec_nanos()) };
     loop {
         let mut ready = [PollFd::from_borrowed_fd(socket.as_fd(), PollFlags::OUT)];
-        match poll(&mut ready, Some(&slice)) {
+        match poll(&mut ready, Some(&SLICE_SPEC)) {
             Ok(0) => still_waiting(io::ErrorKind::WouldBlock.into(), deadline, host)?,
             Ok(_) => return Ok(()),
             Err(error) => still_waiting(error.into(), deadline, host)?,
