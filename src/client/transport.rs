@@ -1,10 +1,11 @@
 //! Unix and TCP streams under one deadline, interruptible.
 //!
-//! The only sockets of the extension. They block in slices of [`SLICE`], for a reply by
-//! SO_RCVTIMEO: a signal ends a slice with EINTR in spite of SA_RESTART (signal(7)), and a signal
-//! that arrives between a check for interrupts and the system call is seen when the slice ends. So
-//! a cancel takes effect at once, or after a slice at worst, for one system call a reply and no
-//! poll before it.
+//! The only sockets of the extension. They are waited for by poll, in slices of [`SLICE`]: a signal
+//! ends a slice with EINTR in spite of SA_RESTART (signal(7)), and a signal that arrives between a
+//! check for interrupts and the system call is seen when the slice ends. So a cancel takes effect at
+//! once, or after a slice at worst. A read or write that blocks would need no poll, but on a Unix
+//! socket it is woken by what it does not wait for too: a reader when Redis takes its request, a
+//! writer by every answer. Each time it puts Redis aside if that runs on the same core.
 
 use std::io::{self, Read};
 use std::net::{SocketAddr, TcpStream, ToSocketAddrs};
@@ -105,10 +106,7 @@ impl Transport {
         (self.host.wait_started)(Wait::Send);
         let outcome = loop {
             // A peer that takes a few bytes a slice must not stretch the deadline either.
-            let waited = self.stream.wait_for_room().and_then(|()| {
-                let slice_over = io::ErrorKind::WouldBlock.into();
-                still_waiting(slice_over, self.deadline, self.host)
-            });
+            let waited = self.wait_a_slice(PollFlags::OUT);
             match waited.and_then(|()| self.stream.write_now(bytes)) {
                 Ok(sent) if sent == bytes.len() => break Ok(()),
                 Ok(sent) => bytes = &bytes[sent..],
@@ -140,17 +138,17 @@ impl Read for Transport {
         }
         (self.host.wait_started)(Wait::Reply);
         let outcome = loop {
-            match self.stream.read(&mut buffer[..wanted]) {
+            match self.stream.read_now(&mut buffer[..wanted]) {
                 Ok(0) => {
                     let why = "the server closed the connection";
                     break Err(io::Error::new(io::ErrorKind::UnexpectedEof, why));
                 }
                 Ok(got) => break Ok(got),
-                Err(error) => {
-                    if let Err(error) = still_waiting(error, self.deadline, self.host) {
-                        break Err(error);
-                    }
-                }
+                Err(Errno::AGAIN | Errno::INTR) => {}
+                Err(error) => break Err(error.into()),
+            }
+            if let Err(error) = self.wait_a_slice(PollFlags::IN) {
+                break Err(error);
             }
         };
         (self.host.wait_ended)();
@@ -160,6 +158,12 @@ impl Read for Transport {
 }
 
 impl Transport {
+    /// Waits a slice at most, and looks at interrupts and the clock.
+    fn wait_a_slice(&self, flags: PollFlags) -> io::Result<()> {
+        self.stream.wait_for(flags)?;
+        still_waiting(io::ErrorKind::WouldBlock.into(), self.deadline, self.host)
+    }
+
     /// Looks again and again for the first bytes of a reply, giving way to whoever wants this core:
     /// to Redis, if it runs there. Anything but bytes is left to the wait that follows.
     fn read_eagerly(&mut self, buffer: &mut [u8]) -> Option<usize> {
@@ -186,13 +190,6 @@ impl Stream {
         recv(self, buffer, RecvFlags::DONTWAIT).map(|(got, _)| got)
     }
 
-    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
-        match self {
-            Stream::Tcp(stream) => stream.read(buffer),
-            Stream::Unix(stream) => stream.read(buffer),
-        }
-    }
-
     /// Writes what there is room for, which may be nothing.
     fn write_now(&self, bytes: &[u8]) -> io::Result<usize> {
         let flags = SendFlags::DONTWAIT | SendFlags::NOSIGNAL;
@@ -202,11 +199,9 @@ impl Stream {
         }
     }
 
-    /// Waits for room, a slice at most. A write that blocks would be woken by every answer that
-    /// comes, thousands of times while it has Redis work through many messages, and would put
-    /// Redis aside each time if it runs on the same core.
-    fn wait_for_room(&self) -> io::Result<()> {
-        let mut ready = [PollFd::new(self, PollFlags::OUT)];
+    /// Waits a slice at most.
+    fn wait_for(&self, flags: PollFlags) -> io::Result<()> {
+        let mut ready = [PollFd::new(self, flags)];
         match poll(&mut ready, Some(&SLICE_SPEC)) {
             Ok(_) | Err(Errno::INTR) => Ok(()),
             Err(error) => Err(error.into()),
@@ -248,7 +243,6 @@ fn connect_unix(path: &Path, deadline: Instant, host: Host) -> io::Result<UnixSt
     }
     let stream = UnixStream::from(socket);
     stream.set_nonblocking(false)?;
-    stream.set_read_timeout(Some(SLICE))?;
     Ok(stream)
 }
 
@@ -260,7 +254,6 @@ fn connect_tcp(name: &str, port: u16, deadline: Instant, host: Host) -> io::Resu
         match connect_address(&address, deadline, host) {
             Ok(stream) => {
                 stream.set_nodelay(true)?;
-                stream.set_read_timeout(Some(SLICE))?;
                 return Ok(stream);
             }
             Err(error) if error.kind() == io::ErrorKind::TimedOut => return Err(error),
