@@ -107,6 +107,7 @@ fn commands_that_break_a_connection_or_a_server_are_refused() {
         ("SELECT redis_at_commit('SET', 'k', NULL)", "22004"),
         ("SELECT redis_publish(NULL, 'x')", "22004"),
         ("SELECT redis_publish('c', NULL)", "22004"),
+        ("SELECT redis_publish('pgc:x', 'y')", "42939"),
         ("SELECT redis_publish('c', repeat('x', 9000000))", "54000"),
         ("SELECT redis_publish()", "39P01"),
     ] {
