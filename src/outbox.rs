@@ -18,6 +18,7 @@
 //! that found it. Without that, a crash at the wrong moment would lose an event.
 
 use std::cell::Cell;
+use std::ffi::CStr;
 use std::ops::ControlFlow;
 use std::time::Duration;
 
@@ -36,6 +37,10 @@ use crate::{registry, worker};
 
 /// What is put aside has its number less this: below all that are the negative of an id.
 const ASIDE: i64 = 1 << 62;
+
+/// What comes as far as the outbox on a standby, where no trigger fires and no job is taken.
+const TOO_MUCH: &CStr =
+    c"redis_publish() or redis_at_commit() beyond pg_cache.pending_events_bytes_max";
 
 const BYTES_A_MEGABYTE: u64 = 1024 * 1024;
 
@@ -100,6 +105,7 @@ fn write(first_seq: u64, messages: &[Message], is_end: bool) -> Outcome<()> {
     if (messages.is_empty() && !must_mark) || !registry::is_installed() {
         return Ok(());
     }
+    xact::refuse_on_standby(TOO_MUCH);
     // Assigned before the position is read: who is not in a snapshot has a greater number than all
     // that it shows.
     let xid = transaction::top_xid();

@@ -2,6 +2,7 @@
 
 use pg_cache_core::command::Kind;
 use pg_cache_core::error::{Asking, Error};
+use pg_cache_core::key::check_not_ours;
 use pg_cache_core::message::Message;
 
 use crate::events;
@@ -15,6 +16,7 @@ sql_function!(redis_at_commit, pg_finfo_redis_at_commit, at_commit);
 
 fn publish(call: &Call) -> Outcome<Datum> {
     let channel = for_redis(call.datum(0), "channel")?;
+    check_not_ours(&channel)?;
     let payload = for_redis(call.datum(1), "payload")?;
     note(Message::Publish { channel, payload })?;
     Ok(call.void())

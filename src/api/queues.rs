@@ -7,7 +7,7 @@ use pg_cache_core::queue::{check_count, check_id};
 
 use crate::pg::call::Call;
 use crate::pg::error::Outcome;
-use crate::pg::{Datum, arguments, jsonb, recordset, text, ttl};
+use crate::pg::{Datum, arguments, jsonb, recordset, text, ttl, xact};
 use crate::{jobs, sidekiq};
 
 sql_function!(redis_enqueue, pg_finfo_redis_enqueue, enqueue);
@@ -27,6 +27,8 @@ fn enqueue(call: &Call) -> Outcome<Datum> {
     let id = call.datum(3).map(|id| utf8(text::bytes(id), "id")).transpose()?;
     let new = jobs::New { queue: &queue, payload: &payload, delay_ms, id: id.as_deref() };
     let format = call.text(4).ok_or(Error::NullArgument { name: "format" })?;
+    // The outbox is written to at the commit, where nobody could tell what for.
+    xact::refuse_on_standby(c"redis_enqueue()");
     let id = match format.as_str() {
         "stream" => jobs::enqueue(&new)?,
         "sidekiq" => sidekiq::enqueue(&new)?,

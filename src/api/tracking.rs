@@ -15,12 +15,14 @@ sql_function!(redis_touch, pg_finfo_redis_touch, touch);
 sql_function!(redis_depends, pg_finfo_redis_depends, depends);
 
 fn track(call: &Call) -> Outcome<Datum> {
+    xact::refuse_on_standby(c"redis_track()");
     let relation = relation(call)?;
     tracking::track(relation, &arguments::names(call, 1)?, &call.function_schema())?;
     Ok(Datum::from(0usize))
 }
 
 fn untrack(call: &Call) -> Outcome<Datum> {
+    xact::refuse_on_standby(c"redis_untrack()");
     tracking::untrack(relation(call)?, &call.function_schema())?;
     Ok(Datum::from(0usize))
 }

@@ -302,6 +302,28 @@ pub fn plain(mut node: *mut pg_sys::Node) -> *mut pg_sys::Node {
     }
 }
 
+/// What is under casts that call an array's members by another type and leave each as it is:
+/// `varchar` compares as `text`. Where a function makes another value of each (a length that cuts
+/// it off), the members are not what the operator is given.
+fn plain_array(mut node: *mut pg_sys::Node) -> *mut pg_sys::Node {
+    loop {
+        node = plain(node);
+        // SAFETY: an expression is a valid node.
+        if unsafe { (*node).type_ } != NodeTag::T_ArrayCoerceExpr {
+            return node;
+        }
+        // SAFETY: the tag says what it is.
+        let cast = unsafe { &*node.cast::<pg_sys::ArrayCoerceExpr>() };
+        // The member stands in its own cast as a CaseTestExpr.
+        let member = plain(cast.elemexpr.cast());
+        // SAFETY: as above.
+        if unsafe { (*member).type_ } != NodeTag::T_CaseTestExpr {
+            return node;
+        }
+        node = cast.arg.cast();
+    }
+}
+
 /// A pin to what this node is worth before the query runs, if that is known.
 fn pin_to(column: &str, node: *mut pg_sys::Node, any_of: bool, by: HashBy) -> Option<Pin> {
     let mut pin = Pin { column: column.to_owned(), values: Vec::new(), condition: String::new() };
@@ -350,7 +372,7 @@ fn value(node: *mut pg_sys::Node, by: HashBy, pin: &mut Pin) -> Option<String> {
 
 /// The members of an array; returns how a person would write it.
 fn members(node: *mut pg_sys::Node, by: HashBy, pin: &mut Pin) -> Option<String> {
-    let node = plain(node);
+    let node = plain_array(node);
     // SAFETY: an expression is a valid node.
     match unsafe { (*node).type_ } {
         NodeTag::T_ArrayExpr => {

@@ -57,16 +57,8 @@ impl<'a> Fired<'a> {
         self.data.tg_event & mask == bits
     }
 
-    pub fn is_after(self) -> bool {
-        self.has(pg_sys::TRIGGER_EVENT_TIMINGMASK, pg_sys::TRIGGER_EVENT_AFTER)
-    }
-
     pub fn is_for_row(self) -> bool {
         self.has(pg_sys::TRIGGER_EVENT_ROW, pg_sys::TRIGGER_EVENT_ROW)
-    }
-
-    pub fn is_truncate(self) -> bool {
-        self.has(pg_sys::TRIGGER_EVENT_OPMASK, pg_sys::TRIGGER_EVENT_TRUNCATE)
     }
 
     fn trigger(self) -> &'a pg_sys::Trigger {
@@ -82,11 +74,6 @@ impl<'a> Fired<'a> {
     pub fn relation(self) -> Relation<'a> {
         // SAFETY: open while its trigger fires.
         Relation { relation: unsafe { &*self.data.tg_relation } }
-    }
-
-    /// `schema.name` of its table, for a message.
-    pub fn relation_name(self) -> String {
-        super::classify::relation_name(self.relation().oid())
     }
 
     /// The row as it was: of UPDATE and DELETE.
@@ -170,11 +157,29 @@ impl<'a> Attached<'a> {
         self.relation
     }
 
+    fn has(self, bits: u32) -> bool {
+        u32::from(self.trigger.tgtype.cast_unsigned()) & bits != 0
+    }
+
+    /// Whether it fires after the change, for each row or not.
+    pub fn is_after(self) -> bool {
+        !self.has(pg_sys::TRIGGER_TYPE_BEFORE | pg_sys::TRIGGER_TYPE_INSTEAD)
+    }
+
+    pub fn is_for_row(self) -> bool {
+        self.has(pg_sys::TRIGGER_TYPE_ROW)
+    }
+
     /// Whether it fires after what changes a row, for each row.
     pub fn is_after_row(self) -> bool {
-        let bits = u32::from(self.trigger.tgtype.cast_unsigned());
-        let other = pg_sys::TRIGGER_TYPE_BEFORE | pg_sys::TRIGGER_TYPE_INSTEAD;
-        bits & pg_sys::TRIGGER_TYPE_ROW != 0 && bits & other == 0
+        self.is_after() && self.is_for_row()
+    }
+
+    /// Whether TRUNCATE fires it, and nothing else.
+    pub fn is_only_truncate(self) -> bool {
+        let rows =
+            pg_sys::TRIGGER_TYPE_INSERT | pg_sys::TRIGGER_TYPE_UPDATE | pg_sys::TRIGGER_TYPE_DELETE;
+        self.has(pg_sys::TRIGGER_TYPE_TRUNCATE) && !self.has(rows)
     }
 
     /// The arguments of CREATE TRIGGER.

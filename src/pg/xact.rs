@@ -44,6 +44,12 @@ pub fn assign_xid(what: &std::ffi::CStr) {
     unsafe { pg_sys::GetTopTransactionId() };
 }
 
+/// Raises on a standby, which has no transaction ids to give, in the name of `what`.
+pub fn refuse_on_standby(what: &std::ffi::CStr) {
+    // SAFETY: a C string; raises or returns.
+    unsafe { pg_sys::PreventCommandDuringRecovery(what.as_ptr()) };
+}
+
 unsafe extern "C" {
     /// Without pgrx's guard: it reads one number, cannot raise, and is asked at every row.
     fn GetCurrentTransactionNestLevel() -> std::ffi::c_int;

@@ -15,7 +15,7 @@ use crate::pg::event_trigger::{Alteration, Event, is_binary_upgrade};
 use crate::pg::{Datum, Oid, utility};
 use crate::{commit, tracking};
 
-use super::send;
+use super::check;
 
 sql_function!(redis_ddl_start, pg_finfo_redis_ddl_start, start);
 sql_function!(redis_ddl_end, pg_finfo_redis_ddl_end, end);
@@ -87,7 +87,7 @@ fn end(call: &Call) -> Outcome<Datum> {
     let matters = |done: &Done| !done.temporary && has_effect(&done.command);
     for Done { trigger, table, .. } in &done {
         if let (Some(trigger), Some(table)) = (trigger, table) {
-            send::check_new(Oid::from(*table), Oid::from(*trigger))?;
+            check::check_new(Oid::from(*table), Oid::from(*trigger))?;
         }
     }
     // What DROP takes is told by sql_drop.

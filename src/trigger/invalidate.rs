@@ -6,7 +6,7 @@
 
 use std::cell::RefCell;
 
-use pg_cache_core::error::{Error, Tracking};
+use pg_cache_core::error::{AFTER_A_CHANGE, Error, Flaw, Tracking};
 use pg_cache_core::key;
 use pg_cache_core::template::Template;
 
@@ -14,8 +14,10 @@ use crate::commit;
 use crate::pg::call::Call;
 use crate::pg::error::{Outcome, Raised};
 use crate::pg::row_text::Writer;
-use crate::pg::trigger::{Fired, Kept, Row};
+use crate::pg::trigger::{Attached, Fired, Kept, Row};
 use crate::pg::{Datum, classify, xact};
+
+use super::flawed;
 
 sql_function!(redis_invalidate, pg_finfo_redis_invalidate, invalidate);
 
@@ -26,7 +28,7 @@ thread_local! {
 }
 
 /// The keys of one trigger.
-struct Keys(Vec<Named>);
+pub struct Keys(Vec<Named>);
 
 struct Named {
     template: Template,
@@ -34,42 +36,45 @@ struct Named {
 }
 
 impl Keys {
-    fn new(fired: Fired<'_>) -> Outcome<Self> {
-        let texts = fired.arguments();
-        if texts.is_empty() {
-            return Err(Error::from(Tracking::NoTemplate).into());
+    /// Reads what the trigger says, and names it if that is wrong.
+    pub fn new(trigger: Attached<'_>) -> Outcome<Self> {
+        Self::read(trigger).map_err(|flaw| flawed(trigger, flaw))
+    }
+
+    fn read(trigger: Attached<'_>) -> Result<Self, Flaw> {
+        if !trigger.is_after() {
+            return Err(Flaw::Timing { wanted: AFTER_A_CHANGE });
         }
-        let named = texts.iter().map(|text| Named::new(fired, text));
-        Ok(Self(named.collect::<Outcome<_>>()?))
+        let texts = trigger.arguments();
+        if texts.is_empty() || texts.iter().any(String::is_empty) {
+            return Err(Flaw::NoKey);
+        }
+        let named = texts.iter().map(|text| Named::new(trigger, text));
+        Ok(Self(named.collect::<Result<_, Flaw>>()?))
     }
 }
 
 impl Named {
-    fn new(fired: Fired<'_>, text: &str) -> Outcome<Self> {
-        let template = Template::parse(text)?;
-        if template.columns().len() > 0 && !fired.is_for_row() {
-            let template = text.to_owned();
-            return Err(Error::from(Tracking::Placeholder { template }).into());
+    fn new(trigger: Attached<'_>, text: &str) -> Result<Self, Flaw> {
+        let template = Template::parse(text).map_err(|error| Flaw::Target(Box::new(error)))?;
+        if template.columns().len() > 0 && !trigger.is_for_row() {
+            return Err(Flaw::Placeholder { template: text.to_owned() });
         }
-        let writer = |column: &str| match fired.relation().attribute(column) {
+        let writer = |column: &str| match trigger.relation().attribute(column) {
             Some(attribute) => Ok(Writer::new(attribute)),
-            None => {
-                let relation = fired.relation_name();
-                let column = column.to_owned();
-                Err(Raised::from(Error::from(Tracking::NoColumn { column, relation })))
-            }
+            None => Err(Flaw::NoColumn { column: column.to_owned() }),
         };
-        let columns = template.columns().map(writer).collect::<Outcome<_>>()?;
+        let columns = template.columns().map(writer).collect::<Result<_, Flaw>>()?;
         Ok(Self { template, columns })
     }
 
-    fn note(&self, row: Option<Row>) -> Outcome<()> {
+    fn note(&self, fired: Fired<'_>, row: Option<Row>) -> Outcome<()> {
         let mut key = KEY.take();
         key.clear();
         self.template.render(&mut key, |place| {
             let writer = &self.columns[place];
             let value = row.and_then(|row| row.value(writer.attribute));
-            value.map(|value| writer.write(value)).ok_or_else(|| self.null(place))
+            value.map(|value| writer.write(value)).ok_or_else(|| self.null(fired, place))
         })?;
         // Nothing can be kept under a name that is none: the row need not fail for it.
         if key::check(&key).is_ok() {
@@ -79,9 +84,9 @@ impl Named {
         Ok(())
     }
 
-    fn null(&self, place: usize) -> Error {
+    fn null(&self, fired: Fired<'_>, place: usize) -> Raised {
         let column = self.template.columns().nth(place).unwrap_or_default().to_owned();
-        Tracking::NullColumn { column }.into()
+        flawed(fired.attached(), Flaw::NullColumn { column })
     }
 
     /// Whether an UPDATE moved the row to another key, as far as bytes tell.
@@ -91,28 +96,28 @@ impl Named {
 }
 
 fn invalidate(call: &Call) -> Outcome<Datum> {
-    let fired = Fired::of(call).filter(|fired| fired.is_after()).ok_or_else(|| {
+    let fired = Fired::of(call).ok_or_else(|| {
         let function = "redis_invalidate".to_owned();
         Error::from(Tracking::Protocol { function, wanted: "a trigger AFTER what changes rows" })
     })?;
-    let keys = INVALIDATING.with(|kept| kept.get(fired, Keys::new))?;
+    let keys = INVALIDATING.with(|kept| kept.get(fired, |fired| Keys::new(fired.attached())))?;
     // A write to a foreign table takes no id here, and without one nothing is delivered.
     if xact::xid().is_none() && classify::is_foreign(fired.relation().oid()) {
         xact::assign_xid(c"redis_invalidate()");
     }
     if !fired.is_for_row() {
         for named in &keys.0 {
-            named.note(None)?;
+            named.note(fired, None)?;
         }
         return Ok(Datum::from(0usize));
     }
     let (before, after) = (fired.row_before(), fired.row_after());
     for named in &keys.0 {
-        named.note(after.or(before))?;
+        named.note(fired, after.or(before))?;
         if let (Some(before), Some(after)) = (before, after)
             && named.moved(before, after)
         {
-            named.note(Some(before))?;
+            named.note(fired, Some(before))?;
         }
     }
     Ok(Datum::from(0usize))

@@ -12,8 +12,8 @@ use pg_cache_core::options::Kind;
 
 use crate::pg::call::Call;
 use crate::pg::error::Outcome;
-use crate::pg::trigger::{Attached, Fired, Kept};
-use crate::pg::{Datum, Oid, classify, xact};
+use crate::pg::trigger::{Fired, Kept};
+use crate::pg::{Datum, classify, xact};
 use crate::{commit, events, jobs};
 
 use super::sending::{Rows, Sender};
@@ -41,21 +41,6 @@ fn store(call: &Call) -> Outcome<Datum> {
 
 fn job(call: &Call) -> Outcome<Datum> {
     send(call, Kind::Job)
-}
-
-/// Refuses a new trigger of ours that could never send.
-pub fn check_new(table: Oid, trigger: Oid) -> Outcome<()> {
-    let check = |trigger: Attached<'_>| {
-        let all = [Kind::Publish, Kind::Stream, Kind::Store, Kind::Job];
-        let name = classify::function_name(trigger.function());
-        match all.into_iter().find(|kind| kind.function() == name) {
-            Some(kind) if classify::is_ours(trigger.function()) => {
-                Sender::new(kind, trigger).map(|_| ())
-            }
-            _ => Ok(()),
-        }
-    };
-    Attached::created(table, trigger, check).unwrap_or(Ok(()))
 }
 
 fn send(call: &Call, kind: Kind) -> Outcome<Datum> {

@@ -5,7 +5,7 @@
 
 use std::cell::RefCell;
 
-use pg_cache_core::error::{Error, Flaw, Sending, Tracking};
+use pg_cache_core::error::{AFTER_EACH_ROW, Flaw};
 use pg_cache_core::event::{write_number, write_string};
 use pg_cache_core::key;
 use pg_cache_core::message::Fields;
@@ -16,7 +16,9 @@ use crate::pg::error::{Outcome, Raised};
 use crate::pg::row_json::{self, Column};
 use crate::pg::row_text::Writer;
 use crate::pg::trigger::{Attached, Attribute, Fired, Row, Values};
-use crate::pg::{classify, guc, ttl, xact};
+use crate::pg::{guc, ttl, xact};
+
+use super::flawed;
 
 /// A larger text gives its room back.
 const ROOM_BYTES_MAX: usize = 64 * 1024;
@@ -56,7 +58,7 @@ impl Sender {
     pub fn new(kind: Kind, trigger: Attached<'_>) -> Outcome<Self> {
         let wrong = |flaw| flawed(trigger, flaw);
         if !trigger.is_after_row() {
-            return Err(wrong(Flaw::Timing));
+            return Err(wrong(Flaw::Timing { wanted: AFTER_EACH_ROW }));
         }
         let options = Options::parse(kind, &trigger.arguments()).map_err(wrong)?;
         let table = trigger.relation();
@@ -120,11 +122,11 @@ impl Sender {
         });
         let checked = rendered.and_then(|()| match self.kind {
             Kind::Publish => Ok(()),
-            _ => key::check(name),
+            _ => key::check(name).map_err(|error| Flaw::Target(Box::new(error))),
         });
         match checked {
             Ok(()) => Ok(()),
-            Err(error) => Err(flawed(fired.attached(), Flaw::Target(Box::new(error)))),
+            Err(flaw) => Err(flawed(fired.attached(), flaw)),
         }
     }
 
@@ -225,9 +227,9 @@ impl Target {
         Ok(Self { template, columns })
     }
 
-    fn null(&self, place: usize) -> Error {
+    fn null(&self, place: usize) -> Flaw {
         let column = self.template.columns().nth(place).unwrap_or_default().to_owned();
-        Tracking::NullColumn { column }.into()
+        Flaw::NullColumn { column }
     }
 }
 
@@ -270,11 +272,4 @@ fn check_size(fired: Fired<'_>, bytes: usize) -> Outcome<()> {
         return Err(flawed(fired.attached(), Flaw::TooLarge { bytes, bytes_max }));
     }
     Ok(())
-}
-
-/// An error that names the trigger and its table.
-fn flawed(trigger: Attached<'_>, flaw: Flaw) -> Raised {
-    let relation = classify::relation_name(trigger.relation().oid());
-    let trigger = trigger.name();
-    Error::from(Sending { trigger, relation, flaw }).into()
 }

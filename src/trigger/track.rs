@@ -11,15 +11,17 @@
 use std::cell::Cell;
 use std::ops::Range;
 
-use pg_cache_core::error::{Error, Tracking};
+use pg_cache_core::error::{AFTER_EACH_ROW, Error, Flaw, Tracking};
 use pg_cache_core::tag::{GroupColumn, Tag};
 
 use crate::commit;
 use crate::pg::call::Call;
 use crate::pg::error::{Outcome, Raised};
 use crate::pg::row_groups::{self, Hashed, Hashes};
-use crate::pg::trigger::{self, Fired, Kept, Row};
+use crate::pg::trigger::{self, Attached, Fired, Kept, Row};
 use crate::pg::{Datum, Oid, tracked};
+
+use super::flawed;
 
 sql_function!(redis_track_row, pg_finfo_redis_track_row, row);
 sql_function!(redis_track_note, pg_finfo_redis_track_note, note);
@@ -43,6 +45,7 @@ struct Tracked {
 
 impl Tracked {
     fn new(fired: Fired<'_>) -> Outcome<Self> {
+        check_row(fired.attached())?;
         let table = fired.relation();
         let relation = table.tag_relation();
         let mut names = fired.arguments();
@@ -105,9 +108,7 @@ impl Tracked {
 
 fn row(call: &Call) -> Outcome<Datum> {
     let wanted = "a trigger AFTER INSERT OR UPDATE OR DELETE FOR EACH ROW";
-    let fired = Fired::of(call)
-        .filter(|fired| fired.is_after() && fired.is_for_row())
-        .ok_or_else(|| protocol("redis_track_row", wanted))?;
+    let fired = Fired::of(call).ok_or_else(|| protocol("redis_track_row", wanted))?;
     let tracked = TRACKED.with(|kept| kept.get(fired, Tracked::new))?;
     tracked.note(fired)?;
     Ok(Datum::from(0usize))
@@ -131,13 +132,26 @@ fn note(call: &Call) -> Outcome<Datum> {
 
 fn truncate(call: &Call) -> Outcome<Datum> {
     let wanted = "a trigger AFTER TRUNCATE FOR EACH STATEMENT";
-    let fired = Fired::of(call)
-        .filter(|fired| fired.is_after() && fired.is_truncate())
-        .ok_or_else(|| protocol("redis_track_truncate", wanted))?;
+    let fired = Fired::of(call).ok_or_else(|| protocol("redis_track_truncate", wanted))?;
+    check_truncate(fired.attached())?;
     let relation = fired.relation().tag_relation();
     commit::note(Tag::any(relation))?;
     commit::note(Tag::whole(relation))?;
     Ok(Datum::from(0usize))
+}
+
+/// Refuses a trigger that no row can fire. A column of `by` that is not there is let pass: a dump of
+/// a table that lost one must be restored.
+pub fn check_row(trigger: Attached<'_>) -> Outcome<()> {
+    let wanted = AFTER_EACH_ROW;
+    if trigger.is_after_row() { Ok(()) } else { Err(flawed(trigger, Flaw::Timing { wanted })) }
+}
+
+/// Refuses a trigger that something else than TRUNCATE fires.
+pub fn check_truncate(trigger: Attached<'_>) -> Outcome<()> {
+    let wanted = "AFTER TRUNCATE FOR EACH STATEMENT";
+    let fits = trigger.is_after() && trigger.is_only_truncate();
+    if fits { Ok(()) } else { Err(flawed(trigger, Flaw::Timing { wanted })) }
 }
 
 fn protocol(function: &str, wanted: &'static str) -> Raised {

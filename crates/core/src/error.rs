@@ -22,7 +22,7 @@ pub use limits::Limits;
 pub use outbox::Outbox;
 pub use queue::{Queue, Untimely};
 pub use replied::Replied;
-pub use sending::{Flaw, Sending};
+pub use sending::{AFTER_A_CHANGE, AFTER_EACH_ROW, Flaw, Sending};
 pub use session::Session;
 pub use tracking::Tracking;
 

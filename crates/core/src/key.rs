@@ -36,7 +36,12 @@ pub fn check(key: &[u8]) -> Result<(), Error> {
     if key.len() > KEY_BYTES_MAX {
         return Err(Error::KeyTooLong { bytes: key.len(), bytes_max: KEY_BYTES_MAX });
     }
-    if key.starts_with(RESERVED_PREFIX.as_bytes()) {
+    check_not_ours(key)
+}
+
+/// Refuses a name, of a channel too, that begins as pg_cache's own do.
+pub fn check_not_ours(name: &[u8]) -> Result<(), Error> {
+    if name.starts_with(RESERVED_PREFIX.as_bytes()) {
         return Err(Error::KeyReserved { prefix: RESERVED_PREFIX });
     }
     Ok(())

@@ -6,6 +6,9 @@
 
 use crate::error::Flaw;
 
+/// The longest stream that Redis can be told to keep: it reads a signed number.
+const LENGTH_MAX: u64 = i64::MAX as u64;
+
 /// What a trigger sends.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Kind {
@@ -114,8 +117,15 @@ impl Options {
             "except" => self.except = names(value)?,
             "when" => self.when = names(value)?,
             "maxlen" => {
-                let length = value.parse().ok().filter(|length| *length > 0);
-                self.length_max = Some(length.ok_or("It must be a number above zero.")?);
+                let length: u64 = value
+                    .parse()
+                    .ok()
+                    .filter(|length| *length > 0)
+                    .ok_or("It must be a number above zero.")?;
+                if length > LENGTH_MAX {
+                    return Err("Redis counts to 9223372036854775807.");
+                }
+                self.length_max = Some(length);
             }
             "ttl" => self.ttl = Some(value.to_owned()),
             _ => {
@@ -207,6 +217,8 @@ mod tests {
         assert!(options.as_hash && options.is_excepted("secret") && !options.is_excepted("id"));
         let chosen = options.choose(&table()).unwrap();
         assert_eq!(chosen, Chosen { sent: vec![0, 1, 3], watched: vec![0, 1, 3] });
+        let most = parse(Kind::Stream, &["s", "maxlen=9223372036854775807"]).unwrap();
+        assert_eq!(most.length_max, Some(LENGTH_MAX));
         let all = parse(Kind::Job, &["q"]).unwrap().choose(&table()).unwrap();
         assert_eq!(all.sent, [0, 1, 2, 3]);
     }
@@ -230,6 +242,9 @@ mod tests {
             (Kind::Publish, &["c", "except=a", "columns=b"]),
             (Kind::Stream, &["s", "maxlen=0"]),
             (Kind::Stream, &["s", "maxlen=many"]),
+            (Kind::Stream, &["s", "maxlen=-1"]),
+            (Kind::Stream, &["s", "maxlen=9223372036854775808"]),
+            (Kind::Stream, &["s", "maxlen=18446744073709551616"]),
             (Kind::Stream, &["s", "as=hash"]),
             (Kind::Store, &["k", "as=list"]),
             (Kind::Store, &["k", "Except=secret"]),

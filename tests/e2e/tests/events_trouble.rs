@@ -38,6 +38,8 @@ fn a_trigger_that_cannot_send_is_refused_when_it_is_created() {
         (row, "redis_publish('c', 'expect=secret')", "22023", "unknown option"),
         (row, "redis_publish('c', 'ttl=5')", "22023", "unknown option"),
         (row, "redis_stream('s', 'maxlen=0')", "22023", "invalid option"),
+        (row, "redis_stream('s', 'maxlen=9223372036854775808')", "22023", "invalid option"),
+        (row, "redis_store('k', 'ttl=9223372036854775808')", "22023", "ttl"),
         (row, "redis_store('k', 'as=list')", "22023", "invalid option"),
         (row, "redis_store('k', 'ttl=soon')", "22023", "invalid ttl"),
         (row, "redis_store('k', 'ttl=-1')", "22023", "ttl must be greater than zero"),
@@ -107,6 +109,7 @@ fn commands_that_break_a_connection_or_a_server_are_refused() {
         ("SELECT redis_at_commit('SET', 'k', NULL)", "22004"),
         ("SELECT redis_publish(NULL, 'x')", "22004"),
         ("SELECT redis_publish('c', NULL)", "22004"),
+        ("SELECT redis_publish('pgc:x', 'y')", "42939"),
         ("SELECT redis_publish('c', repeat('x', 9000000))", "54000"),
         ("SELECT redis_publish()", "39P01"),
     ] {

@@ -3,6 +3,7 @@
 use std::collections::BTreeSet;
 
 use pg_cache_e2e::Scene;
+use pg_cache_e2e::outcome::{sqlstate, words};
 use postgres::Client;
 
 fn registered() -> (Scene, Client) {
@@ -162,7 +163,7 @@ fn a_row_without_a_value_for_the_key_is_refused() {
     client.batch_execute("ALTER TABLE u DROP id").unwrap();
     let error = client.batch_execute("INSERT INTO u VALUES (1)").unwrap_err();
     assert_eq!(error.code().unwrap().code(), "42703");
-    assert!(error.as_db_error().unwrap().message().contains("\"id\" of relation public.u"));
+    assert!(error.as_db_error().unwrap().message().contains("\"k\" on public.u: column \"id\""));
 }
 
 #[test]
@@ -206,4 +207,52 @@ fn only_who_was_granted_it_names_keys_to_delete() {
     let keys = ["session:1"];
     let found = gone(&scene, &mut other, &keys, "INSERT INTO u VALUES (1)");
     assert_eq!(found, set(&keys), "who writes the table needs no grant");
+}
+
+#[test]
+fn a_trigger_that_cannot_name_a_key_is_refused_when_it_is_created() {
+    // Danger: a migration passes, and from then on every write fails, and does not say why.
+    let (_scene, mut client) = registered();
+    client.batch_execute("CREATE TABLE t (id int PRIMARY KEY, v text)").unwrap();
+    let row = "AFTER INSERT OR UPDATE OR DELETE ON t FOR EACH ROW";
+    let statement = "AFTER INSERT ON t FOR EACH STATEMENT";
+    let wrong = [
+        (row, "redis_invalidate()", "22023", "no key is named"),
+        (row, "redis_invalidate('')", "22023", "no key is named"),
+        (row, "redis_invalidate('t', '')", "22023", "no key is named"),
+        (row, "redis_invalidate('{nope}')", "42703", "column \"nope\" does not exist"),
+        (row, "redis_invalidate('t:{id')", "22023", "invalid key template"),
+        (row, "redis_invalidate('pgc:x')", "42939", "must not begin with"),
+        ("BEFORE INSERT ON t FOR EACH ROW", "redis_invalidate('t')", "39P01", "must be AFTER"),
+        (statement, "redis_invalidate('t:{id}')", "39P01", "needs a row"),
+        ("BEFORE INSERT ON t FOR EACH ROW", "redis_track_row()", "39P01", "must be AFTER"),
+        (statement, "redis_track_row()", "39P01", "must be AFTER"),
+        (statement, "redis_track_truncate()", "39P01", "must be AFTER TRUNCATE"),
+    ];
+    let refused = |client: &mut Client, sql: &str, state: &str, said: &str| {
+        let error = client.batch_execute(sql).expect_err(sql);
+        let words = words(&error);
+        assert_eq!(sqlstate(&error), state, "{sql}: {words}");
+        assert!(words.contains("trigger \"bad\" on public.t: "), "{sql}: {words}");
+        assert!(words.contains(said), "{sql}: {words}");
+    };
+    for (when, function, state, said) in wrong {
+        let sql = format!("CREATE TRIGGER bad {when} EXECUTE FUNCTION {function}");
+        refused(&mut client, &sql, state, said);
+    }
+    client.batch_execute("INSERT INTO t VALUES (1)").unwrap();
+    // One that was made while nobody looked says the same when it fires.
+    client.batch_execute("ALTER EVENT TRIGGER pg_cache_ddl_end DISABLE").unwrap();
+    for (when, function, state, said) in wrong {
+        let sql = format!("CREATE TRIGGER bad {when} EXECUTE FUNCTION {function}");
+        client.batch_execute(&sql).unwrap();
+        refused(&mut client, "INSERT INTO t VALUES (2)", state, said);
+        client.batch_execute("DROP TRIGGER bad ON t").unwrap();
+    }
+    client.batch_execute("ALTER EVENT TRIGGER pg_cache_ddl_end ENABLE ALWAYS").unwrap();
+    let named = format!("CREATE TRIGGER bad {row} EXECUTE FUNCTION redis_invalidate('v:{{v}}')");
+    client.batch_execute(&named).unwrap();
+    refused(&mut client, "INSERT INTO t VALUES (3)", "22004", "column \"v\" must not be null");
+    client.batch_execute("ALTER TABLE t RENAME v TO w").unwrap();
+    refused(&mut client, "INSERT INTO t VALUES (4, 'a')", "42703", "column \"v\" does not exist");
 }

@@ -275,6 +275,19 @@ fn arguments_pin_as_constants_do() {
     for (query, arguments, wanted) in cases {
         expect(&mut client, "orders", query, arguments, wanted);
     }
+    track(&mut client, "odd", "{v}");
+    let cases = [
+        ("v = $1", "'a'::varchar", "v = $1"),
+        ("v IN ($1, $2)", "'a'::varchar, 'b'::varchar", "v = ANY ($1, $2)"),
+        ("v IN ($1, $2)", "'a', 'b'", "v = ANY ($1, $2)"),
+        ("v = ANY ($1)", "'{a,b}'::varchar[]", "v = ANY ($1)"),
+        ("v = ANY ($1)", "'{a,b}'::text[]", "v = ANY ($1)"),
+        ("v = ANY ($1::varchar[])", "'{a,b}'", "v = ANY ($1)"),
+    ];
+    for (condition, arguments, wanted) in cases {
+        let query = format!("SELECT 1 AS one FROM odd WHERE {condition}");
+        expect(&mut client, "odd", &query, arguments, &[wanted]);
+    }
 }
 
 #[test]
@@ -289,6 +302,7 @@ fn groups_follow_the_types_own_equality() {
         ("n", "n = 1", true),
         ("n", "n = 1::bigint", true),
         ("n", "n = 1::float8", false),
+        ("n", "n = ANY ('{1}'::int[])", false),
         ("b", "b = 'a'", true),
         ("b", "b = 'a  '::char(4)", false),
         ("b", "b = 'a'::text", false),
@@ -297,8 +311,16 @@ fn groups_follow_the_types_own_equality() {
         ("v", "v::text = 'a'", true),
         ("v", "v = 'a' COLLATE \"C\"", true),
         ("v", "v = 'a' COLLATE ci", false),
+        ("v", "v IN ('a', 'b')", true),
+        ("v", "v = ANY (ARRAY['a', 'b']::varchar[])", true),
+        ("v", "v = ANY ('{a,b}'::varchar[])", true),
+        ("v", "v = ANY ('{a,b}'::varchar[]::text[])", true),
+        ("v", "v = ANY ('{abc,b}'::varchar(2)[])", false),
+        ("v", "v = ANY ('{a,b}'::name[])", false),
+        ("v", "v IN ('a', 'b' COLLATE ci)", false),
         ("d", "d = 'a'", true),
         ("d", "d = 'a'::code", false),
+        ("d", "d = ANY ('{a}'::code[])", true),
         ("m", "m = 'sad'", true),
         ("c", "c = 'a'", true),
         ("c", "c = 'a' COLLATE ci", true),
@@ -318,6 +340,7 @@ fn groups_follow_the_types_own_equality() {
         ("o", "o = 1", true),
         ("o", "o = '1'", true),
         ("o", "o::int = 1", false),
+        ("o", "o = ANY ('{1}'::int[])", true),
         ("day", "day = '2024-01-01'", true),
         ("day", "day = '2024-01-01'::timestamp", false),
     ];

@@ -88,6 +88,30 @@ fn a_change_of_another_group_leaves_the_entry_a_hit() {
 }
 
 #[test]
+fn a_list_of_varchar_counts_by_its_members() {
+    // Danger: the members are hashed in another way than the column, and a change goes unseen.
+    let (_scene, mut reader, mut writer) = scene_with(
+        "CREATE TABLE users (id int PRIMARY KEY, name varchar(20), n int);
+         INSERT INTO users SELECT g, 'u' || g, 0 FROM generate_series(1, 9) g",
+    );
+    track(&mut writer, "users", "{name}");
+    let queries = [
+        "SELECT n FROM users WHERE name IN ('u1', 'u2') ORDER BY id",
+        "SELECT n FROM users WHERE name = ANY ('{u1,u2}'::varchar[]) ORDER BY id",
+        "SELECT n FROM users WHERE name = ANY ('{u1xx,u2}'::varchar(2)[]) ORDER BY id",
+    ];
+    for query in queries {
+        fill(&mut reader, query, query);
+    }
+    run(&mut writer, "UPDATE users SET n = n + 1 WHERE name = 'u3'");
+    let kept = queries.map(|query| is_hit(&mut reader, query, query));
+    assert_eq!(kept, [true, true, false]);
+    run(&mut writer, "UPDATE users SET n = n + 1 WHERE name = 'u2'");
+    let kept = queries.map(|query| is_hit(&mut reader, query, query));
+    assert_eq!(kept, [false; 3]);
+}
+
+#[test]
 fn arguments_find_the_group_that_the_writer_notes() {
     // Danger: the argument is hashed as another type than the column, and no change reaches it.
     let (_scene, mut reader, mut writer) = scene_with(ORDERS);

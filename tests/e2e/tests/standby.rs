@@ -5,6 +5,7 @@ use std::process::Command;
 use std::time::Duration;
 
 use pg_cache_e2e::counters::counted;
+use pg_cache_e2e::outcome::{sqlstate, words};
 use pg_cache_e2e::{Scene, cached, same_as_direct};
 use pg_cache_testbed::process::{Directory, Server, run_well};
 use pg_cache_testbed::{Postgres, eventually};
@@ -105,4 +106,64 @@ fn a_hot_standby_fills_and_is_served() {
     assert_eq!(verified(), 0);
     crate::verify::falsify(&scene, query, "[]");
     assert_eq!(verified(), 1);
+}
+
+#[test]
+fn what_a_standby_cannot_do_is_refused_by_its_name() {
+    // Danger: "cannot assign TransactionIds during recovery", an internal error, at the commit.
+    let scene = Scene::new();
+    let primary = Postgres::start_with(&[("pg_cache.url", &scene.redis.url())]);
+    primary.register("test");
+    let mut writer = primary.connect();
+    writer.batch_execute("CREATE TABLE t (v int)").unwrap();
+    writer.batch_execute("SELECT * FROM redis_repair()").unwrap();
+    let standby = Standby::of(&primary);
+    let mut reader = standby.connect(&primary);
+    let job = r#"'{"class": "C", "args": []}'"#;
+    let sidekiq = format!("redis_enqueue('q', {job}, format => 'sidekiq')");
+    let many = "redis_publish('c', repeat('x', 100000)) FROM generate_series(1, 12)";
+    let limit = "SET pg_cache.pending_events_bytes_max = '1MB'";
+    for (name, call) in [
+        ("redis_enqueue()", "redis_enqueue('q', '{}')"),
+        ("redis_enqueue()", "redis_enqueue('q', '{}', 5, 'a')"),
+        ("redis_enqueue()", &sidekiq),
+        ("redis_ack()", "redis_ack('q', 'a')"),
+        ("redis_touch()", "redis_touch('a')"),
+        ("redis_publish()", many),
+        ("redis_track()", "redis_track('t')"),
+        ("redis_untrack()", "redis_untrack('t')"),
+    ] {
+        reader.batch_execute(limit).unwrap();
+        let error = reader.batch_execute(&format!("SELECT {call}")).expect_err(call);
+        let words = words(&error);
+        assert_eq!(sqlstate(&error), "25006", "{call}: {words}");
+        assert!(words.contains(name), "{call}: {words}");
+    }
+    // Nothing else that is called by itself fails as if it were broken.
+    for call in [
+        "redis_cached_view('v', 5, 'SELECT 1 AS a')",
+        "redis_register('x:')",
+        "redis_repair()",
+        "redis_wake()",
+        "redis_dequeue('q')",
+        "redis_nack('q', 'a')",
+        "redis_requeue('q', 'a')",
+        "redis_dead('q')",
+        "redis_queues",
+        "redis_set('k', 'v')",
+        "redis_set('k', 'v', 5)",
+        "redis_incr('n')",
+        "redis_expire('k', 5)",
+        "redis_del('k', 'n')",
+        "redis_command('SET', 'k', 'v')",
+        "redis_session_set('s', '{}')",
+        "redis_session_end('s')",
+        "redis_session_new('{}')",
+        "redis_stat_reset()",
+        "redis_flush()",
+    ] {
+        let sql = format!("SELECT * FROM {call}");
+        let Err(error) = reader.batch_execute(&sql) else { continue };
+        assert!(sqlstate(&error) != "XX000", "{call}: {}", words(&error));
+    }
 }

@@ -1,11 +1,16 @@
-//! Owns the errors of the triggers that send, a part of the catalogue.
+//! Owns the errors of triggers, a part of the catalogue.
 //!
 //! Invariant: each names the trigger and its table. It is met in a migration, or at the first write
 //! after one, by somebody who did not write the trigger.
 
 use super::{Error, sentence};
 
-/// What is wrong with a trigger that sends, or with what it was to send.
+/// How triggers are made that tell of rows.
+pub const AFTER_EACH_ROW: &str = "AFTER INSERT OR UPDATE OR DELETE FOR EACH ROW";
+/// How one is made that deletes keys.
+pub const AFTER_A_CHANGE: &str = "AFTER INSERT, UPDATE, DELETE or TRUNCATE";
+
+/// What is wrong with a trigger, or with what it was to do at a row.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Sending {
     pub trigger: String,
@@ -15,8 +20,17 @@ pub struct Sending {
 
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Flaw {
-    /// The name it sends to cannot be read, or made of this row.
+    /// The name it sends to, or whose key it deletes, cannot be read, or made of this row.
     Target(Box<Error>),
+    /// It names no key to delete.
+    NoKey,
+    /// A key that is made of a row, in a trigger that fires once for a statement.
+    Placeholder {
+        template: String,
+    },
+    NullColumn {
+        column: String,
+    },
     NoTarget {
         wanted: &'static str,
         function: &'static str,
@@ -36,7 +50,10 @@ pub enum Flaw {
     Excepted {
         column: String,
     },
-    Timing,
+    /// It fires at another time than it must.
+    Timing {
+        wanted: &'static str,
+    },
     TooLarge {
         bytes: usize,
         bytes_max: usize,
@@ -47,12 +64,14 @@ impl Sending {
     pub(super) fn sqlstate(&self) -> &'static str {
         match &self.flaw {
             Flaw::Target(error) => error.sqlstate(),
-            Flaw::NoTarget { .. }
+            Flaw::NullColumn { .. } => "22004",
+            Flaw::NoKey
+            | Flaw::NoTarget { .. }
             | Flaw::UnknownOption { .. }
             | Flaw::OptionInvalid { .. }
             | Flaw::Excepted { .. } => "22023",
             Flaw::NoColumn { .. } => "42703",
-            Flaw::Timing => "39P01",
+            Flaw::Timing { .. } | Flaw::Placeholder { .. } => "39P01",
             Flaw::TooLarge { .. } => "54000",
         }
     }
@@ -60,6 +79,13 @@ impl Sending {
     pub(super) fn message(&self) -> String {
         let what = match &self.flaw {
             Flaw::Target(error) => error.message(),
+            Flaw::NoKey => "no key is named".into(),
+            Flaw::Placeholder { template } => {
+                format!("key \"{template}\" needs a row, and a statement has none")
+            }
+            Flaw::NullColumn { column } => {
+                format!("column \"{column}\" must not be null in a cache key")
+            }
             Flaw::NoTarget { wanted, .. } => format!("no {wanted} is named"),
             Flaw::UnknownOption { option, .. } => format!("unknown option \"{option}\""),
             Flaw::OptionInvalid { option, .. } => format!("invalid option \"{option}\""),
@@ -67,7 +93,7 @@ impl Sending {
             Flaw::Excepted { column } => {
                 format!("column \"{column}\" is excepted and needed all the same")
             }
-            Flaw::Timing => "must be AFTER INSERT OR UPDATE OR DELETE FOR EACH ROW".into(),
+            Flaw::Timing { wanted } => format!("must be {wanted}"),
             Flaw::TooLarge { .. } => "message is too large".into(),
         };
         format!("trigger \"{}\" on {}: {what}", self.trigger, self.relation)
@@ -88,6 +114,11 @@ impl Sending {
     pub(super) fn hint(&self) -> Option<String> {
         Some(match &self.flaw {
             Flaw::Target(error) => return error.hint(),
+            Flaw::NoKey => "Write redis_invalidate('user:{id}').".into(),
+            Flaw::Placeholder { .. } => "Make it a trigger FOR EACH ROW.".into(),
+            Flaw::NullColumn { .. } => {
+                "Declare the column NOT NULL, or leave such rows out by WHEN.".into()
+            }
             Flaw::NoTarget { wanted, function } => {
                 format!("Write {function}('name of the {wanted}', options).")
             }
@@ -103,7 +134,14 @@ impl Sending {
     pub(super) fn examples() -> Vec<Sending> {
         let column = || "password_hash".to_owned();
         let flaws = [
-            Flaw::Target(Box::new(super::Tracking::NullColumn { column: "id".into() }.into())),
+            Flaw::Target(Box::new(Error::KeyReserved { prefix: crate::key::RESERVED_PREFIX })),
+            Flaw::Target(Box::new(Error::TemplateInvalid {
+                text: "{a}{b}".into(),
+                why: "Nothing separates the values of two placeholders.".into(),
+            })),
+            Flaw::NoKey,
+            Flaw::Placeholder { template: "user:{id}".into() },
+            Flaw::NullColumn { column: "id".into() },
             Flaw::NoTarget { wanted: "channel", function: "redis_publish" },
             Flaw::UnknownOption {
                 option: "expect=password_hash".into(),
@@ -115,7 +153,8 @@ impl Sending {
             },
             Flaw::NoColumn { column: column() },
             Flaw::Excepted { column: column() },
-            Flaw::Timing,
+            Flaw::Timing { wanted: AFTER_EACH_ROW },
+            Flaw::Timing { wanted: AFTER_A_CHANGE },
             Flaw::TooLarge { bytes: 9_000_000, bytes_max: 8_388_608 },
         ];
         let of = |flaw| Sending {
@@ -141,11 +180,14 @@ mod tests {
             Flaw::OptionInvalid { .. } => 3,
             Flaw::NoColumn { .. } => 4,
             Flaw::Excepted { .. } => 5,
-            Flaw::Timing => 6,
+            Flaw::Timing { .. } => 6,
             Flaw::TooLarge { .. } => 7,
+            Flaw::NoKey => 8,
+            Flaw::Placeholder { .. } => 9,
+            Flaw::NullColumn { .. } => 10,
         };
         let listed: std::collections::BTreeSet<i32> =
             Sending::examples().iter().map(variant).collect();
-        assert_eq!(listed, (0..=7).collect());
+        assert_eq!(listed, (0..=10).collect());
     }
 }

@@ -1,11 +1,11 @@
-//! Owns the errors of tracking and of the triggers, a part of the catalogue.
+//! Owns the errors of tracking, a part of the catalogue.
 //!
-//! Invariant: as in the catalogue. Each says which table, column or template is meant: it is met in
-//! a migration, or at the first write after one, by somebody who has the whole schema before them.
+//! Invariant: as in the catalogue. Each says which table or column is meant: it is met in a
+//! migration, by somebody who has the whole schema before them.
 
 use super::Error;
 
-/// What cannot be tracked, and triggers that are not as they must be.
+/// What cannot be tracked, and functions that are not called as they must be.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Tracking {
     NoRelation {
@@ -44,13 +44,6 @@ pub enum Tracking {
         function: String,
         wanted: &'static str,
     },
-    NoTemplate,
-    Placeholder {
-        template: String,
-    },
-    NullColumn {
-        column: String,
-    },
 }
 
 impl From<Tracking> for Error {
@@ -69,9 +62,7 @@ impl Tracking {
             Tracking::ColumnKind { .. } => "42P10",
             Tracking::NoHash { .. } => "42883",
             Tracking::TooManyColumns { .. } => "54011",
-            Tracking::Protocol { .. } | Tracking::Placeholder { .. } => "39P01",
-            Tracking::NoTemplate => "22023",
-            Tracking::NullColumn { .. } => "22004",
+            Tracking::Protocol { .. } => "39P01",
         }
     }
 
@@ -95,13 +86,6 @@ impl Tracking {
             Tracking::TooManyColumns { .. } => "cannot group rows by so many columns".into(),
             Tracking::Protocol { function, wanted } => {
                 format!("function {function} must be fired by {wanted}")
-            }
-            Tracking::NoTemplate => "redis_invalidate needs at least one key".into(),
-            Tracking::Placeholder { template } => {
-                format!("key \"{template}\" needs a row, and a statement has none")
-            }
-            Tracking::NullColumn { column } => {
-                format!("column \"{column}\" must not be null in a cache key")
             }
         }
     }
@@ -138,11 +122,6 @@ impl Tracking {
             Tracking::Protocol { .. } => {
                 "See redis_track and redis_invalidate for how to attach it.".into()
             }
-            Tracking::NoTemplate => "Write redis_invalidate('user:{id}').".into(),
-            Tracking::Placeholder { .. } => "Make it a trigger FOR EACH ROW.".into(),
-            Tracking::NullColumn { .. } => {
-                "Declare the column NOT NULL, or leave such rows out by WHEN.".into()
-            }
             _ => return None,
         })
     }
@@ -166,9 +145,6 @@ impl Tracking {
                 function: "redis_track_row".into(),
                 wanted: "a trigger AFTER INSERT OR UPDATE OR DELETE FOR EACH ROW",
             },
-            Tracking::NoTemplate,
-            Tracking::Placeholder { template: "user:{id}".into() },
-            Tracking::NullColumn { column: column() },
         ]
     }
 }
@@ -189,13 +165,10 @@ mod tests {
             Tracking::NoHash { .. } => 5,
             Tracking::TooManyColumns { .. } => 6,
             Tracking::Protocol { .. } => 7,
-            Tracking::NoTemplate => 8,
-            Tracking::Placeholder { .. } => 9,
-            Tracking::NullColumn { .. } => 10,
-            Tracking::NoRelation { .. } => 11,
+            Tracking::NoRelation { .. } => 8,
         };
         let listed: std::collections::BTreeSet<i32> =
             Tracking::examples().iter().map(variant).collect();
-        assert_eq!(listed, (0..=11).collect());
+        assert_eq!(listed, (0..=8).collect());
     }
 }
