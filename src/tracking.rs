@@ -113,8 +113,8 @@ pub fn adopt(touched: &[u32], our_schema: &str) -> Outcome<()> {
     Ok(())
 }
 
-/// After REVOKE: who may write a tracked table may have its trigger note that. PostgreSQL asks for the
-/// right to call a trigger's condition at each row, and hardening a schema takes it from everybody.
+/// After REVOKE: who may write a tracked table may have its trigger note that. PostgreSQL asks for
+/// the right to call a trigger's condition at each row, and hardening a schema takes it from all.
 pub fn stay_callable(our_schema: &str) -> Outcome<()> {
     for (function, arguments) in [(NOTE, "pg_catalog.regclass"), (COLUMNS, "pg_catalog.bytea")] {
         let name = format!("{}.{function}({arguments})", quote::identifier(our_schema));

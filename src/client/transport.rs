@@ -2,10 +2,10 @@
 //!
 //! The only sockets of the extension. They are waited for by poll, in slices of [`SLICE`]: a signal
 //! ends a slice with EINTR in spite of SA_RESTART (signal(7)), and a signal that arrives between a
-//! check for interrupts and the system call is seen when the slice ends. So a cancel takes effect at
-//! once, or after a slice at worst. A read or write that blocks would need no poll, but on a Unix
-//! socket it is woken by what it does not wait for too: a reader when Redis takes its request, a
-//! writer by every answer. Each time it puts Redis aside if that runs on the same core.
+//! check for interrupts and the system call is seen when the slice ends. So a cancel takes effect
+//! at once, or after a slice at worst. A read or write that blocks would need no poll, but on a
+//! Unix socket it is woken by what it does not wait for too: a reader when Redis takes its request,
+//! a writer by every answer. Each time it puts Redis aside if that runs on the same core.
 
 use std::io::{self, Read};
 use std::net::{SocketAddr, TcpStream, ToSocketAddrs};
