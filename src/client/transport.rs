@@ -29,9 +29,11 @@ use super::{Host, Wait};
 const SLICE: Duration = Duration::from_millis(25);
 const SLICE_SPEC: Timespec = Timespec { tv_sec: 0, tv_nsec: SLICE.subsec_nanos() as i64 };
 
-/// How long to look for a reply before sleeping for it, if that has paid lately. Measured on two
-/// cores: a hit takes 47 µs so, and 75 µs when the backend sleeps and is woken.
+/// How long to look for a reply before sleeping for it, where that is faster.
 const EAGER: Duration = Duration::from_micros(60);
+
+/// A turn of others that took so long and was not Redis': they want this core.
+const CROWDED: Duration = Duration::from_micros(5);
 
 /// Between two tries at a Unix socket whose backlog is full: such a socket cannot be polled.
 const BACKLOG_PAUSE: Duration = Duration::from_millis(2);
@@ -129,10 +131,10 @@ impl Read for Transport {
             still_waiting(io::ErrorKind::WouldBlock.into(), self.deadline, self.host)?;
         }
         self.reads += 1;
-        if self.reads == 1
-            && self.eagerness.is_worth_it()
-            && let Some(got) = self.read_eagerly(&mut buffer[..wanted])
-        {
+        let is_first = self.reads == 1;
+        let looks = is_first && self.eagerness.is_worth_it();
+        if looks && let Some(got) = self.look(&mut buffer[..wanted]) {
+            self.eagerness.took(looks, self.began.elapsed());
             self.allowance -= got;
             return Ok(got);
         }
@@ -152,6 +154,9 @@ impl Read for Transport {
             }
         };
         (self.host.wait_ended)();
+        if is_first {
+            self.eagerness.took(looks, self.began.elapsed());
+        }
         self.allowance -= *outcome.as_ref().unwrap_or(&0);
         outcome
     }
@@ -165,21 +170,20 @@ impl Transport {
     }
 
     /// Looks again and again for the first bytes of a reply, giving way to whoever wants this core:
-    /// to Redis, if it runs there. Anything but bytes is left to the wait that follows.
-    fn read_eagerly(&mut self, buffer: &mut [u8]) -> Option<usize> {
-        let until = self.began + EAGER;
+    /// to Redis, if it runs there; if somebody else does, it is theirs. Anything but bytes is left
+    /// to the wait that follows.
+    fn look(&self, buffer: &mut [u8]) -> Option<usize> {
         loop {
+            let gave_way = Instant::now();
             std::thread::yield_now();
             match self.stream.read_now(buffer) {
-                Ok(got) if got > 0 => {
-                    self.eagerness.paid();
-                    return Some(got);
-                }
-                Err(Errno::AGAIN) if Instant::now() < until => {}
-                _ => {
-                    self.eagerness.was_in_vain();
-                    return None;
-                }
+                Ok(got) if got > 0 => return Some(got),
+                Err(Errno::AGAIN) => {}
+                _ => return None,
+            }
+            let now = Instant::now();
+            if now - self.began > EAGER || now - gave_way > CROWDED {
+                return None;
             }
         }
     }
