@@ -64,7 +64,11 @@ impl Entry {
 impl Payloads {
     pub fn iter(&self) -> impl Iterator<Item = &[u8]> {
         let mut start = 0;
-        self.ends.iter().map(move |end| &self.bytes[std::mem::replace(&mut start, *end)..*end])
+        // Read behind the commit record, where nothing may panic.
+        self.ends.iter().map(move |end| {
+            let part = std::mem::replace(&mut start, *end)..*end;
+            self.bytes.get(part).unwrap_or_default()
+        })
     }
 
     pub fn len(&self) -> usize {
