@@ -17,6 +17,7 @@ use super::implicit;
 use super::pins;
 use super::settings;
 use super::stable::Stable;
+use super::temporary;
 use super::tree::{self, Met};
 
 /// The outcome of a walk through one query.
@@ -289,7 +290,7 @@ impl Rules {
             Stable::Session => self.bypass(Reason::SessionFunction),
             Stable::Catalog => self.bypass(Reason::SystemCatalog),
             // It may read the session's own temporary tables.
-            Stable::Opaque if classify::has_temporary_schema() => self.bypass(Reason::TempTable),
+            Stable::Opaque if temporary::has_objects() => self.bypass(Reason::TempTable),
             _ => {}
         }
     }

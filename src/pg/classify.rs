@@ -197,14 +197,6 @@ pub fn is_own_temporary(relation: pg_sys::Oid) -> bool {
     unsafe { pg_sys::isTempNamespace(namespace) }
 }
 
-/// Whether this session has a temporary schema, hence perhaps temporary tables.
-pub fn has_temporary_schema() -> bool {
-    let (mut schema, mut toast) = (pg_sys::InvalidOid, pg_sys::InvalidOid);
-    // SAFETY: reads the session's state into two locals.
-    unsafe { pg_sys::GetTempNamespaceState(&raw mut schema, &raw mut toast) };
-    schema != pg_sys::InvalidOid
-}
-
 /// Whether values of the type are oids that are written as names.
 pub fn is_name_of_object(type_oid: pg_sys::Oid) -> bool {
     matches!(

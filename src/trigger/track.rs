@@ -140,17 +140,19 @@ fn truncate(call: &Call) -> Outcome<Datum> {
     Ok(Datum::from(0usize))
 }
 
-/// Refuses a trigger that no row can fire. A column of `by` that is not there is let pass: a dump of
-/// a table that lost one must be restored.
+/// Refuses a trigger that no row can fire. A column of `by` that is not there passes: the dump of a
+/// table that lost one must be restored.
 pub fn check_row(trigger: Attached<'_>) -> Outcome<()> {
-    let wanted = AFTER_EACH_ROW;
-    if trigger.is_after_row() { Ok(()) } else { Err(flawed(trigger, Flaw::Timing { wanted })) }
+    must_be(AFTER_EACH_ROW, trigger.is_after_row(), trigger)
 }
 
 /// Refuses a trigger that something else than TRUNCATE fires.
 pub fn check_truncate(trigger: Attached<'_>) -> Outcome<()> {
-    let wanted = "AFTER TRUNCATE FOR EACH STATEMENT";
     let fits = trigger.is_after() && trigger.is_only_truncate();
+    must_be("AFTER TRUNCATE FOR EACH STATEMENT", fits, trigger)
+}
+
+fn must_be(wanted: &'static str, fits: bool, trigger: Attached<'_>) -> Outcome<()> {
     if fits { Ok(()) } else { Err(flawed(trigger, Flaw::Timing { wanted })) }
 }
 

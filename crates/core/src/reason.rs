@@ -163,7 +163,9 @@ impl Reason {
             }
             Reason::Serializable => "Serializable transactions compute.",
             Reason::Disabled => "pg_cache.enabled is off.",
-            Reason::TempTable => "The query reads a temporary table.",
+            Reason::TempTable => {
+                "The query reads a temporary table, or calls a function that may read one."
+            }
             Reason::SystemCatalog => {
                 "The query reads a system catalog, or shows names as the search path has \
                  them."

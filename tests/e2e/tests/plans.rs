@@ -184,6 +184,45 @@ fn a_temporary_table_hides_the_permanent_one_of_its_name() {
 }
 
 #[test]
+fn a_function_is_trusted_again_once_nothing_temporary_is_left() {
+    // Danger: a session that once made a temporary table computes for the rest of its life; or,
+    // worse, what its function read from one is stored for all.
+    let scene = Scene::new();
+    let (mut client, mut other) = (scene.connect(), scene.connect());
+    client
+        .batch_execute(
+            "CREATE TABLE t AS SELECT 1 AS a;
+             CREATE FUNCTION f() RETURNS int STABLE LANGUAGE plpgsql AS
+                 $$BEGIN RETURN (SELECT max(a) FROM t); END$$",
+        )
+        .unwrap();
+    client.batch_execute("SELECT * FROM redis_repair()").unwrap();
+    let query = "SELECT f() AS a";
+    let hit = |client: &mut Client| {
+        let (_, counters) = counted(client, |client| same_as_direct(client, "f", query).unwrap());
+        counters.hits == 1
+    };
+    hit(&mut client);
+    assert!(hit(&mut client));
+    for (make, end) in [
+        ("CREATE TEMP TABLE t AS SELECT 2 AS a", "DROP TABLE t"),
+        ("CREATE TEMP TABLE t AS SELECT 3 AS a", "DISCARD TEMP"),
+        ("CREATE DOMAIN pg_temp.d AS int", "DROP DOMAIN pg_temp.d"),
+    ] {
+        client.batch_execute(make).unwrap();
+        assert!(!hit(&mut client) && !hit(&mut client), "{make}");
+        same_as_direct(&mut other, "f", query).unwrap();
+        client.batch_execute(end).unwrap();
+        hit(&mut client);
+        assert!(hit(&mut client), "{end}");
+        // Neither by rolling back.
+        client.batch_execute(&format!("BEGIN; {make}; ROLLBACK")).unwrap();
+        hit(&mut client);
+        assert!(hit(&mut client), "{make}, rolled back");
+    }
+}
+
+#[test]
 fn changed_types_and_operators_are_seen_by_the_next_call() {
     // Danger: an entry in the labels, fields or casts that a type had when it was filled.
     let scene = Scene::new();

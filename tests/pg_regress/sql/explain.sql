@@ -9,6 +9,19 @@ CREATE FUNCTION opaque() RETURNS int STABLE LANGUAGE plpgsql AS 'BEGIN RETURN 1;
 -- looked into might read that.
 SELECT e->'functions' AS functions, e->'settings' AS settings, e->>'status' AS status
 FROM redis_explain('e:3', 'SELECT opaque(), now(), current_user, session_user, current_setting(''TimeZone''), current_setting(''app.x'', true)') e;
+-- Nor has it anything temporary after that is gone.
+CREATE TEMP TABLE mine (id int);
+SELECT redis_explain('e:3', 'SELECT opaque() AS v')->>'status' AS status;
+DROP TABLE mine;
+SELECT redis_explain('e:3', 'SELECT opaque() AS v')->>'status' AS status;
+BEGIN;
+CREATE TEMP TABLE mine (id int) ON COMMIT DROP;
+COMMIT;
+SELECT redis_explain('e:3', 'SELECT opaque() AS v')->>'status' AS status;
+CREATE DOMAIN pg_temp.mine AS int;
+SELECT redis_explain('e:3', 'SELECT opaque() AS v')->>'status' AS status;
+DROP DOMAIN pg_temp.mine;
+SELECT redis_explain('e:3', 'SELECT opaque() AS v')->>'status' AS status;
 CREATE TEMP TABLE mine (id int);
 CREATE FUNCTION pg_temp.say(key text, query text) RETURNS TABLE (field text, value text)
 LANGUAGE sql AS $$
