@@ -62,6 +62,7 @@ mod settings;
 mod sidekiq;
 mod stampede;
 mod standby;
+mod store_keys;
 mod symbols;
 mod tracking;
 mod tracking_ships;
