@@ -8,6 +8,9 @@ pub mod batch;
 pub mod codec;
 pub mod horizon;
 pub mod place;
+pub mod row;
+
+use self::row::Row;
 
 /// One message.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -104,6 +107,8 @@ pub struct Entry {
     /// To be delivered by way of the outbox, whatever happens.
     pub durable: bool,
     pub message: Message,
+    /// Of a message about a key.
+    pub row: Row,
 }
 
 /// The messages of the running transaction, in the order of their making.
@@ -126,6 +131,11 @@ struct Mark {
 impl Log {
     /// Appends a message made at a nest level, 1 the transaction itself.
     pub fn push(&mut self, level: u32, durable: bool, message: Message) {
+        self.push_of(level, durable, message, Row::default());
+    }
+
+    /// The same of a message about a key, and what it tells of the row.
+    pub fn push_of(&mut self, level: u32, durable: bool, message: Message, row: Row) {
         if self.marks.last().is_none_or(|mark| mark.level < level) {
             let (length, bytes) = (self.entries.len(), self.bytes);
             self.marks.push(Mark { level, length, bytes });
@@ -133,7 +143,7 @@ impl Log {
         self.bytes += message.bytes();
         let seq = self.next_seq;
         self.next_seq += 1;
-        self.entries.push(Entry { seq, durable, message });
+        self.entries.push(Entry { seq, durable, message, row });
     }
 
     /// A savepoint became part of the level below it.

@@ -76,6 +76,56 @@ fn what_is_not_watched_counts_for_nothing_while_the_key_stays() {
 }
 
 #[test]
+fn rows_that_take_each_others_places_are_all_stored() {
+    // Danger: one statement moves every row to the next one's key, and each deletes what the one
+    // before it stored.
+    for options in ["", ", 'durable'", ", 'columns=name'"] {
+        let scene = Scene::new();
+        let columns = "name text PRIMARY KEY, pos int UNIQUE DEFERRABLE";
+        let mut client = storing(&scene, columns, &[&format!("'slot:{{pos}}'{options}")]);
+        let slots = ["slot:1", "slot:2", "slot:3", "slot:4"];
+        let holders = || {
+            let found = found(&scene, &slots);
+            found.iter().map(|row| row.get(9..10).unwrap_or("-").to_owned()).collect::<String>()
+        };
+        run(&mut client, "INSERT INTO t VALUES ('a', 1), ('b', 2), ('c', 3)");
+        assert_eq!(holders(), "abc-", "{options}");
+        run(&mut client, "UPDATE t SET pos = pos + 1");
+        assert_eq!(holders(), "-abc", "{options}");
+        run(&mut client, "UPDATE t SET pos = pos - 1");
+        assert_eq!(holders(), "abc-", "{options}");
+        run(&mut client, "UPDATE t SET pos = 3 - pos WHERE pos < 3");
+        assert_eq!(holders(), "bac-", "{options}");
+        // By way of rows that this very transaction has changed before.
+        run(
+            &mut client,
+            "BEGIN; UPDATE t SET name = upper(name); UPDATE t SET pos = pos + 1; COMMIT",
+        );
+        assert_eq!(holders(), "-BAC", "{options}");
+        // A row that comes and goes in one transaction leaves nothing.
+        run(
+            &mut client,
+            "BEGIN; INSERT INTO t VALUES ('d', 1); UPDATE t SET name = 'e' WHERE pos = 1;
+             DELETE FROM t WHERE pos = 1; COMMIT",
+        );
+        assert_eq!(holders(), "-BAC", "{options}");
+        run(
+            &mut client,
+            "BEGIN; UPDATE t SET pos = pos - 1 WHERE pos = 2; SAVEPOINT s;
+             UPDATE t SET pos = 9 WHERE pos = 1; ROLLBACK TO s; COMMIT",
+        );
+        assert_eq!(holders(), "B-AC", "{options}");
+        // To a key and away again, with another row behind it.
+        run(
+            &mut client,
+            "BEGIN; UPDATE t SET pos = 2 WHERE pos = 1; UPDATE t SET pos = 1 WHERE pos = 3;
+             UPDATE t SET pos = 3 WHERE pos = 2; DELETE FROM t WHERE pos = 4; COMMIT",
+        );
+        assert_eq!(holders(), "A-B-", "{options}");
+    }
+}
+
+#[test]
 fn a_row_goes_whatever_was_stored_beside_it() {
     // Danger: a row that was stored, changed in a column that does not count, and deleted in one
     // transaction passes for another one, and stays.
