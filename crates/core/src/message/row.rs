@@ -188,7 +188,7 @@ mod tests {
                 entries.push(entry(key, image(new), Row { was, is: version(new) }));
             }
             let mut expected: Vec<(u8, u32)> =
-                (0..6).map(|row| (to[usize::from(row)], 100 + u32::from(row))).collect();
+                (0..6u8).map(|row| (to[usize::from(row)], 100 + u32::from(row))).collect();
             expected.sort_unstable();
             prop_assert_eq!(stored(&entries), expected);
         }
