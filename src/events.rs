@@ -22,6 +22,7 @@ mod delivery;
 
 use std::cell::RefCell;
 
+use pg_cache_core::message::hold::UNSURE;
 use pg_cache_core::message::row::{self, Row};
 use pg_cache_core::message::{Entry, Log, Message, Stored};
 use pg_cache_core::settlement::Token;
@@ -35,9 +36,6 @@ use crate::{connection, outbox, registry, stats};
 /// What is written to the outbox at once when memory is short, at the least, so that a transaction
 /// with large messages at a lower level does not write them one by one.
 const SPILL_BYTES_MIN: usize = 256 * 1024;
-
-/// What stands before a token of which nobody knows whether it was laid.
-const UNSURE: &[u8] = b"?";
 
 #[derive(Default)]
 struct Transaction {

@@ -291,6 +291,9 @@ impl Worker {
         let Some(registration) = usable(&look, &server)? else {
             return making::register_and_make(&server);
         };
+        // Before the events: what a transaction owes for a key would take away what it sets there.
+        // And a Redis that is full takes no events, and takes debts.
+        let paid = if look.owes { Some(debts::pay(&registration)?) } else { None };
         let relayed = match self.has_resigned {
             true => relay::is_anything_new().map_err(Trouble::from),
             false => self.relay.step(),
@@ -298,9 +301,7 @@ impl Worker {
         if let Err(Trouble::Postgres(raised)) = relayed {
             return Err(raised.into());
         }
-        // A Redis that is full takes no events, and takes debts.
-        if look.owes {
-            let paid = debts::pay(&registration)?;
+        if let Some(paid) = paid {
             relayed?;
             return Ok(paid);
         }

@@ -55,6 +55,7 @@ pub fn settle() -> Outcome<()> {
     // savepoint leaves the transaction owing everything.
     let (keys, early, was_coarse) = TRANSACTION.with_borrow_mut(|transaction| {
         let keys = transaction.pending.as_mut().map(Pending::take_keys).unwrap_or_default();
+        let keys = transaction.stored.take_with(Owed { tags: Vec::new(), keys }).owed.keys;
         let was_coarse = std::mem::replace(&mut transaction.coarse, true);
         (keys, transaction.early.take(), was_coarse)
     });

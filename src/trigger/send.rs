@@ -131,7 +131,7 @@ fn note_stay(sender: &Sender, fired: Fired<'_>, rows: &Rows) -> Outcome<()> {
 }
 
 fn note_key(sender: &Sender, key: Box<[u8]>, value: Stored, row: Row) -> Outcome<()> {
-    commit::note_key(&key)?;
+    commit::note_stored(sender.durable, &key)?;
     events::note_of(sender.durable, stored(sender, key, value), row)
 }
 

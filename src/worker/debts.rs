@@ -5,6 +5,7 @@
 //! bumped; those that do not, see the debt. So at every moment one or the other keeps an old entry
 //! from being used.
 
+use pg_cache_core::key::EntryKeys;
 use pg_cache_core::reason::Reason;
 use pg_cache_core::settlement::{Bump, Gone};
 use pg_cache_core::tag::Tag;
@@ -33,6 +34,8 @@ struct Debt {
     tag: Tag,
     key: Option<String>,
     xid: u64,
+    /// Whoever left a token beside the key has deleted it, and is to set it.
+    yields: bool,
 }
 
 /// Pays one step of the debts.
@@ -71,7 +74,7 @@ fn pay_for_all_keys(registration: &Registration) -> Step<Pass> {
         let Some(owed) = utility::ask(&owed)? else { return Ok(End::Abort(Ok(None))) };
         let xids = owed.split(',').filter_map(|xid| xid.parse().ok());
         let everything: Vec<Debt> =
-            xids.map(|xid| Debt { tag: Tag::CATALOGUE, key: None, xid }).collect();
+            xids.map(|xid| Debt { tag: Tag::CATALOGUE, key: None, xid, yields: false }).collect();
         Ok(match settle(registration, &everything) {
             Ok(()) => End::Commit(Ok(Some(owed))),
             Err(failure) => End::Abort(Err(failure)),
@@ -104,15 +107,17 @@ fn take_step(schema: &str) -> Outcome<Vec<Debt>> {
          taken AS (
              DELETE FROM {schema}.redis_debt AS debt USING step
               WHERE debt.tag = step.tag AND debt.xid = step.xid
-              RETURNING debt.tag, debt.key, debt.xid)
-         SELECT pg_catalog.json_agg(pg_catalog.json_build_array(tag, key, xid::text)) FROM taken"
+              RETURNING debt.tag, debt.key, debt.xid, debt.yields)
+         SELECT pg_catalog.json_agg(pg_catalog.json_build_array(tag, key, xid::text, yields))
+           FROM taken"
     ))?;
     let taken = taken.and_then(|taken| serde_json::from_str(&taken).ok());
     let Some(Value::Array(rows)) = taken else { return Ok(Vec::new()) };
     let debt = |row: &Value| {
         let tag = Tag(row[0].as_i64().unwrap_or_default().cast_unsigned());
         let xid = row[2].as_str().and_then(|xid| xid.parse().ok()).unwrap_or_default();
-        Debt { tag, key: row[1].as_str().map(str::to_owned), xid }
+        let (key, yields) = (row[1].as_str().map(str::to_owned), row[3] == Value::Bool(true));
+        Debt { tag, key, xid, yields }
     };
     Ok(rows.iter().map(debt).collect())
 }
@@ -148,8 +153,10 @@ fn settle(registration: &Registration, debts: &[Debt]) -> Result<(), Failure> {
         check_messages(registration, &fresh.snapshot, debts)?;
     }
     let buckets = registration.buckets_of(debts.iter().map(|debt| debt.tag));
-    let keys = debts.iter().filter_map(|debt| debt.key.as_ref());
-    let keys: Vec<Box<[u8]>> = keys.map(|key| key.as_bytes().into()).collect();
+    let keys: Vec<Box<[u8]>> = keys_of(debts, false).map(|key| key.as_bytes().into()).collect();
+    let yielding: Vec<EntryKeys> = keys_of(debts, true)
+        .map(|key| EntryKeys::new(&[&registration.prefix[..], key.as_bytes()].concat()))
+        .collect();
     let in_progress = fresh.snapshot.in_progress();
     let bump = Bump {
         table: &registration.table,
@@ -163,6 +170,12 @@ fn settle(registration: &Registration, debts: &[Debt]) -> Result<(), Failure> {
     let settlement = Settlement::new(&bump, &gone);
     connection::ask(|session| {
         let found = settlement.settle(session)?;
-        registration.check_settled(session.server(), &found)
+        registration.check_settled(session.server(), &found)?;
+        Ok(scripts::delete_yielding(session, &yielding)?)
     })
+}
+
+/// The keys that are to be deleted, and those that yield to a token.
+fn keys_of(debts: &[Debt], yields: bool) -> impl Iterator<Item = &String> {
+    debts.iter().filter(move |debt| debt.yields == yields).filter_map(|debt| debt.key.as_ref())
 }

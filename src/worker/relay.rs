@@ -2,7 +2,7 @@
 //!
 //! One batch at a time: it reads what a snapshot sees, makes sure that those commits survive a
 //! crash, sends, and deletes the rows in the same transaction. Invariant: a row goes only when its
-//! message was acknowledged, and a batch is committed before the next one is sent; the records of
+//! message was acknowledged, not before its transaction's debts are paid, and a batch is committed before the next one is sent; the records of
 //! streams (`client::relay`) then tell of any row that is still there whether it was sent.
 //!
 //! A message that Redis refuses by itself (another type stands under the stream's name, a command
@@ -74,6 +74,8 @@ struct Handled {
     rows: usize,
     is_all: bool,
     has_more: bool,
+    /// The next one's transaction owes something, which is to be paid first.
+    is_held: bool,
     /// What the table takes, when nothing was found in it.
     bytes: u64,
     trouble: Option<Failure>,
@@ -118,14 +120,14 @@ impl Relay {
         // Until it is known what is aside, something new could overtake it.
         while self.retry.is_complete_once {
             let handled = self.batch()?;
-            has_worked |= handled.rows > 0;
+            has_worked |= handled.rows > 0 || handled.is_held;
             if let Some(trouble) = handled.trouble {
                 return Err(trouble.into());
             }
             if handled.bytes > SHRINK_BYTES_MIN {
                 transaction::run(outbox::shrink)?;
             }
-            if !(handled.has_more || self.walks_again(&handled)) {
+            if handled.is_held || !(handled.has_more || self.walks_again(&handled)) {
                 break;
             }
             if host::monotonic_ms() >= until_ms {
@@ -155,7 +157,15 @@ impl Relay {
             };
             let snapshot = Snapshot::active();
             let from = self.horizon.begin(|xid| snapshot.is_complete(xid));
-            let batch = queue.next(from, BATCH, &snapshot);
+            let mut batch = queue.next(from, BATCH, &snapshot);
+            let is_found = !batch.waiting.is_empty();
+            if is_found {
+                let owing = registry::owing(&snapshot);
+                batch.hold(|xid| owing.as_ref().is_none_or(|owing| owing.contains(&xid)));
+            }
+            if is_found && batch.waiting.is_empty() {
+                return Ok(End::Commit(Ok(Handled { is_held: true, ..Handled::default() })));
+            }
             if !batch.is_something() {
                 let bytes = queue.bytes();
                 return Ok(End::Commit(Ok(Handled { bytes, ..Handled::default() })));
@@ -220,7 +230,7 @@ impl Relay {
         }
         host::fault_point("relay.deleted");
         let has_more = batch.is_full || !is_all;
-        Handled { rows, is_all, has_more, bytes: 0, trouble: sent.trouble }
+        Handled { rows, is_all, has_more, trouble: sent.trouble, ..Handled::default() }
     }
 
     fn put_aside(&mut self, queue: &Queue, waiting: &Waiting) {

@@ -6,6 +6,7 @@
 
 pub mod batch;
 pub mod codec;
+pub mod hold;
 pub mod horizon;
 pub mod place;
 pub mod row;

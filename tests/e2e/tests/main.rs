@@ -63,6 +63,7 @@ mod sidekiq;
 mod stampede;
 mod standby;
 mod store_keys;
+mod store_owed;
 mod symbols;
 mod tracking;
 mod tracking_ships;
