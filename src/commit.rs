@@ -59,8 +59,9 @@ use self::stored::Stored;
 /// Row groups of one relation that a transaction notes one by one.
 const GROUPS_MAX: usize = 1000;
 
-/// Tags and keys that a transaction owes one by one; beyond, it owes the catalogue tag.
-const DEBTS_MAX: usize = 1000;
+/// Tags and keys that a transaction owes one by one; beyond, it owes the catalogue tag, and keys
+/// for which no entry of ours stands are named nowhere.
+const DEBTS_MAX: usize = 100_000;
 
 #[derive(Default)]
 struct Transaction {
@@ -72,6 +73,10 @@ struct Transaction {
     owed: HashSet<Tag>,
     /// What was settled in mid-transaction.
     early: Option<Early>,
+    /// What was sent so, and is not known to have arrived.
+    in_flight: Vec<Rc<Owing>>,
+    /// The last step of it failed.
+    has_failed_early: bool,
     /// What was told when the end seemed near.
     ahead: Ahead,
     /// Keys that early settlement could not settle: everything must be taken for changed.
@@ -186,8 +191,7 @@ fn has_noted_key(keys: usize, late: Option<End>) -> Outcome<()> {
     if let Some(end) = late {
         return settle(end);
     }
-    let is_full = keys >= guc::pending_keys_max();
-    if is_full || early::is_due(keys) { early::settle() } else { Ok(()) }
+    if early::is_due(keys) { early::settle() } else { Ok(()) }
 }
 
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -200,6 +204,7 @@ enum End {
 fn settle(end: End) -> Outcome<()> {
     let Some(xid) = xact::xid() else { return Ok(()) };
     let tokens = events::tokens(end == End::Prepare);
+    let begun = early::finish()?;
     let taken = TRANSACTION.with_borrow_mut(|transaction| {
         transaction.settled = Some(end);
         LAST.set(None);
@@ -215,7 +220,7 @@ fn settle(end: End) -> Outcome<()> {
         (!nothing || transaction.coarse).then_some((owing, transaction.coarse))
     });
     let Some((owing, coarse)) = taken else { return Ok(()) };
-    let laid = deliver(end, xid, &owing, coarse, &tokens);
+    let laid = deliver(end, xid, &owing, coarse, &tokens, begun);
     if !tokens.is_empty() && !matches!(laid, Ok(true)) {
         events::withdraw(&tokens);
     }
@@ -223,13 +228,19 @@ fn settle(end: End) -> Outcome<()> {
 }
 
 /// Whether it reached Redis, tokens included; otherwise what matters is owed.
-fn deliver(end: End, xid: u64, owing: &Owing, coarse: bool, tokens: &[Token]) -> Outcome<bool> {
+fn deliver(
+    end: End,
+    xid: u64,
+    owing: &Owing,
+    coarse: bool,
+    tokens: &[Token],
+    begun: Option<Deadline>,
+) -> Outcome<bool> {
     host::fault_point("commit.settle");
-    let deadline = Deadline::start();
+    let deadline = begun.unwrap_or_else(Deadline::start);
     if !registry::is_installed() {
         return Ok(false);
     }
-    let coarse = early::finish(&deadline)? || coarse;
     let is_locked = lock(&deadline, registry::lock_for_writing)?;
     if !is_locked && registry::is_gone() {
         return Ok(false);
@@ -300,8 +311,10 @@ fn lock(deadline: &Deadline, take: fn() -> bool) -> Outcome<bool> {
 
 /// Writes what is owed into `redis_debt`, in this transaction.
 fn owe(xid: u64, mut debts: Vec<Debt<'_>>, coarse: bool) -> Outcome<()> {
-    if coarse || debts.len() > DEBTS_MAX {
+    if debts.len() > DEBTS_MAX {
         debts = vec![registry::ALL_KEYS];
+    } else if coarse {
+        debts.insert(0, registry::ALL_KEYS);
     }
     TRANSACTION.with_borrow_mut(|transaction| {
         debts.retain(|debt| transaction.owed.insert(debt.tag));

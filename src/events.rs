@@ -131,8 +131,8 @@ fn spill(level: u32) -> Outcome<()> {
     Ok(())
 }
 
-/// The tokens to lay before the commit: of each key that is stored, that of the message that counts.
-/// The message keeps it, unless it is withdrawn.
+/// The tokens to lay before the commit: for each key that is stored, that of the message that
+/// counts. It keeps it, unless it is withdrawn.
 pub fn tokens(is_prepare: bool) -> Vec<Token> {
     TRANSACTION.with_borrow_mut(|transaction| {
         let all_last = is_prepare || transaction.spilled;

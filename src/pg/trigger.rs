@@ -361,8 +361,10 @@ impl Row {
     pub fn is_made_here(self) -> bool {
         // SAFETY: the tuple lives as long as the call.
         let header = unsafe { (*self.tuple).t_data };
-        // SAFETY: its header; of a row of a table these fields are those of a table's row.
-        let xid = unsafe { (*header).t_choice.t_heap.t_xmin };
+        // SAFETY: its header, which lives as long.
+        let fields = unsafe { (*header).t_choice };
+        // SAFETY: in a row of a table, these are the fields that stand there.
+        let xid = unsafe { fields.t_heap.t_xmin };
         // SAFETY: looks at the state of this backend's transaction.
         unsafe { pg_sys::TransactionIdIsCurrentTransactionId(xid) }
     }

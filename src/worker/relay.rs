@@ -1,8 +1,9 @@
 //! Sends what stands in the outbox, in order, and deletes what Redis acknowledged.
 //!
 //! One batch at a time: it reads what a snapshot sees, makes sure that those commits survive a
-//! crash, sends, and deletes the rows in the same transaction. Invariant: a row goes only when its
-//! message was acknowledged, not before its transaction's debts are paid, and a batch is committed before the next one is sent; the records of
+//! crash, sends, and deletes the rows in the same transaction. Invariant: a message is sent only
+//! when its transaction's debts are paid, its row goes only when it was acknowledged, and a batch
+//! is committed before the next one is sent; the records of
 //! streams (`client::relay`) then tell of any row that is still there whether it was sent.
 //!
 //! A message that Redis refuses by itself (another type stands under the stream's name, a command

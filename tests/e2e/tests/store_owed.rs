@@ -38,6 +38,7 @@ fn run(client: &mut Client, sql: &str) {
 fn settled(client: &mut Client) {
     eventually(SOON, "all is paid and sent", || {
         repair(client);
+        run(client, "SELECT redis_wake()");
         rows(client) == 0 && count(client, "SELECT count(*) FROM redis_debt") == 0
     });
 }
