@@ -37,10 +37,12 @@ CREATE UNLOGGED TABLE redis_alive (
 
 COMMENT ON TABLE redis_alive IS 'the generation that this run of the server may use';
 
+-- `yields`: the key is deleted only if nobody's token stands beside it, who will set it.
 CREATE TABLE redis_debt (
     tag bigint NOT NULL,
     xid xid8 NOT NULL,
     key text,
+    yields boolean NOT NULL DEFAULT false,
     PRIMARY KEY (tag, xid)
 );
 

@@ -29,13 +29,16 @@
 mod ahead;
 mod delivery;
 mod early;
+mod stored;
 
 use std::cell::{Cell, RefCell};
+use std::collections::HashSet;
 use std::rc::Rc;
 use std::time::{Duration, Instant};
 
+use pg_cache_core::debt::{Debt, Owing};
 use pg_cache_core::error::Error;
-use pg_cache_core::pending::{Owed, Pending};
+use pg_cache_core::pending::Pending;
 use pg_cache_core::reason::Reason;
 use pg_cache_core::tag::Tag;
 use pg_cache_core::token::Token;
@@ -51,22 +54,29 @@ use crate::{connection, events, outbox, worker};
 use self::ahead::Ahead;
 use self::delivery::Delivery;
 use self::early::Early;
+use self::stored::Stored;
 
 /// Row groups of one relation that a transaction notes one by one.
 const GROUPS_MAX: usize = 1000;
 
-/// Tags and keys that a transaction owes one by one; beyond, it owes the catalogue tag.
-const DEBTS_MAX: usize = 1000;
+/// Tags and keys that a transaction owes one by one; beyond, it owes the catalogue tag, and keys
+/// for which no entry of ours stands are named nowhere.
+const DEBTS_MAX: usize = 100_000;
 
 #[derive(Default)]
 struct Transaction {
     pending: Option<Pending>,
+    stored: Stored,
     /// Set once our part before the end is done: what is noted later is settled at once.
     settled: Option<End>,
     /// What stands in `redis_debt` already.
-    owed: Vec<Tag>,
+    owed: HashSet<Tag>,
     /// What was settled in mid-transaction.
     early: Option<Early>,
+    /// What was sent so, and is not known to have arrived.
+    in_flight: Vec<Rc<Owing>>,
+    /// The last step of it failed.
+    has_failed_early: bool,
     /// What was told when the end seemed near.
     ahead: Ahead,
     /// Keys that early settlement could not settle: everything must be taken for changed.
@@ -125,11 +135,10 @@ pub fn statement_listener() -> statement::Listener {
     }
 }
 
-fn with_pending(work: impl FnOnce(&mut Pending)) {
+fn with_pending(work: impl Fn(&mut Pending)) {
     TRANSACTION.with_borrow_mut(|transaction| {
-        if let Some(pending) = &mut transaction.pending {
-            work(pending);
-        }
+        let Transaction { pending, stored, .. } = transaction;
+        pending.iter_mut().chain(stored.each()).for_each(work);
     });
 }
 
@@ -138,7 +147,7 @@ fn noted(work: impl FnOnce(&mut Pending, u32)) -> (usize, Option<End>) {
     TRANSACTION.with_borrow_mut(|transaction| {
         let pending = transaction.pending.get_or_insert_with(|| Pending::with_limits(GROUPS_MAX));
         work(pending, xact::level());
-        (pending.keys(), transaction.settled)
+        (pending.keys() + transaction.stored.keys(), transaction.settled)
     })
 }
 
@@ -165,11 +174,24 @@ pub fn note_group(relation: u32, tag: Tag) -> Outcome<()> {
 /// Notes a key, without the database's prefix, that is to be gone before the commit returns.
 pub fn note_key(key: &[u8]) -> Outcome<()> {
     let (keys, late) = noted(|pending, level| pending.note_key(level, key));
+    has_noted_key(keys, late)
+}
+
+/// The same of a key that is set after the commit, by way of the outbox or not.
+pub fn note_stored(durable: bool, key: &[u8]) -> Outcome<()> {
+    let (keys, late) = TRANSACTION.with_borrow_mut(|transaction| {
+        let Transaction { pending, stored, settled, .. } = transaction;
+        stored.note(xact::level(), durable, key);
+        (pending.as_ref().map_or(0, Pending::keys) + stored.keys(), *settled)
+    });
+    has_noted_key(keys, late)
+}
+
+fn has_noted_key(keys: usize, late: Option<End>) -> Outcome<()> {
     if let Some(end) = late {
         return settle(end);
     }
-    let is_full = keys >= guc::pending_keys_max();
-    if is_full || early::is_due(keys) { early::settle() } else { Ok(()) }
+    if early::is_due(keys) { early::settle() } else { Ok(()) }
 }
 
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -185,6 +207,7 @@ fn settle(end: End) -> Outcome<()> {
     TRANSACTION.with_borrow_mut(|transaction| transaction.settled = Some(end));
     let Some(xid) = xact::xid() else { return Ok(()) };
     let tokens = events::tokens(end == End::Prepare);
+    let begun = early::finish()?;
     let taken = TRANSACTION.with_borrow_mut(|transaction| {
         // Once prepared, nobody waits for us, and what was bumped may be lost with its table.
         transaction.coarse |= end == End::Prepare && transaction.early.is_some();
@@ -193,11 +216,12 @@ fn settle(end: End) -> Outcome<()> {
             transaction.ahead.before_commit(pending.map_or(0, Pending::count));
         }
         let owed = transaction.pending.as_mut().map(Pending::take).unwrap_or_default();
-        let nothing = owed.tags.is_empty() && owed.keys.is_empty() && tokens.is_empty();
-        (!nothing || transaction.coarse).then_some((owed, transaction.coarse))
+        let owing = transaction.stored.take_with(owed);
+        let nothing = owing.is_empty() && tokens.is_empty();
+        (!nothing || transaction.coarse).then_some((owing, transaction.coarse))
     });
-    let Some((owed, coarse)) = taken else { return Ok(()) };
-    let laid = deliver(end, xid, &owed, coarse, &tokens);
+    let Some((owing, coarse)) = taken else { return Ok(()) };
+    let laid = deliver(end, xid, &owing, coarse, &tokens, begun);
     if !tokens.is_empty() && !matches!(laid, Ok(true)) {
         events::withdraw(&tokens);
     }
@@ -210,13 +234,19 @@ pub fn settle_late() -> Outcome<()> {
 }
 
 /// Whether it reached Redis, tokens included; otherwise what matters is owed.
-fn deliver(end: End, xid: u64, owed: &Owed, coarse: bool, tokens: &[Token]) -> Outcome<bool> {
+fn deliver(
+    end: End,
+    xid: u64,
+    owing: &Owing,
+    coarse: bool,
+    tokens: &[Token],
+    begun: Option<Deadline>,
+) -> Outcome<bool> {
     host::fault_point("commit.settle");
-    let deadline = Deadline::start();
+    let deadline = begun.unwrap_or_else(Deadline::start);
     if !registry::is_installed() {
         return Ok(false);
     }
-    let coarse = early::finish(&deadline)? || coarse;
     let is_locked = lock(&deadline, registry::lock_for_writing)?;
     if !is_locked && registry::is_gone() {
         return Ok(false);
@@ -228,11 +258,11 @@ fn deliver(end: End, xid: u64, owed: &Owed, coarse: bool, tokens: &[Token]) -> O
             is_unmade = false;
             let delivery = Delivery::new(&found, &fresh.snapshot, xid, &deadline);
             is_former = delivery.is_former;
-            let buckets = delivery::buckets_of(&found, owed);
+            let buckets = delivery::buckets_of(&found, &owing.owed);
             let may_skip = end == End::Commit && tokens.is_empty() && !is_former;
-            match may_skip && ahead::has_told(&found, &buckets, owed, &deadline) {
+            match may_skip && ahead::has_told(&found, &buckets, &owing.owed, &deadline) {
                 true => Ok(()),
-                false => delivery.settle(&buckets, &owed.keys, tokens),
+                false => delivery.settle(&buckets, &owing.owed.keys, tokens),
             }
         }
         // Nobody can use a generation that was not made, and who makes it waits for us; unless we
@@ -241,7 +271,7 @@ fn deliver(end: End, xid: u64, owed: &Owed, coarse: bool, tokens: &[Token]) -> O
         Ok(None) => Ok(()),
         Err(failure) => Err(failure),
     };
-    let laid = settled.is_ok() && !is_unmade;
+    let has_arrived = !is_unmade && has_arrived(&settled);
     let must_owe = match settled {
         // The worker does not wait for a prepared transaction: it learns of it by its debt. And in
         // a generation of a former run, late calls of that run may drop us from the lists.
@@ -253,11 +283,17 @@ fn deliver(end: End, xid: u64, owed: &Owed, coarse: bool, tokens: &[Token]) -> O
         }
     };
     if must_owe || coarse {
-        owe(xid, owed, coarse)?;
+        owe(xid, owing.debts(has_arrived), coarse)?;
         worker::wake();
     }
     host::fault_point("commit.settled");
-    Ok(laid)
+    Ok(has_arrived)
+}
+
+/// Whether the keys are deleted and the tokens laid, on the server that is registered. With a table
+/// of another generation they are: only what was bumped there is bumped for nobody.
+fn has_arrived(settled: &Result<(), Failure>) -> bool {
+    settled.as_ref().err().is_none_or(|failure| failure.reason == Reason::Generation)
 }
 
 /// The registration that counts for a writer. Without the lock nobody waits for us, and then we
@@ -280,15 +316,14 @@ fn lock(deadline: &Deadline, take: fn() -> bool) -> Outcome<bool> {
 }
 
 /// Writes what is owed into `redis_debt`, in this transaction.
-fn owe(xid: u64, owed: &Owed, coarse: bool) -> Outcome<()> {
-    let mut debts: Vec<(Tag, Option<&[u8]>)> = owed.tags.iter().map(|tag| (*tag, None)).collect();
-    debts.extend(owed.keys.iter().map(|(tag, key)| (tag, Some(key))));
-    if coarse || debts.len() > DEBTS_MAX {
-        debts = vec![(Tag::CATALOGUE, Some(registry::ALL_KEYS))];
+fn owe(xid: u64, mut debts: Vec<Debt<'_>>, coarse: bool) -> Outcome<()> {
+    if debts.len() > DEBTS_MAX {
+        debts = vec![registry::ALL_KEYS];
+    } else if coarse {
+        debts.insert(0, registry::ALL_KEYS);
     }
     TRANSACTION.with_borrow_mut(|transaction| {
-        debts.retain(|(tag, _)| !transaction.owed.contains(tag));
-        transaction.owed.extend(debts.iter().map(|(tag, _)| *tag));
+        debts.retain(|debt| transaction.owed.insert(debt.tag));
     });
     // A time of its own: the other may have run out over Redis, and an autovacuum that truncates
     // the table is gone in a moment.

@@ -21,9 +21,10 @@
 mod delivery;
 
 use std::cell::RefCell;
-use std::collections::HashMap;
 
+use pg_cache_core::message::hold::UNSURE;
 use pg_cache_core::message::log::{Entry, Log};
+use pg_cache_core::message::row::{self, Row};
 use pg_cache_core::message::{Event, Message, Stored};
 use pg_cache_core::token::{self, Token};
 
@@ -36,9 +37,6 @@ use crate::{commit, connection, outbox, registry, stats};
 /// What is written to the outbox at once when memory is short, at the least, so that a transaction
 /// with large messages at a lower level does not write them one by one.
 const SPILL_BYTES_MIN: usize = 256 * 1024;
-
-/// What stands before a token of which nobody knows whether it was laid.
-const UNSURE: &[u8] = b"?";
 
 #[derive(Default)]
 struct Transaction {
@@ -93,7 +91,12 @@ fn with_log(work: impl FnOnce(&mut Log)) {
 
 /// Notes a message. It leaves with the commit, or with the rollback never does.
 pub fn note(durable: bool, message: Message) -> Outcome<()> {
-    noted(|log, level| log.push(level, durable, message))
+    note_of(durable, message, Row::default())
+}
+
+/// The same of a message about a key, and what it tells of the row.
+pub fn note_of(durable: bool, message: Message, row: Row) -> Outcome<()> {
+    noted(|log, level| log.push_of(level, durable, message, row))
 }
 
 /// The same of an event.
@@ -127,7 +130,9 @@ fn spill(level: u32) -> Outcome<()> {
         transaction.log.take_of(level)
     });
     if let Some(mut entries) = named(entries)? {
-        for entry in &mut entries {
+        // The others keep no token, and are left out.
+        for place in row::counting(&entries) {
+            let Some(entry) = entries.get_mut(place) else { continue };
             if let Message::Store { token, value, .. } = &mut entry.message {
                 *token = Box::from(UNSURE);
                 only_delete_unless(entry.durable, value);
@@ -138,22 +143,15 @@ fn spill(level: u32) -> Outcome<()> {
     Ok(())
 }
 
-/// The tokens to lay before the commit: of each key that is stored, the last message's.
-/// The message keeps it, unless it is withdrawn.
+/// The tokens to lay before the commit: for each key that is stored, that of the message that
+/// counts. It keeps it, unless it is withdrawn.
 pub fn tokens(is_prepare: bool) -> Vec<Token> {
     TRANSACTION.with_borrow_mut(|transaction| {
         let all_last = is_prepare || transaction.spilled;
-        let mut last: HashMap<&[u8], usize> = HashMap::new();
-        for (place, entry) in transaction.log.entries().iter().enumerate() {
-            if let Message::Store { key, .. } = &entry.message {
-                last.insert(key, place);
-            }
-        }
-        if last.is_empty() {
+        let places = row::counting(transaction.log.entries());
+        if places.is_empty() {
             return Vec::new();
         }
-        let mut places: Vec<usize> = last.into_values().collect();
-        places.sort_unstable();
         let origin = origin();
         let mut tokens = Vec::with_capacity(places.len());
         for place in places {
@@ -260,7 +258,7 @@ fn named(mut entries: Vec<Entry>) -> Outcome<Option<Vec<Entry>>> {
 fn put(entries: Vec<Entry>, write: fn(u64, &[Message]) -> Outcome<()>) -> Outcome<()> {
     let mut run: Vec<Message> = Vec::with_capacity(entries.len());
     let (mut first, mut next) = (0, 0);
-    // Of several that store one key the last has the token, and counts.
+    // Of several about one key the one that counts has a token.
     let overtaken = |entry: &Entry| match &entry.message {
         Message::Store { token, .. } => token.is_empty(),
         _ => false,

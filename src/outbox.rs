@@ -25,6 +25,7 @@ use std::time::Duration;
 use pg_cache_core::error::{Error, Outbox};
 use pg_cache_core::message::Message;
 use pg_cache_core::message::codec;
+use pg_cache_core::message::hold;
 use pg_cache_core::message::place::Place;
 
 use crate::pg::error::Outcome;
@@ -365,6 +366,17 @@ pub fn shrink() -> Outcome<End<bool>> {
 impl Batch {
     pub fn is_something(&self) -> bool {
         !self.waiting.is_empty() || self.marker.is_some()
+    }
+
+    /// Leaves out what must not go yet, and all behind it.
+    pub fn hold(&mut self, is_owing: impl Fn(u64) -> bool) {
+        let batch = self.waiting.iter().map(|one| (one.place.xid, one.message.as_ref().ok()));
+        let count = hold::sendable(batch, is_owing);
+        if count < self.waiting.len() {
+            self.waiting.truncate(count);
+            self.marker = None;
+            self.is_full = true;
+        }
     }
 
     fn add(&mut self, waiting: Waiting, limits: Limits) -> ControlFlow<()> {

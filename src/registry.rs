@@ -6,9 +6,12 @@
 //! proof in `commit` would not hold for it.
 
 use std::cell::{Cell, RefCell};
+use std::collections::HashSet;
+use std::ops::ControlFlow;
 use std::rc::Rc;
 use std::time::Duration;
 
+use pg_cache_core::debt::Debt;
 use pg_cache_core::error::Error;
 use pg_cache_core::reason::Reason;
 use pg_cache_core::recipe::Secret;
@@ -219,6 +222,22 @@ pub fn owes_anything(snapshot: &Snapshot) -> bool {
     !table.is_bare() && snapshot.first(&table, |_| ()).is_some()
 }
 
+/// The transactions that the snapshot sees owe something; `None` if the table is locked.
+pub fn owing(snapshot: &Snapshot) -> Option<HashSet<u64>> {
+    let table = open(|tables| tables.debt)?;
+    let mut owing = HashSet::new();
+    if table.is_bare() {
+        return Some(owing);
+    }
+    let index = open(|tables| tables.debt_index)?;
+    table.walk(&index, i64::MIN..=i64::MAX, snapshot, |row| {
+        let [_, xid] = row.values();
+        owing.extend(xid.map(|xid| xid.value() as u64));
+        ControlFlow::Continue(())
+    });
+    Some(owing)
+}
+
 /// Locks all the tables for writing until the transaction ends, if nobody is in the way: a worker
 /// that waits for DROP EXTENSION with one of them in hand would be a deadlock. Gives the oid of
 /// `redis_server`.
@@ -297,18 +316,19 @@ pub fn is_gone() -> bool {
     Tables::find_again().is_none()
 }
 
-/// The key of a debt that means every key of this database.
-pub const ALL_KEYS: &[u8] = b"*";
+/// A debt that means every key of this database.
+pub const ALL_KEYS: Debt<'_> = Debt { tag: Tag::CATALOGUE, key: Some(b"*"), yields: false };
 
 /// Writes debts of the transaction at hand.
-pub fn owe(xid: u64, debts: &[(Tag, Option<&[u8]>)]) -> Outcome<()> {
+pub fn owe(xid: u64, debts: &[Debt<'_>]) -> Outcome<()> {
     if debts.is_empty() {
         return Ok(());
     }
     let table = open_for(WRITE_LOCK, |tables| tables.debt).ok_or(Error::DebtLocked)?;
-    for (tag, key) in debts {
-        let key = key.and_then(text::from_utf8).map(|key| text::datum(&key));
-        table.insert(&[Some(Datum::from(tag.0 as i64)), Some(Datum::from(xid as i64)), key]);
+    for debt in debts {
+        let key = debt.key.and_then(text::from_utf8).map(|key| text::datum(&key));
+        let (tag, xid) = (Datum::from(debt.tag.0 as i64), Datum::from(xid as i64));
+        table.insert(&[Some(tag), Some(xid), key, Some(Datum::from(debt.yields))]);
     }
     table.keep_lock();
     Ok(())

@@ -306,17 +306,17 @@ impl Worker {
         let Some(registration) = usable(&look, &server)? else {
             return making::register_and_make(&server);
         };
+        // Before the events: what a transaction owes for a key would take away what it sets there.
+        // And a Redis that is full takes no events, and takes debts.
+        let paid = if look.owes { Some(debts::pay(&registration)?) } else { None };
         let relayed = match self.has_resigned {
             true => relay::is_anything_new().map_err(Trouble::from),
-            false => self.relay.step(&registration),
+            false => self.relay.step(),
         };
         if let Err(Trouble::Postgres(raised)) = relayed {
             return Err(raised.into());
         }
-        // A Redis that is full takes no events, and takes debts.
-        if look.owes {
-            let is_stored = |xid, key: &[u8]| self.relay.has_just_stored(xid, key);
-            let paid = debts::pay(&registration, is_stored)?;
+        if let Some(paid) = paid {
             relayed?;
             return Ok(paid);
         }

@@ -17,7 +17,6 @@ use std::sync::LazyLock;
 use pg_cache_core::key::{EntryKeys, stream_record};
 use pg_cache_core::message::batch::{Call, calls};
 use pg_cache_core::message::place::Place;
-use pg_cache_core::message::stored::JustStored;
 use pg_cache_core::message::{Message, Stored};
 use pg_cache_core::queue::{QUEUES, QueueKeys};
 use pg_cache_core::reason::Reason;
@@ -60,14 +59,12 @@ pub struct Claims {
     nonce: String,
     streams: HashMap<Box<[u8]>, HashSet<Place>>,
     random: fn() -> u64,
-    /// The keys that were stored a moment ago.
-    pub stored: JustStored,
 }
 
 impl Claims {
     pub fn new(scope: String, random: fn() -> u64) -> Self {
         let (nonce, streams) = (String::new(), HashMap::new());
-        Self { scope, connection: 0, nonce, streams, random, stored: JustStored::default() }
+        Self { scope, connection: 0, nonce, streams, random }
     }
 
     /// Everything up to this place that a snapshot saw is deleted.
@@ -135,13 +132,6 @@ impl Claims {
         Ok(())
     }
 
-    /// Notes a key that was stored, unless somebody else had overtaken it.
-    fn note_stored(&mut self, (place, message): (Place, &Message), reply: &Value) {
-        if let (Message::Store { key, .. }, Value::Int(1)) = (message, reply) {
-            self.stored.note(place.xid, key);
-        }
-    }
-
     fn has(&self, message: &Message, place: Place) -> bool {
         let recorded = message.stream().and_then(|stream| self.streams.get(stream));
         recorded.is_some_and(|recorded| recorded.contains(&place))
@@ -175,10 +165,7 @@ pub fn send(
     for (call, reply) in calls.iter().zip(replies) {
         let told = match call {
             Call::Append(events) => appended(claims, batch, events, reply, &mut fates),
-            Call::Other(at) => reply.extract_error().map(|reply| {
-                claims.note_stored(batch[*at], &reply);
-                fates[*at] = Fate::Delivered;
-            }),
+            Call::Other(at) => reply.extract_error().map(|_| fates[*at] = Fate::Delivered),
         };
         let Err(error) = told else { continue };
         if is_about_server(&error) {

@@ -2,6 +2,7 @@
 
 use std::sync::LazyLock;
 
+use pg_cache_core::key::EntryKeys;
 use pg_cache_core::settlement::{self, Bump, Gone};
 use pg_cache_core::tagtable::{self, Field};
 use redis::{ErrorKind, RedisResult, Script, ServerErrorKind, Value, from_redis_value};
@@ -12,6 +13,8 @@ static FILL: LazyLock<Script> = LazyLock::new(|| Script::new(include_str!("lua/f
 static RELEASE: LazyLock<Script> = LazyLock::new(|| Script::new(include_str!("lua/release_1.lua")));
 
 static BUMP: LazyLock<Script> = LazyLock::new(|| Script::new(include_str!("lua/bump_1.lua")));
+
+static YIELD: LazyLock<Script> = LazyLock::new(|| Script::new(include_str!("lua/yield_4.lua")));
 
 static PEEK: LazyLock<Script> = LazyLock::new(|| Script::new(include_str!("lua/peek_1.lua")));
 
@@ -88,6 +91,20 @@ impl Settlement {
         let replies = session.collect(ticket)?;
         session.settled(&self.0, replies)
     }
+}
+
+/// Deletes those of these keys beside which no token stands.
+pub fn delete_yielding(session: &mut Session, keys: &[EntryKeys]) -> RedisResult<()> {
+    if keys.is_empty() {
+        return Ok(());
+    }
+    let mut pipeline = redis::pipe();
+    pipeline.cmd("SCRIPT").arg("LOAD").arg(include_str!("lua/yield_4.lua")).ignore();
+    for key in keys {
+        let call = pipeline.cmd("EVALSHA").arg(YIELD.get_hash()).arg(4);
+        call.arg(key.value()).arg(key.sidecar()).arg(key.lease()).arg(key.token()).ignore();
+    }
+    pipeline.exec(session)
 }
 
 /// Who is listed for the catalogue.

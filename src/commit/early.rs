@@ -4,24 +4,30 @@
 //! it ends: what is deleted stays deleted, and a bucket needs to be bumped but once. The lock on
 //! `redis_server` is kept from the first delivery on, so a generation that is made meanwhile waits
 //! for us. From the second delivery on the answer is taken at the next: Redis works while the
-//! statement goes on. Whatever did not arrive makes the transaction owe everything at its end.
+//! statement goes on.
+//!
+//! Keys that did not arrive, as far as is known, are put back at the bottom of the stack: they are
+//! settled at the end, or owed by name, whatever savepoint they were noted in. Then nothing more is
+//! settled early until there are more than can be owed by name; what fails from there on makes the
+//! transaction owe everything, without names.
 
 use std::collections::HashSet;
 use std::rc::Rc;
 
-use pg_cache_core::pending::{Keys, Owed, Pending};
+use pg_cache_core::debt::Owing;
+use pg_cache_core::pending::{Owed, Pending};
 use pg_cache_core::tag::Bucket;
 
 use crate::client::failure::Failure;
 use crate::client::scripts::Settlement;
 use crate::pg::error::Outcome;
 use crate::pg::snapshot::Fresh;
-use crate::pg::xact;
+use crate::pg::{guc, xact};
 use crate::registry::{self, Registration};
 use crate::{connection, stats};
 
 use super::delivery::{self, Delivery};
-use super::{Deadline, TRANSACTION};
+use super::{DEBTS_MAX, Deadline, GROUPS_MAX, TRANSACTION, Transaction};
 
 /// Once it has begun, it goes on in steps that fit into the socket's buffer.
 const STEP_KEYS: usize = 1000;
@@ -43,20 +49,32 @@ struct Posted {
     buckets: Vec<Bucket>,
 }
 
-/// Whether enough has come together for the next step, if there was a first.
+/// Whether enough has come together for the first step, or for the next one.
 pub fn is_due(keys: usize) -> bool {
-    keys >= STEP_KEYS && TRANSACTION.with_borrow(|transaction| transaction.early.is_some())
+    let is_full = keys >= guc::pending_keys_max();
+    if !is_full && keys < STEP_KEYS {
+        return false;
+    }
+    TRANSACTION.with_borrow(|transaction| match transaction.has_failed_early {
+        true => keys >= DEBTS_MAX,
+        false => is_full || transaction.early.is_some(),
+    })
 }
 
 /// Settles the keys that are pending now.
 pub fn settle() -> Outcome<()> {
     let Some(xid) = xact::xid() else { return Ok(()) };
-    // Until it is done nobody else knows of these keys: an error or a cancel that is caught in a
-    // savepoint leaves the transaction owing everything.
-    let (keys, early, was_coarse) = TRANSACTION.with_borrow_mut(|transaction| {
+    // Until it is done, an error or a cancel that is caught in a savepoint leaves the transaction
+    // owing everything: what arrived before is not known any more.
+    let (sent, early, was_coarse) = TRANSACTION.with_borrow_mut(|transaction| {
+        if transaction.early.is_none() {
+            transaction.put_back();
+        }
         let keys = transaction.pending.as_mut().map(Pending::take_keys).unwrap_or_default();
+        let sent = Rc::new(transaction.stored.take_with(Owed { tags: Vec::new(), keys }));
+        transaction.in_flight.push(sent.clone());
         let was_coarse = std::mem::replace(&mut transaction.coarse, true);
-        (keys, transaction.early.take(), was_coarse)
+        (sent, transaction.early.take(), was_coarse)
     });
     let deadline = Deadline::start();
     let is_locked =
@@ -70,29 +88,79 @@ pub fn settle() -> Outcome<()> {
             // Whatever became of the last step, these keys are to be deleted: programs that read
             // Redis see no debts.
             let collected = early.collect(&deadline);
+            if collected.is_ok() {
+                TRANSACTION
+                    .with_borrow_mut(|transaction| transaction.in_flight = vec![sent.clone()]);
+            }
             let delivery = Delivery::new(&found, &fresh.snapshot, xid, &deadline);
             is_former = delivery.is_former;
-            collected.and(early.deliver(&found, &delivery, keys, is_first))
+            collected.and(early.deliver(&found, &delivery, &sent.owed, is_first))
         }
         Ok(None) => Ok(()),
         Err(failure) => Err(failure),
     };
     TRANSACTION.with_borrow_mut(|transaction| {
+        transaction.coarse = was_coarse || is_former;
+        transaction.has_failed_early = settled.is_err();
+        match settled {
+            Ok(()) if early.posted.is_some() => {}
+            Ok(()) => transaction.in_flight.clear(),
+            Err(_) => transaction.put_back(),
+        }
         transaction.early = Some(early);
-        transaction.coarse = was_coarse || is_former || settled.is_err();
     });
     told(settled)
 }
 
-/// Before the commit: whether something did not arrive.
-pub fn finish(deadline: &Deadline) -> Outcome<bool> {
-    let early = TRANSACTION.with_borrow_mut(|transaction| transaction.early.take());
-    let Some(mut early) = early else { return Ok(false) };
-    let collected = early.collect(deadline);
-    let failed = collected.is_err();
-    TRANSACTION.with_borrow_mut(|transaction| transaction.early = Some(early));
+/// Before the commit: what did not arrive is pending again. Gives the time that is left, if it was
+/// begun.
+pub fn finish() -> Outcome<Option<Deadline>> {
+    let early = TRANSACTION.with_borrow_mut(|transaction| {
+        let has_posted = transaction.early.as_ref().is_some_and(|early| early.posted.is_some());
+        let is_something = has_posted || !transaction.in_flight.is_empty();
+        is_something.then(|| transaction.early.take().unwrap_or_default())
+    });
+    let Some(mut early) = early else { return Ok(None) };
+    let deadline = Deadline::start();
+    let has_posted = early.posted.is_some();
+    let collected = early.collect(&deadline);
+    TRANSACTION.with_borrow_mut(|transaction| {
+        match collected {
+            Ok(()) if has_posted => transaction.in_flight.clear(),
+            _ => transaction.put_back(),
+        }
+        transaction.early = Some(early);
+    });
     told(collected)?;
-    Ok(failed)
+    Ok(Some(deadline))
+}
+
+impl Transaction {
+    /// Keys that were sent, and of which nobody knows whether they arrived, are noted again, where
+    /// no rollback to a savepoint takes them away.
+    fn put_back(&mut self) {
+        let lost = std::mem::take(&mut self.in_flight);
+        let count: usize = lost.iter().map(|lost| lost.owed.keys.len()).sum();
+        let held = self.pending.as_ref().map_or(0, Pending::keys) + self.stored.keys();
+        if count + held > DEBTS_MAX {
+            self.coarse = true;
+            return;
+        }
+        for lost in lost {
+            let Owing { owed, .. } = &*lost;
+            for (tag, key) in owed.keys.iter() {
+                let is_durable = lost.is_durable(tag, key);
+                if is_durable || lost.is_stored(tag, key) {
+                    self.stored.note(1, is_durable, key);
+                } else {
+                    let pending = &mut self.pending;
+                    pending
+                        .get_or_insert_with(|| Pending::with_limits(GROUPS_MAX))
+                        .note_key(1, key);
+                }
+            }
+        }
+    }
 }
 
 fn told(settled: Result<(), Failure>) -> Outcome<()> {
@@ -108,15 +176,14 @@ impl Early {
         &mut self,
         registration: &Rc<Registration>,
         delivery: &Delivery<'_>,
-        keys: Keys,
+        owed: &Owed,
         is_first: bool,
     ) -> Result<(), Failure> {
         if self.generation != registration.generation {
             self.generation = registration.generation;
             self.bumped.clear();
         }
-        let owed = Owed { tags: Vec::new(), keys };
-        let mut buckets = delivery::buckets_of(registration, &owed);
+        let mut buckets = delivery::buckets_of(registration, owed);
         buckets.retain(|bucket| !self.bumped.contains(bucket));
         stats::settled_early();
         if is_first {

@@ -9,6 +9,7 @@ use std::cell::{Cell, RefCell};
 use std::ffi::{c_char, c_int};
 use std::rc::Rc;
 
+use pg_cache_core::message::row::Version;
 use pgrx::pg_sys::ffi::pg_guard_ffi_boundary;
 use pgrx::{pg_guard, pg_sys};
 
@@ -89,6 +90,15 @@ impl<'a> Fired<'a> {
             pg_sys::TRIGGER_EVENT_UPDATE => Some(self.row(self.data.tg_newtuple)),
             _ => None,
         }
+    }
+
+    /// The version of a row of this firing; `None` if it has no place in a table of this server.
+    pub fn version(self, row: Row) -> Option<Version> {
+        // SAFETY: the tuple lives as long as the call.
+        let place = unsafe { (*row.tuple).t_self };
+        let block = u32::from(place.ip_blkid.bi_hi) << 16 | u32::from(place.ip_blkid.bi_lo);
+        let table = self.relation().oid().to_u32();
+        (place.ip_posid != 0).then_some(Version { table, block, offset: place.ip_posid })
     }
 
     fn row(self, tuple: pg_sys::HeapTuple) -> Row {
@@ -352,6 +362,18 @@ impl Values {
 }
 
 impl Row {
+    /// Whether the transaction at hand made this version of the row.
+    pub fn is_made_here(self) -> bool {
+        // SAFETY: the tuple lives as long as the call.
+        let header = unsafe { (*self.tuple).t_data };
+        // SAFETY: its header, which lives as long.
+        let fields = unsafe { (*header).t_choice };
+        // SAFETY: in a row of a table, these are the fields that stand there.
+        let xid = unsafe { fields.t_heap.t_xmin };
+        // SAFETY: looks at the state of this backend's transaction.
+        unsafe { pg_sys::TransactionIdIsCurrentTransactionId(xid) }
+    }
+
     /// A column's value; `None` for NULL.
     pub fn value(self, attribute: Attribute) -> Option<pg_sys::Datum> {
         let mut is_null = false;

@@ -7,6 +7,7 @@
 use std::mem::ManuallyDrop;
 
 use pg_cache_core::error::{Error, Tracking};
+use pg_cache_core::message::row::Row;
 use pg_cache_core::message::{Event, Message, Stored, To};
 use pg_cache_core::options::Kind;
 
@@ -55,8 +56,10 @@ fn send(call: &Call, kind: Kind) -> Outcome<Datum> {
         xact::assign_xid(c"a trigger of pg_cache");
     }
     let rows = Rows::of(fired);
-    if !sender.is_idle(&rows) {
-        note(&sender, fired, &rows)?;
+    match sender.is_idle(&rows) {
+        false => note(&sender, fired, &rows)?,
+        true if kind == Kind::Store => note_stay(&sender, fired, &rows)?,
+        true => {}
     }
     rows.put_back();
     Ok(Datum::from(0usize))
@@ -93,19 +96,40 @@ fn note_store(sender: &Sender, fired: Fired<'_>, rows: &Rows) -> Outcome<()> {
         .old
         .as_ref()
         .filter(|old| rows.new.as_ref().is_none_or(|new| !sender.keeps_name(old, new)));
+    let was = fired.row_before().and_then(|row| fired.version(row));
+    let is = fired.row_after().and_then(|row| fired.version(row));
+    let is_kept = left.is_none();
     if let Some(old) = left {
-        note_key(sender, sender.name(fired, old)?, Stored::Nothing)?;
+        note_key(sender, sender.name(fired, old)?, Stored::Nothing, Row { was, is: None })?;
     }
     let Some(new) = &rows.new else { return Ok(()) };
     let value = match sender.as_hash {
         true => Stored::Hash(sender.fields(fired, new)?),
         false => Stored::Text(sender.image(fired, new)?),
     };
-    note_key(sender, sender.name(fired, new)?, value)
+    let row = Row { was: was.filter(|_| is_kept), is };
+    note_key(sender, sender.name(fired, new)?, value, row)
 }
 
-fn note_key(sender: &Sender, key: Box<[u8]>, value: Stored) -> Outcome<()> {
-    commit::note_key(&key)?;
-    let ttl_ms = sender.ttl_ms;
-    events::note(sender.durable, Message::Store { key, token: Box::default(), ttl_ms, value })
+/// An UPDATE that does not count: but of a row that was stored in this transaction, who it is.
+fn note_stay(sender: &Sender, fired: Fired<'_>, rows: &Rows) -> Outcome<()> {
+    let (Some(new), Some(before), Some(after)) = (&rows.new, fired.row_before(), fired.row_after())
+    else {
+        return Ok(());
+    };
+    let (was, is) = (fired.version(before), fired.version(after));
+    if was.is_none() || is.is_none() || !before.is_made_here() {
+        return Ok(());
+    }
+    let key = sender.name(fired, new)?;
+    events::note_of(sender.durable, stored(sender, key, Stored::Nothing), Row { was, is })
+}
+
+fn note_key(sender: &Sender, key: Box<[u8]>, value: Stored, row: Row) -> Outcome<()> {
+    commit::note_stored(sender.durable, &key)?;
+    events::note_of(sender.durable, stored(sender, key, value), row)
+}
+
+fn stored(sender: &Sender, key: Box<[u8]>, value: Stored) -> Message {
+    Message::Store { key, token: Box::default(), ttl_ms: sender.ttl_ms, value }
 }

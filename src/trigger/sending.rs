@@ -101,10 +101,12 @@ impl Sender {
         })
     }
 
-    /// Whether an UPDATE changed nothing that counts.
+    /// Whether an UPDATE changed nothing that counts. Of a row that is kept under a key, the key
+    /// does: the one that it had would stay for ever.
     pub fn is_idle(&self, rows: &Rows) -> bool {
         let (Some(old), Some(new)) = (&rows.old, &rows.new) else { return false };
-        self.watched.iter().all(|column| column.is_same(old.get(*column), new.get(*column)))
+        let is_same = |column: &Attribute| column.is_same(old.get(*column), new.get(*column));
+        self.watched.iter().all(is_same) && (self.kind != Kind::Store || self.keeps_name(old, new))
     }
 
     /// The name that it sends this row to.

@@ -5,6 +5,7 @@
 //! bumped; those that do not, see the debt. So at every moment one or the other keeps an old entry
 //! from being used.
 
+use pg_cache_core::key::EntryKeys;
 use pg_cache_core::pending::Keys;
 use pg_cache_core::reason::Reason;
 use pg_cache_core::settlement::{Bump, Gone};
@@ -34,10 +35,12 @@ struct Debt {
     tag: Tag,
     key: Option<String>,
     xid: u64,
+    /// Whoever left a token beside the key has deleted it, and is to set it.
+    yields: bool,
 }
 
-/// Pays one step of the debts. A key that was stored for the very transaction that owes it stays.
-pub fn pay(registration: &Registration, is_stored: impl Fn(u64, &[u8]) -> bool) -> Step<Pass> {
+/// Pays one step of the debts.
+pub fn pay(registration: &Registration) -> Step<Pass> {
     let Some(relation) = registry::known_server_table() else { return Ok(Pass::Absent) };
     outwait_writers(relation)?;
     activity::show("paying debts");
@@ -47,7 +50,7 @@ pub fn pay(registration: &Registration, is_stored: impl Fn(u64, &[u8]) -> bool) 
         if debts.is_empty() {
             return Ok(End::Commit(Ok(Some(0))));
         }
-        Ok(match settle(registration, &debts, &is_stored) {
+        Ok(match settle(registration, &debts) {
             Ok(()) => End::Commit(Ok(Some(debts.len()))),
             Err(failure) => End::Abort(Err(failure)),
         })
@@ -72,8 +75,8 @@ fn pay_for_all_keys(registration: &Registration) -> Step<Pass> {
         let Some(owed) = utility::ask(&owed)? else { return Ok(End::Abort(Ok(None))) };
         let xids = owed.split(',').filter_map(|xid| xid.parse().ok());
         let everything: Vec<Debt> =
-            xids.map(|xid| Debt { tag: Tag::CATALOGUE, key: None, xid }).collect();
-        Ok(match settle(registration, &everything, |_, _| false) {
+            xids.map(|xid| Debt { tag: Tag::CATALOGUE, key: None, xid, yields: false }).collect();
+        Ok(match settle(registration, &everything) {
             Ok(()) => End::Commit(Ok(Some(owed))),
             Err(failure) => End::Abort(Err(failure)),
         })
@@ -105,15 +108,17 @@ fn take_step(schema: &str) -> Outcome<Vec<Debt>> {
          taken AS (
              DELETE FROM {schema}.redis_debt AS debt USING step
               WHERE debt.tag = step.tag AND debt.xid = step.xid
-              RETURNING debt.tag, debt.key, debt.xid)
-         SELECT pg_catalog.json_agg(pg_catalog.json_build_array(tag, key, xid::text)) FROM taken"
+              RETURNING debt.tag, debt.key, debt.xid, debt.yields)
+         SELECT pg_catalog.json_agg(pg_catalog.json_build_array(tag, key, xid::text, yields))
+           FROM taken"
     ))?;
     let taken = taken.and_then(|taken| serde_json::from_str(&taken).ok());
     let Some(Value::Array(rows)) = taken else { return Ok(Vec::new()) };
     let debt = |row: &Value| {
         let tag = Tag(row[0].as_i64().unwrap_or_default().cast_unsigned());
         let xid = row[2].as_str().and_then(|xid| xid.parse().ok()).unwrap_or_default();
-        Debt { tag, key: row[1].as_str().map(str::to_owned), xid }
+        let (key, yields) = (row[1].as_str().map(str::to_owned), row[3] == Value::Bool(true));
+        Debt { tag, key, xid, yields }
     };
     Ok(rows.iter().map(debt).collect())
 }
@@ -138,11 +143,7 @@ fn check_messages(
 }
 
 /// BUMP and DEL, with the id and a snapshot of the transaction at hand.
-fn settle(
-    registration: &Registration,
-    debts: &[Debt],
-    is_stored: impl Fn(u64, &[u8]) -> bool,
-) -> Result<(), Failure> {
+fn settle(registration: &Registration, debts: &[Debt]) -> Result<(), Failure> {
     let xid = transaction::top_xid();
     let fresh = Fresh::push();
     let now = registry::usable(&fresh.snapshot).ok();
@@ -153,11 +154,10 @@ fn settle(
         check_messages(registration, &fresh.snapshot, debts)?;
     }
     let buckets = registration.buckets_of(debts.iter().map(|debt| debt.tag));
-    let prefix = &registration.prefix;
-    let stays = |debt: &Debt, key: &str| is_stored(debt.xid, &[prefix, key.as_bytes()].concat());
-    let keys = debts.iter().filter_map(|debt| Some((debt, debt.key.as_ref()?)));
-    let keys = keys.filter(|(debt, key)| !stays(debt, key));
-    let keys: Keys = keys.map(|(_, key)| key).collect();
+    let keys: Keys = keys_of(debts, false).collect();
+    let yielding: Vec<EntryKeys> = keys_of(debts, true)
+        .map(|key| EntryKeys::new(&[&registration.prefix[..], key.as_bytes()].concat()))
+        .collect();
     let in_progress = fresh.snapshot.in_progress();
     let bump = Bump {
         table: &registration.table,
@@ -167,11 +167,17 @@ fn settle(
         in_progress: &in_progress,
         buckets: &buckets,
     };
-    let book = &registration.book;
+    let (prefix, book) = (&registration.prefix, &registration.book);
     let gone = Gone { prefix, keys: &keys, tokens: &[], book, keep_leases: false };
     let settlement = Settlement::new(&bump, &gone);
     connection::ask(|session| {
         let found = settlement.settle(session)?;
-        registration.check_settled(session.server(), &found)
+        registration.check_settled(session.server(), &found)?;
+        Ok(scripts::delete_yielding(session, &yielding)?)
     })
+}
+
+/// The keys that are to be deleted, and those that yield to a token.
+fn keys_of(debts: &[Debt], yields: bool) -> impl Iterator<Item = &String> {
+    debts.iter().filter(move |debt| debt.yields == yields).filter_map(|debt| debt.key.as_ref())
 }

@@ -1,8 +1,9 @@
 //! Sends what stands in the outbox, in order, and deletes what Redis acknowledged.
 //!
 //! One batch at a time: it reads what a snapshot sees, makes sure that those commits survive a
-//! crash, sends, and deletes the rows in the same transaction. Invariant: a row goes only when its
-//! message was acknowledged, and a batch is committed before the next one is sent; the records of
+//! crash, sends, and deletes the rows in the same transaction. Invariant: a message is sent only
+//! when its transaction's debts are paid, its row goes only when it was acknowledged, and a batch
+//! is committed before the next one is sent; the records of
 //! streams (`client::relay`) then tell of any row that is still there whether it was sent.
 //!
 //! A message that Redis refuses by itself (another type stands under the stream's name, a command
@@ -20,13 +21,12 @@ use pg_cache_core::reason::Reason;
 
 use crate::client::failure::Failure;
 use crate::client::relay::{self, Claims, Fate, Sent};
-use crate::connection;
 use crate::outbox::{self, Batch, Limits, Queue, Waiting};
 use crate::pg::error::Outcome;
 use crate::pg::snapshot::{self, Snapshot};
 use crate::pg::transaction::{self, End};
 use crate::pg::{activity, error, host, identity, wal};
-use crate::registry::{self, Registration};
+use crate::{connection, registry};
 
 use super::Step;
 
@@ -75,6 +75,8 @@ struct Handled {
     rows: usize,
     is_all: bool,
     has_more: bool,
+    /// The next one's transaction owes something, which is to be paid first.
+    is_held: bool,
     /// What the table takes, when nothing was found in it.
     bytes: u64,
     trouble: Option<Failure>,
@@ -112,27 +114,21 @@ pub fn is_anything_left() -> Outcome<bool> {
 }
 
 impl Relay {
-    /// Whether a key was just stored for this transaction.
-    pub fn has_just_stored(&self, xid: u64, key: &[u8]) -> bool {
-        self.claims.borrow().stored.has(xid, key)
-    }
-
     /// Sends for a while; whether anything was sent.
-    pub fn step(&mut self, registration: &Registration) -> Step<bool> {
-        self.claims.borrow_mut().stored.begin(registration.generation);
+    pub fn step(&mut self) -> Step<bool> {
         let until_ms = host::monotonic_ms() + STEP_MS;
         let mut has_worked = self.try_again()?;
         // Until it is known what is aside, something new could overtake it.
         while self.retry.is_complete_once {
             let handled = self.batch()?;
-            has_worked |= handled.rows > 0;
+            has_worked |= handled.rows > 0 || handled.is_held;
             if let Some(trouble) = handled.trouble {
                 return Err(trouble.into());
             }
             if handled.bytes > SHRINK_BYTES_MIN {
                 transaction::run(outbox::shrink)?;
             }
-            if !(handled.has_more || self.walks_again(&handled)) {
+            if handled.is_held || !(handled.has_more || self.walks_again(&handled)) {
                 break;
             }
             if host::monotonic_ms() >= until_ms {
@@ -162,7 +158,15 @@ impl Relay {
             };
             let snapshot = Snapshot::active();
             let from = self.horizon.begin(|xid| snapshot.is_complete(xid));
-            let batch = queue.next(from, BATCH, &snapshot);
+            let mut batch = queue.next(from, BATCH, &snapshot);
+            let is_found = !batch.waiting.is_empty();
+            if is_found {
+                let owing = registry::owing(&snapshot);
+                batch.hold(|xid| owing.as_ref().is_none_or(|owing| owing.contains(&xid)));
+            }
+            if is_found && batch.waiting.is_empty() {
+                return Ok(End::Commit(Ok(Handled { is_held: true, ..Handled::default() })));
+            }
             if !batch.is_something() {
                 let bytes = queue.bytes();
                 return Ok(End::Commit(Ok(Handled { bytes, ..Handled::default() })));
@@ -227,7 +231,7 @@ impl Relay {
         }
         host::fault_point("relay.deleted");
         let has_more = batch.is_full || !is_all;
-        Handled { rows, is_all, has_more, bytes: 0, trouble: sent.trouble }
+        Handled { rows, is_all, has_more, trouble: sent.trouble, ..Handled::default() }
     }
 
     fn put_aside(&mut self, queue: &Queue, waiting: &Waiting) {

@@ -7,6 +7,7 @@ pub mod breaker;
 pub mod clock;
 pub mod command;
 pub mod counters;
+pub mod debt;
 mod decimal;
 mod document;
 pub mod eager;

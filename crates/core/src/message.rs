@@ -7,10 +7,11 @@
 pub mod aside;
 pub mod batch;
 pub mod codec;
+pub mod hold;
 pub mod horizon;
 pub mod log;
 pub mod place;
-pub mod stored;
+pub mod row;
 
 /// One message.
 #[derive(Debug, Clone, PartialEq, Eq)]

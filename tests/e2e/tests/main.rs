@@ -68,6 +68,8 @@ mod settings;
 mod sidekiq;
 mod stampede;
 mod standby;
+mod store_keys;
+mod store_owed;
 mod symbols;
 mod tracking;
 mod tracking_ships;

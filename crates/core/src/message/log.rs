@@ -5,6 +5,7 @@
 //! would hear of what never happened. So events that are kept together were made one right after
 //! another, at one level, or at levels that were released into it.
 
+use super::row::Row;
 use super::{Event, Message, To};
 
 /// What is kept together at most: parts of what is sent to Redis at once.
@@ -20,6 +21,8 @@ pub struct Entry {
     /// To be delivered by way of the outbox, whatever happens.
     pub durable: bool,
     pub message: Message,
+    /// Of a message about a key.
+    pub row: Row,
     /// Of events like it: theirs are the places that follow.
     pub more: Payloads,
 }
@@ -109,6 +112,11 @@ struct Mark {
 impl Log {
     /// Appends a message made at a nest level, 1 the transaction itself.
     pub fn push(&mut self, level: u32, durable: bool, message: Message) {
+        self.push_of(level, durable, message, Row::default());
+    }
+
+    /// The same of a message about a key, and what it tells of the row.
+    pub fn push_of(&mut self, level: u32, durable: bool, message: Message, row: Row) {
         if self.marks.last().is_none_or(|mark| mark.level < level) {
             let (length, bytes) = (self.entries.len(), self.bytes);
             self.marks.push(Mark { level, length, bytes });
@@ -116,7 +124,7 @@ impl Log {
         self.bytes += message.bytes();
         let seq = self.next_seq;
         self.next_seq += 1;
-        self.entries.push(Entry { seq, durable, message, more: Payloads::default() });
+        self.entries.push(Entry { seq, durable, message, row, more: Payloads::default() });
     }
 
     /// The same of an event. It joins the one before it, if that goes to the same place.

@@ -1,0 +1,141 @@
+//! Owns the decision what a transaction owes Redis, row by row of `redis_debt`.
+//!
+//! Invariant: for every key that may still hold something old a debt names the key, and for every
+//! other key, as for every tag, one names its tag. A key that `redis_store` keeps is deleted with
+//! its transaction's settlement, and set afterwards; once that has arrived, a debt that named it
+//! would take away the new image, or the token that lets it in.
+
+use std::collections::HashSet;
+
+use crate::pending::{Keys, Owed};
+use crate::tag::Tag;
+
+/// What is to be settled, and which of the keys only `redis_store` named.
+#[derive(Debug, Default)]
+pub struct Owing {
+    /// All of it.
+    pub owed: Owed,
+    /// Keys that are set after the commit.
+    stored: Keys,
+    /// Those of them that are set by way of the outbox, whatever happens.
+    durable: Keys,
+}
+
+/// One row.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Debt<'a> {
+    pub tag: Tag,
+    pub key: Option<&'a [u8]>,
+    /// Whoever left a token beside the key has deleted it, and is to set it.
+    pub yields: bool,
+}
+
+impl Owing {
+    /// What is owed by whom: `owed` has the keys that are to be gone, the others those that are
+    /// stored, in-line and durably. What several name is owed by the first of these.
+    pub fn new(owed: Owed, stored: Keys, durable: Keys) -> Self {
+        if stored.is_empty() && durable.is_empty() {
+            return Self { owed, ..Self::default() };
+        }
+        let Owed { tags, mut keys } = owed;
+        let mut claim = |named: &Keys| {
+            let new: Keys = named
+                .iter()
+                .filter(|(tag, key)| !keys.contains(*tag, key))
+                .map(|it| it.1)
+                .collect();
+            keys.absorb(&new, |_| {});
+            new
+        };
+        let (stored, durable) = (claim(&stored), claim(&durable));
+        Self { owed: Owed { tags, keys }, stored, durable }
+    }
+
+    pub fn is_empty(&self) -> bool {
+        self.owed.tags.is_empty() && self.owed.keys.is_empty()
+    }
+
+    pub fn is_stored(&self, tag: Tag, key: &[u8]) -> bool {
+        self.stored.contains(tag, key)
+    }
+
+    pub fn is_durable(&self, tag: Tag, key: &[u8]) -> bool {
+        self.durable.contains(tag, key)
+    }
+
+    /// The debts, each tag once; `has_arrived`: the keys are deleted, and tokens laid beside them.
+    pub fn debts(&self, has_arrived: bool) -> Vec<Debt<'_>> {
+        let mut known = HashSet::new();
+        let keys = self.owed.keys.iter().map(|(tag, key)| {
+            let is_durable = self.is_durable(tag, key);
+            let is_set = has_arrived && (is_durable || self.is_stored(tag, key));
+            Debt { tag, key: (!is_set).then_some(key), yields: is_durable && !is_set }
+        });
+        let tags = self.owed.tags.iter().map(|tag| Debt { tag: *tag, key: None, yields: false });
+        keys.chain(tags).filter(|debt| known.insert(debt.tag)).collect()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn keys(names: &[&str]) -> Keys {
+        names.iter().collect()
+    }
+
+    fn owing() -> Owing {
+        let owed = Owed { tags: vec![Tag(7), Tag::key(b"gone")], keys: keys(&["gone", "both"]) };
+        Owing::new(owed, keys(&["in-line", "both", "mixed"]), keys(&["durable", "both", "mixed"]))
+    }
+
+    /// For each key: whether a debt names it, and whether that yields.
+    fn told(owing: &Owing, has_arrived: bool) -> Vec<(&'static str, bool, bool)> {
+        let debts = owing.debts(has_arrived);
+        let of = |name: &'static str| {
+            let found: Vec<_> =
+                debts.iter().filter(|d| d.tag == Tag::key(name.as_bytes())).collect();
+            assert_eq!(found.len(), 1, "{name}");
+            assert!(found[0].key.is_none_or(|key| key == name.as_bytes()));
+            (name, found[0].key.is_some(), found[0].yields)
+        };
+        ["gone", "both", "in-line", "mixed", "durable"].map(of).to_vec()
+    }
+
+    #[test]
+    fn what_arrived_and_is_set_afterwards_is_not_taken_away_again() {
+        // Danger: the debt of a prepared transaction deletes the row that it has just stored; or
+        // what a trigger named to be gone stays because something else stores it too.
+        let expected = [
+            ("gone", true, false),
+            ("both", true, false),
+            ("in-line", false, false),
+            ("mixed", false, false),
+            ("durable", false, false),
+        ];
+        assert_eq!(told(&owing(), true), expected);
+        assert_eq!(owing().debts(true).len(), 6);
+    }
+
+    #[test]
+    fn what_did_not_arrive_is_named() {
+        // Danger: the old row stays in Redis; or the token of somebody later goes with it, and the
+        // image that comes behind this one is refused.
+        let expected = [
+            ("gone", true, false),
+            ("both", true, false),
+            ("in-line", true, false),
+            ("mixed", true, false),
+            ("durable", true, true),
+        ];
+        assert_eq!(told(&owing(), false), expected);
+        let owed = Owed { tags: vec![Tag(7)], keys: keys(&["k"]) };
+        let plain = Owing::new(owed, Keys::default(), Keys::default());
+        let key = Debt { tag: Tag::key(b"k"), key: Some(b"k"), yields: false };
+        for has_arrived in [true, false] {
+            let tag = Debt { tag: Tag(7), key: None, yields: false };
+            assert_eq!(plain.debts(has_arrived), [key, tag]);
+        }
+        assert!(!plain.is_empty() && Owing::default().is_empty());
+    }
+}
