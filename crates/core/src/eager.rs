@@ -2,9 +2,9 @@
 //!
 //! A reply from the same machine comes within tens of microseconds, and a process that sleeps for
 //! it may pay as much again to be woken. But where Redis has to share a core with whoever looks, or
-//! is farther away, looking only costs. Which it is, no setting can say: so both ways are timed, and
-//! the faster one is taken. Invariant: the slower way is taken at most once in [`TRY_EVERY`], once
-//! both are known, and a tie is slept through.
+//! is farther away, looking only costs. Which it is, no setting can say: so both ways are timed,
+//! and the faster one is taken. Invariant: the slower way is taken at most once in [`TRY_EVERY`],
+//! once both are known, and a tie is slept through.
 
 use std::time::Duration;
 
