@@ -92,9 +92,7 @@ pub fn statement_finished() -> Outcome<()> {
         ahead.changes += 1;
         ahead.pending = pending;
         ahead.changed_at = Some(Instant::now());
-        // The name is for tests that tell of every change.
-        let is_near = PACE.get().is_near_end(ahead.changes) || host::skips("ahead.pace");
-        is_near && pending <= TOLD_MAX
+        PACE.get().is_near_end(ahead.changes) && pending <= TOLD_MAX
     });
     if is_near_end {
         let told = tell();
@@ -120,7 +118,6 @@ fn tell() -> Option<Told> {
     let buckets = delivery::buckets_of(&registration, &owed);
     let settlement = delivery.settlement(&buckets, &owed.keys, &[]);
     let ticket = connection::tell(|session| Ok(settlement.post(session)?))?;
-    host::fault_point("ahead.told");
     Some(Told { buckets, keys: owed.keys, settlement, ticket })
 }
 
