@@ -239,7 +239,12 @@ impl Reading<'_> {
             return Looked::Compute(Reason::Foreign);
         };
         if self.counts {
-            stats::hit(&self.request.key, value.len(), micros(self.started), sidecar.cost_us);
+            stats::hit(
+                &self.request.key,
+                value.len(),
+                stats::us_since(self.started),
+                sidecar.cost_us,
+            );
         }
         Looked::Hit(json)
     }
@@ -328,7 +333,7 @@ impl Reading<'_> {
             self.plan.run(self.bound)
         };
         let json = outcome?;
-        let query_us = micros(started);
+        let query_us = stats::us_since(started);
         stats::miss(&self.request.key, reason, query_us);
         Ok((text::datum(json.bytes()), json, query_us))
     }
@@ -449,10 +454,6 @@ impl Drop for Computing {
     fn drop(&mut self) {
         COMPUTING.set(false);
     }
-}
-
-fn micros(since: Instant) -> u64 {
-    u64::try_from(since.elapsed().as_micros()).unwrap_or(u64::MAX)
 }
 
 pub fn unix_ms() -> u64 {

@@ -7,6 +7,7 @@
 
 use std::cell::{OnceCell, RefCell};
 use std::collections::HashMap;
+use std::time::Instant;
 
 use pg_cache_core::counters::{Commits, Database, Reads};
 use pg_cache_core::key::{self, FAMILY_OTHER};
@@ -95,6 +96,11 @@ pub fn fill(key: &[u8], bytes: usize) {
 /// A result that could not be stored, for this reason.
 pub fn unfilled(key: &[u8], reason: Reason) {
     count(key, |reads| reads.reasons[reason.index()].add(1));
+}
+
+/// What has passed since then, as it is counted.
+pub fn us_since(then: Instant) -> u64 {
+    u64::try_from(then.elapsed().as_micros()).unwrap_or(u64::MAX)
 }
 
 /// One delivery to Redis.

@@ -144,7 +144,7 @@ pub fn has_told(
         }
     });
     if arrived.is_ok() {
-        let time_us = u64::try_from(started.elapsed().as_micros()).unwrap_or(u64::MAX);
+        let time_us = stats::us_since(started);
         stats::delivered(true, told.buckets.len(), told.keys.len(), time_us);
     }
     arrived.is_ok()

@@ -51,7 +51,7 @@ impl<'a> Delivery<'a> {
     pub fn settle(&self, buckets: &[Bucket], keys: &Keys, tokens: &[Token]) -> Result<(), Failure> {
         let started = Instant::now();
         let settled = self.send(buckets, keys, tokens);
-        let time_us = u64::try_from(started.elapsed().as_micros()).unwrap_or(u64::MAX);
+        let time_us = stats::us_since(started);
         stats::delivered(settled.is_ok(), buckets.len(), keys.len(), time_us);
         settled
     }

@@ -32,7 +32,7 @@ pub fn send(due: Outgoing) {
     let all = due.len();
     let outcome = connection::ask_once(left(), |session| due.send(session, left, &mut delivered));
     let lost = all.saturating_sub(delivered.sent);
-    let time_us = u64::try_from(started.elapsed().as_micros()).unwrap_or(u64::MAX);
+    let time_us = stats::us_since(started);
     stats::messages(delivered.sent, lost, time_us);
     let failure: Option<Failure> = outcome.err().or(delivered.refused);
     if let Some(failure) = failure.filter(|failure| failure.reason != Reason::Breaker) {

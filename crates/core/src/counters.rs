@@ -161,6 +161,28 @@ impl Database {
 /// Of a place that a dropped database had. Whoever looks for one goes on behind it.
 const FREED: u32 = u32::MAX;
 
+/// The place of an owner in a table of a fixed size, or else the first that it may take; and what
+/// stands there: its own mark, zero where nobody ever was, or that of a place that was freed.
+fn find_or_free<P, M: Copy + Default + PartialEq>(
+    places: &[P],
+    start: usize,
+    own: M,
+    freed: M,
+    mark: impl Fn(&P) -> M,
+) -> Option<(&P, M)> {
+    let mut free = None;
+    for step in 0..places.len() {
+        let place = &places[(start + step) % places.len()];
+        match mark(place) {
+            found if found == own => return Some((place, own)),
+            found if found == M::default() => return free.or(Some((place, found))),
+            found if found == freed => free = free.or(Some((place, freed))),
+            _ => {}
+        }
+    }
+    free
+}
+
 #[repr(C)]
 pub struct Databases([Database; DATABASES_MAX]);
 
@@ -183,20 +205,8 @@ impl Databases {
         self.find_or_free(oid).filter(|(_, found)| *found == oid).map(|(place, _)| place)
     }
 
-    /// The place of this oid, or else the first that it may take; and what stands there.
     fn find_or_free(&self, oid: u32) -> Option<(&Database, u32)> {
-        let start = oid as usize;
-        let mut free = None;
-        for step in 0..DATABASES_MAX {
-            let place = &self.0[(start + step) % DATABASES_MAX];
-            match place.oid.load(Acquire) {
-                found if found == oid => return Some((place, oid)),
-                0 => return free.or(Some((place, 0))),
-                FREED => free = free.or(Some((place, FREED))),
-                _ => {}
-            }
-        }
-        free
+        find_or_free(&self.0, oid as usize, oid, FREED, |place| place.oid.load(Acquire))
     }
 
     fn oids(&self) -> impl Iterator<Item = u32> {

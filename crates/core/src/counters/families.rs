@@ -8,7 +8,7 @@
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 
-use super::Reads;
+use super::{Reads, find_or_free};
 use crate::key::FAMILY_OTHER;
 
 /// Families, of all databases, that are counted apart.
@@ -101,28 +101,16 @@ impl Families {
         let id = hasher.finish() | 1;
         let start = (id >> 1) as usize;
         loop {
-            let Some((place, found)) = self.find_or_free(start, id) else { return &self.others };
+            let mark = |place: &Place| place.id.load(Ordering::Acquire);
+            let Some((place, found)) = find_or_free(&self.places, start, id, FREED, mark) else {
+                return &self.others;
+            };
             let (claimed, kept) = (Ordering::AcqRel, Ordering::Acquire);
             if found == id || place.id.compare_exchange(found, id, claimed, kept).is_ok() {
                 place.name(database, family);
                 return &place.reads;
             }
         }
-    }
-
-    /// The place of this hash, or else the first that it may take; and what stands there.
-    fn find_or_free(&self, start: usize, id: u64) -> Option<(&Place, u64)> {
-        let mut free = None;
-        for step in 0..FAMILIES_MAX {
-            let place = &self.places[(start + step) % FAMILIES_MAX];
-            match place.id.load(Ordering::Acquire) {
-                found if found == id => return Some((place, id)),
-                0 => return free.or(Some((place, 0))),
-                FREED => free = free.or(Some((place, FREED))),
-                _ => {}
-            }
-        }
-        free
     }
 
     /// The databases that have families here.

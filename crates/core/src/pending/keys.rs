@@ -25,6 +25,12 @@ struct Place {
     end: usize,
 }
 
+impl Place {
+    fn holds(&self, bytes: &[u8], key: &[u8]) -> bool {
+        bytes[self.start..self.end] == *key
+    }
+}
+
 impl Keys {
     /// Nothing, with room for as much as others hold.
     pub fn with_room_of(others: &Keys) -> Keys {
@@ -54,12 +60,8 @@ impl Keys {
     }
 
     pub fn contains(&self, tag: Tag, key: &[u8]) -> bool {
-        let Keys { bytes, places, by_tag } = self;
-        let is_same = |place: &usize| {
-            let Place { start, end, .. } = places[*place];
-            bytes[start..end] == *key
-        };
-        by_tag.find(tag.0, is_same).is_some()
+        let is_same = |place: &usize| self.places[*place].holds(&self.bytes, key);
+        self.by_tag.find(tag.0, is_same).is_some()
     }
 
     /// Whether it was not there before.
@@ -78,10 +80,7 @@ impl Keys {
 
     fn insert_tagged(&mut self, tag: Tag, key: &[u8]) -> bool {
         let Keys { bytes, places, by_tag } = self;
-        let is_same = |place: &usize| {
-            let Place { start, end, .. } = places[*place];
-            bytes[start..end] == *key
-        };
+        let is_same = |place: &usize| places[*place].holds(bytes, key);
         match by_tag.entry(tag.0, is_same, |place| places[*place].tag.0) {
             Entry::Occupied(_) => false,
             Entry::Vacant(free) => {
