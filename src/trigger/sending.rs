@@ -126,10 +126,7 @@ impl Sender {
             Kind::Publish => Ok(()),
             _ => key::check(name).map_err(|error| Flaw::Target(Box::new(error))),
         });
-        match checked {
-            Ok(()) => Ok(()),
-            Err(flaw) => Err(flawed(fired.attached(), flaw)),
-        }
+        checked.map_err(|flaw| flawed(fired.attached(), flaw))
     }
 
     /// Whether an UPDATE left the columns of the name alone.

@@ -2,9 +2,10 @@
 
 use std::time::Duration;
 
-use pg_cache_e2e::counters::{Counters, commands, forget_commands};
+use pg_cache_e2e::counters::{commands, counted, forget_commands};
 use pg_cache_e2e::registry::repair;
 use pg_cache_e2e::{Scene, cached};
+use pg_cache_testbed::eventually;
 use postgres::Client;
 
 const QUERY: &str = "SELECT v FROM told";
@@ -37,6 +38,11 @@ fn accustomed(scene: &Scene) -> (Client, Client) {
     (client, writer)
 }
 
+/// Redis has executed what was sent ahead.
+fn await_told(scene: &Scene) {
+    eventually(Duration::from_secs(5), "it is told", || bumps(scene) == 1);
+}
+
 /// Begins, and changes the row.
 fn change(writer: &mut Client) {
     writer.batch_execute("BEGIN").unwrap();
@@ -54,20 +60,18 @@ fn a_habit_is_told_ahead_and_its_commit_asks_nothing() {
     forget_commands(&scene);
 
     change(&mut writer);
-    pg_cache_testbed::eventually(Duration::from_secs(5), "it is told", || bumps(&scene) == 1);
+    await_told(&scene);
     assert_eq!(scene.redis.cli(&["EXISTS", "told:1"]).trim(), "0", "the key is gone already");
-    let before = Counters::of(&mut client);
-    assert_eq!(cached(&mut client, "told:1", QUERY).unwrap(), r#"[{"v":20}]"#);
-    let since = Counters::of(&mut client).since(&before);
+    let (answer, since) = counted(&mut client, |client| cached(client, "told:1", QUERY).unwrap());
+    assert_eq!(answer, r#"[{"v":20}]"#);
     assert_eq!((since.hits, since.fills), (0, 0), "{since:?}");
     assert_eq!(scene.redis.cli(&["EXISTS", "told:1"]).trim(), "0", "and stays away");
 
     writer.batch_execute("COMMIT").unwrap();
     assert_eq!(bumps(&scene), 1, "the commit told nothing more");
     assert_eq!(cached(&mut client, "told:1", QUERY).unwrap(), r#"[{"v":21}]"#);
-    let before = Counters::of(&mut client);
-    assert_eq!(cached(&mut client, "told:1", QUERY).unwrap(), r#"[{"v":21}]"#);
-    assert_eq!(Counters::of(&mut client).since(&before).hits, 1);
+    let (answer, since) = counted(&mut client, |client| cached(client, "told:1", QUERY).unwrap());
+    assert_eq!((answer.as_str(), since.hits), (r#"[{"v":21}]"#, 1));
 }
 
 #[test]
@@ -140,15 +144,18 @@ fn served_after_a_loss(fault: &str) -> String {
     let (mut client, mut writer) = accustomed(&scene);
     writer.batch_execute(&format!("SET pg_cache.fault_point = '{fault}'")).unwrap();
     change(&mut writer);
-    pg_cache_testbed::eventually(Duration::from_secs(5), "it is told", || bumps(&scene) == 1);
+    await_told(&scene);
     scene.redis.cli(&["FLUSHALL"]);
     // The open transaction holds no lock: the worker does not wait for it.
     client.batch_execute("SET statement_timeout = '20 s'").unwrap();
     repair(&mut client);
     assert_eq!(cached(&mut client, "k", QUERY).unwrap(), r#"[{"v":20}]"#);
-    let before = Counters::of(&mut client);
-    assert_eq!(cached(&mut client, "k", QUERY).unwrap(), r#"[{"v":20}]"#);
-    assert_eq!(Counters::of(&mut client).since(&before).hits, 1, "the old value is cached again");
+    let (answer, since) = counted(&mut client, |client| cached(client, "k", QUERY).unwrap());
+    assert_eq!(
+        (answer.as_str(), since.hits),
+        (r#"[{"v":20}]"#, 1),
+        "the old value is cached again"
+    );
     writer.batch_execute("COMMIT").unwrap();
     cached(&mut client, "k", QUERY).unwrap()
 }
