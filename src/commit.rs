@@ -32,11 +32,10 @@ mod early;
 mod stored;
 
 use std::cell::{Cell, RefCell};
-use std::collections::HashSet;
 use std::rc::Rc;
 use std::time::{Duration, Instant};
 
-use pg_cache_core::debt::{Debt, Owing};
+use pg_cache_core::debt::{Debt, Ledger, Owing};
 use pg_cache_core::error::Error;
 use pg_cache_core::pending::Pending;
 use pg_cache_core::reason::Reason;
@@ -56,7 +55,7 @@ use self::delivery::Delivery;
 use self::early::Early;
 use self::stored::Stored;
 
-/// Row groups of one relation that a transaction notes one by one.
+/// Row groups that a transaction notes one by one, of all relations together.
 const GROUPS_MAX: usize = 1000;
 
 /// Tags and keys that a transaction owes one by one; beyond, it owes the catalogue tag, and keys
@@ -70,7 +69,7 @@ struct Transaction {
     /// Set once our part before the end is done: what is noted later is settled at once.
     settled: Option<End>,
     /// What stands in `redis_debt` already.
-    owed: HashSet<Tag>,
+    ledger: Ledger,
     /// What was settled in mid-transaction.
     early: Option<Early>,
     /// What was sent so, and is not known to have arrived.
@@ -317,14 +316,12 @@ fn lock(deadline: &Deadline, take: fn() -> bool) -> Outcome<bool> {
 
 /// Writes what is owed into `redis_debt`, in this transaction.
 fn owe(xid: u64, mut debts: Vec<Debt<'_>>, coarse: bool) -> Outcome<()> {
-    if debts.len() > DEBTS_MAX {
-        debts = vec![registry::ALL_KEYS];
-    } else if coarse {
-        debts.insert(0, registry::ALL_KEYS);
+    let is_too_much = debts.len() > DEBTS_MAX;
+    if is_too_much {
+        debts.clear();
     }
-    TRANSACTION.with_borrow_mut(|transaction| {
-        debts.retain(|debt| transaction.owed.insert(debt.tag));
-    });
+    let debts = TRANSACTION
+        .with_borrow_mut(|transaction| transaction.ledger.enter(debts, coarse || is_too_much));
     // A time of its own: the other may have run out over Redis, and an autovacuum that truncates
     // the table is gone in a moment.
     lock(&Deadline::start(), registry::lock_debts)?;

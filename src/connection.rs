@@ -6,7 +6,7 @@
 use std::cell::RefCell;
 use std::mem::ManuallyDrop;
 use std::sync::OnceLock;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use pg_cache_core::breaker::shared::Breakers;
 use pg_cache_core::limiter::Limiter;
@@ -51,15 +51,28 @@ fn breakers() -> Option<&'static Breakers> {
 /// out to be closed (an idle timeout, a restart) is replaced and the request sent once more:
 /// requests must bear that.
 pub fn ask<T>(request: impl Fn(&mut Session) -> Result<T, Failure>) -> Result<T, Failure> {
-    ask_within(Duration::from_millis(guc::timeout_ms()), request)
+    let timeout = Duration::from_millis(guc::timeout_ms());
+    with_route(timeout, None, |link, route| link.ask(route, MOMENT, request))
 }
 
-/// The same with another time for the answer, which connecting may not exceed either.
+/// The same within so much time for all of it: connecting, a second try, each answer.
 pub fn ask_within<T>(
     timeout: Duration,
     request: impl Fn(&mut Session) -> Result<T, Failure>,
 ) -> Result<T, Failure> {
-    with_route(timeout, |link, route| link.ask(route, MOMENT, request))
+    with_route(timeout, Instant::now().checked_add(timeout), |link, route| {
+        link.ask(route, MOMENT, request)
+    })
+}
+
+/// Takes the answer to what was posted, within so much time. No other connection has it: if this
+/// one is lost, or the server did not understand, nobody is to blame, and whoever asks anew opens
+/// another.
+pub fn collect<T>(
+    timeout: Duration,
+    request: impl FnOnce(&mut Session) -> Result<T, Failure>,
+) -> Result<T, Failure> {
+    with_route(timeout, None, |link, route| link.collect(route, MOMENT, request))
 }
 
 /// Runs a request that must not run twice, after a commit: nothing here reads a catalogue if
@@ -68,13 +81,14 @@ pub fn ask_once<T>(
     timeout: Duration,
     request: impl FnOnce(&mut Session) -> Result<T, Failure>,
 ) -> Result<T, Failure> {
-    with_route(timeout, |link, route| link.ask_once(route, MOMENT, request))
+    with_route(timeout, None, |link, route| link.ask_once(route, MOMENT, request))
 }
 
 const MOMENT: Moment = Moment { now_ms: host::monotonic_ms, random: host::random };
 
 fn with_route<T>(
     timeout: Duration,
+    until: Option<Instant>,
     ask: impl FnOnce(&mut Link, &Route<'_>) -> Result<T, Failure>,
 ) -> Result<T, Failure> {
     // No time at all would mean no limit.
@@ -85,6 +99,7 @@ fn with_route<T>(
         bounds: Bounds {
             connect_timeout,
             timeout,
+            until,
             reply_bytes_max: guc::value_bytes_max().saturating_add(REPLY_OVERHEAD_BYTES),
         },
         secret_source: guc::password_file(),
@@ -100,6 +115,7 @@ pub fn tell<T>(request: impl Fn(&mut Session) -> Result<T, Failure>) -> Option<T
     let bounds = Bounds {
         connect_timeout: TELL_TIMEOUT,
         timeout: TELL_TIMEOUT,
+        until: Instant::now().checked_add(TELL_TIMEOUT),
         reply_bytes_max: REPLY_OVERHEAD_BYTES,
     };
     LINK.with(|link| link.borrow_mut().tell(bounds, request))

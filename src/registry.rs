@@ -316,9 +316,6 @@ pub fn is_gone() -> bool {
     Tables::find_again().is_none()
 }
 
-/// A debt that means every key of this database.
-pub const ALL_KEYS: Debt<'_> = Debt { tag: Tag::CATALOGUE, key: Some(b"*"), yields: false };
-
 /// Writes debts of the transaction at hand.
 pub fn owe(xid: u64, debts: &[Debt<'_>]) -> Outcome<()> {
     if debts.is_empty() {

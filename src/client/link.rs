@@ -88,10 +88,27 @@ impl Link {
         request: impl FnOnce(&mut Session) -> Result<T, Failure>,
     ) -> Result<T, Failure> {
         let permit = self.permit(route, moment)?;
-        let kept = self.session.take().filter(|session| !session.is_closed());
-        let session = kept.map_or_else(|| self.open(route, moment), Ok);
+        let kept = self.session.take().and_then(|session| in_order(session, route).transpose());
+        let session = kept.unwrap_or_else(|| self.open(route, moment));
         let outcome = session.and_then(|session| self.run(session, route, request));
         self.heed(&outcome, permit, route, moment);
+        outcome
+    }
+
+    /// Takes the answer to a post from the connection that it was sent over. Only of silence do the
+    /// breakers hear: any other failure is made up for by asking anew.
+    pub fn collect<T>(
+        &mut self,
+        route: &Route<'_>,
+        moment: Moment,
+        request: impl FnOnce(&mut Session) -> Result<T, Failure>,
+    ) -> Result<T, Failure> {
+        let gone = || Failure::new(Reason::Closed, "the connection is gone");
+        let session = self.session.take().ok_or_else(gone)?;
+        let outcome = self.run(session, route, request);
+        if outcome.as_ref().is_err_and(|failure| failure.reason == Reason::Timeout) {
+            self.heed(&outcome, Permit::Free, route, moment);
+        }
         outcome
     }
 
@@ -230,6 +247,17 @@ impl Link {
                 Circuit { is_shared: false, failures, retry_in_ms: own_ms }
             }
         }
+    }
+}
+
+/// A kept connection, unless the server has closed it: what stands between us and that news are
+/// answers that nobody took.
+fn in_order(mut session: Session, route: &Route<'_>) -> Result<Option<Session>, Failure> {
+    session.set_bounds(route.bounds);
+    match session.take_posted().map_err(Failure::from) {
+        Ok(()) => Ok((!session.is_closed()).then_some(session)),
+        Err(failure) if failure.reason == Reason::Timeout => Err(failure),
+        Err(_) => Ok(None),
     }
 }
 

@@ -9,7 +9,7 @@ pub mod raw;
 use std::io;
 use std::ops::Range;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use pg_cache_core::fence;
 use pg_cache_core::key::EntryKeys;
@@ -45,8 +45,16 @@ pub type Generations = Vec<Option<Vec<u8>>>;
 #[derive(Clone, Copy, Debug)]
 pub struct Bounds {
     pub connect_timeout: Duration,
+    /// For each answer.
     pub timeout: Duration,
+    /// For all of them, connecting included.
+    pub until: Option<Instant>,
     pub reply_bytes_max: usize,
+}
+
+/// What is left for the next answer.
+fn left_of(timeout: Duration, until: Option<Instant>) -> Duration {
+    until.map_or(timeout, |until| timeout.min(until.saturating_duration_since(Instant::now())))
 }
 
 /// What a look asks for.
@@ -101,6 +109,7 @@ pub struct Session {
     outbox: Vec<u8>,
     parser: Parser,
     timeout: Duration,
+    until: Option<Instant>,
     reply_bytes_max: usize,
     db: i64,
     open: bool,
@@ -126,17 +135,20 @@ struct Posted {
 
 impl Session {
     pub fn open(target: &Target, name: &str, bounds: Bounds, host: Host) -> Result<Self, Failure> {
-        let transport = Transport::connect(&target.endpoint, bounds.connect_timeout, host)
-            .map_err(|error| match error.kind() {
+        let timeout = left_of(bounds.connect_timeout, bounds.until);
+        let transport = Transport::connect(&target.endpoint, timeout, host).map_err(|error| {
+            match error.kind() {
                 io::ErrorKind::TimedOut => Failure::new(Reason::Timeout, error.to_string()),
                 _ => Failure::new(Reason::Connect, error.to_string()),
-            })?;
+            }
+        })?;
         let mut session = Self {
             transport,
             inbox: Inbox::default(),
             outbox: Vec::new(),
             parser: Parser::new(),
             timeout: bounds.connect_timeout,
+            until: bounds.until,
             reply_bytes_max: HANDSHAKE_BYTES_MAX,
             db: target.db,
             open: true,
@@ -154,6 +166,7 @@ impl Session {
 
     pub fn set_bounds(&mut self, bounds: Bounds) {
         self.timeout = bounds.timeout;
+        self.until = bounds.until;
         self.reply_bytes_max = bounds.reply_bytes_max;
     }
 
@@ -334,11 +347,11 @@ impl Session {
     }
 
     /// Takes the answers to a post, so that none is read as the answer to what is asked next.
-    fn take_posted(&mut self) -> RedisResult<()> {
+    pub fn take_posted(&mut self) -> RedisResult<()> {
         if self.posted.waiting == 0 {
             return Ok(());
         }
-        self.transport.begin(self.timeout, self.reply_bytes_max);
+        self.transport.begin(self.left(), self.reply_bytes_max);
         self.parser = Parser::new();
         while self.posted.waiting > 0 {
             let answer = self.receive()?;
@@ -348,12 +361,16 @@ impl Session {
         Ok(())
     }
 
+    fn left(&self) -> Duration {
+        left_of(self.timeout, self.until)
+    }
+
     /// From here until the complete reply, the connection is not to be used for anything else.
     fn begin(&mut self) -> RedisResult<()> {
         self.open = false;
         self.take_posted()?;
         self.inbox.prepare()?;
-        self.transport.begin(self.timeout, self.reply_bytes_max);
+        self.transport.begin(self.left(), self.reply_bytes_max);
         Ok(())
     }
 

@@ -1,10 +1,11 @@
 //! Telling Redis ahead of the commit, where by experience it is near.
 //!
-//! The last statement that changes something new sends BUMP and DEL and waits for nothing; the
-//! commit finds the answer there. It is what settling keys early is: the transaction stands in the
-//! lists and is not complete, so nothing can be filled again before it ends. The price is that
-//! readers compute from then on, so [`Pace`] sees to it that this is not for long. Schema changes
-//! are never told ahead.
+//! The last statement that changes something new sends BUMP and waits for nothing; the commit finds
+//! the answer there. The transaction stands in the lists and is not complete, so nothing can be
+//! filled again before it ends. The price is that readers compute from then on, so [`Pace`] sees to
+//! it that this is not for long. Schema changes are never told ahead. Nor is a transaction that
+//! names keys: a program that finds one gone may put back what it read before the commit, and a
+//! rollback would have deleted it for nothing.
 //!
 //! No lock is held in between: a transaction that stays open after all must not hold up the worker.
 //! So what was told counts only in the generation and on the server that the commit finds
@@ -50,7 +51,6 @@ pub struct Ahead {
 /// A delivery that was sent and is not yet known to have arrived.
 struct Told {
     buckets: Vec<Bucket>,
-    keys: Keys,
     settlement: Settlement,
     ticket: u64,
 }
@@ -107,7 +107,7 @@ fn tell() -> Option<Told> {
     let xid = xact::xid()?;
     let owed =
         TRANSACTION.with_borrow(|transaction| transaction.pending.as_ref().map(Pending::copy));
-    let owed = owed.filter(|owed| !owed.tags.contains(&Tag::CATALOGUE))?;
+    let owed = owed.filter(|owed| !owed.tags.contains(&Tag::CATALOGUE) && owed.keys.is_empty())?;
     let fresh = Fresh::try_push()?;
     let registration = registry::seen_by_writer(&fresh.snapshot).ok()??;
     let deadline = Deadline::start();
@@ -116,9 +116,9 @@ fn tell() -> Option<Told> {
         return None;
     }
     let buckets = delivery::buckets_of(&registration, &owed);
-    let settlement = delivery.settlement(&buckets, &owed.keys, &[]);
+    let settlement = delivery.settlement(&buckets, &Keys::default(), &[]);
     let ticket = connection::tell(|session| Ok(settlement.post(session)?))?;
-    Some(Told { buckets, keys: owed.keys, settlement, ticket })
+    Some(Told { buckets, settlement, ticket })
 }
 
 /// Whether all that is owed was told, to the table and the server that count, and has arrived.
@@ -130,13 +130,12 @@ pub fn has_told(
 ) -> bool {
     let told = TRANSACTION.with_borrow_mut(|transaction| transaction.ahead.told.take());
     let Some(told) = told else { return false };
-    let is_all = buckets.iter().all(|bucket| told.buckets.contains(bucket))
-        && owed.keys.iter().all(|(tag, key)| told.keys.contains(tag, key));
+    let is_all = owed.keys.is_empty() && buckets.iter().all(|bucket| told.buckets.contains(bucket));
     if !is_all && !host::skips("guard.covers") {
         return false;
     }
     let started = Instant::now();
-    let arrived = connection::ask_within(deadline.left(), |session| {
+    let arrived = connection::collect(deadline.left(), |session| {
         let found = told.settlement.collect(session, told.ticket)?;
         match host::skips("guard.ahead") {
             true => Ok(()),
@@ -145,7 +144,7 @@ pub fn has_told(
     });
     if arrived.is_ok() {
         let time_us = stats::us_since(started);
-        stats::delivered(true, told.buckets.len(), told.keys.len(), time_us);
+        stats::delivered(true, told.buckets.len(), 0, time_us);
     }
     arrived.is_ok()
 }

@@ -83,12 +83,14 @@ pub fn settle() -> Outcome<()> {
     let is_first = early.is_none();
     let mut early = early.unwrap_or_default();
     let mut is_former = false;
+    let mut is_lost = false;
     let settled = match super::registration(&fresh, is_locked) {
         Ok(Some(found)) => {
             // Whatever became of the last step, these keys are to be deleted: programs that read
             // Redis see no debts.
             let collected = early.collect(&deadline);
-            if collected.is_ok() {
+            is_lost = collected.is_err();
+            if !is_lost {
                 TRANSACTION
                     .with_borrow_mut(|transaction| transaction.in_flight = vec![sent.clone()]);
             }
@@ -109,7 +111,8 @@ pub fn settle() -> Outcome<()> {
         }
         transaction.early = Some(early);
     });
-    told(settled)
+    // What an earlier step lost is told anew at the end: then it shows whether that can be.
+    if is_lost { Ok(()) } else { told(settled) }
 }
 
 /// Before the commit: what did not arrive is pending again. Gives the time that is left, if it was
@@ -131,7 +134,6 @@ pub fn finish() -> Outcome<Option<Deadline>> {
         }
         transaction.early = Some(early);
     });
-    told(collected)?;
     Ok(Some(deadline))
 }
 
@@ -203,7 +205,7 @@ impl Early {
     fn collect(&mut self, deadline: &Deadline) -> Result<(), Failure> {
         let Some(posted) = self.posted.take() else { return Ok(()) };
         let Posted { registration, is_former, settlement, ticket, buckets } = posted;
-        let collected = connection::ask_within(deadline.left(), |session| {
+        let collected = connection::collect(deadline.left(), |session| {
             let found = settlement.collect(session, ticket)?;
             registration.check_told(session.server(), &found, is_former)
         });

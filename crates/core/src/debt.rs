@@ -3,9 +3,10 @@
 //! Invariant: for every key that may still hold something old a debt names the key, and for every
 //! other key, as for every tag, one names its tag. A key that `redis_store` keeps is deleted with
 //! its transaction's settlement, and set afterwards; once that has arrived, a debt that named it
-//! would take away the new image, or the token that lets it in.
+//! would take away the new image, or the token that lets it in. A transaction has one row for a
+//! tag: if a second name of the same tag would need another, every key is owed.
 
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
 
 use crate::pending::{Keys, Owed};
 use crate::tag::Tag;
@@ -28,6 +29,41 @@ pub struct Debt<'a> {
     pub key: Option<&'a [u8]>,
     /// Whoever left a token beside the key has deleted it, and is to set it.
     pub yields: bool,
+}
+
+impl Debt<'_> {
+    /// Everything of this database, whatever its name.
+    pub const ALL_KEYS: Debt<'static> =
+        Debt { tag: Tag::CATALOGUE, key: Some(b"*"), yields: false };
+}
+
+/// What a transaction has written down so far.
+#[derive(Debug, Default)]
+pub struct Ledger {
+    tags: HashSet<Tag>,
+    has_all: bool,
+}
+
+impl Ledger {
+    /// The rows to write for these debts, one for a tag; `all`: for every key as well.
+    pub fn enter<'a>(&mut self, debts: Vec<Debt<'a>>, mut all: bool) -> Vec<Debt<'a>> {
+        let mut named: HashMap<Tag, Option<&[u8]>> = HashMap::new();
+        let mut rows = Vec::with_capacity(debts.len());
+        for debt in debts {
+            if self.tags.insert(debt.tag) {
+                named.insert(debt.tag, debt.key);
+                rows.push(debt);
+            } else if debt.key.is_some() {
+                all |= named.get(&debt.tag) != Some(&debt.key);
+            }
+        }
+        if all && !std::mem::replace(&mut self.has_all, true) {
+            self.tags.insert(Debt::ALL_KEYS.tag);
+            rows.retain(|row| row.tag != Debt::ALL_KEYS.tag);
+            rows.insert(0, Debt::ALL_KEYS);
+        }
+        rows
+    }
 }
 
 impl Owing {
@@ -63,16 +99,16 @@ impl Owing {
         self.durable.contains(tag, key)
     }
 
-    /// The debts, each tag once; `has_arrived`: the keys are deleted, and tokens laid beside them.
+    /// The debts, named ones first; `has_arrived`: the keys are deleted, and tokens laid beside
+    /// them.
     pub fn debts(&self, has_arrived: bool) -> Vec<Debt<'_>> {
-        let mut known = HashSet::new();
         let keys = self.owed.keys.iter().map(|(tag, key)| {
             let is_durable = self.is_durable(tag, key);
             let is_set = has_arrived && (is_durable || self.is_stored(tag, key));
             Debt { tag, key: (!is_set).then_some(key), yields: is_durable && !is_set }
         });
         let tags = self.owed.tags.iter().map(|tag| Debt { tag: *tag, key: None, yields: false });
-        keys.chain(tags).filter(|debt| known.insert(debt.tag)).collect()
+        keys.chain(tags).collect()
     }
 }
 
@@ -91,7 +127,7 @@ mod tests {
 
     /// For each key: whether a debt names it, and whether that yields.
     fn told(owing: &Owing, has_arrived: bool) -> Vec<(&'static str, bool, bool)> {
-        let debts = owing.debts(has_arrived);
+        let debts = Ledger::default().enter(owing.debts(has_arrived), false);
         let of = |name: &'static str| {
             let found: Vec<_> =
                 debts.iter().filter(|d| d.tag == Tag::key(name.as_bytes())).collect();
@@ -114,7 +150,7 @@ mod tests {
             ("durable", false, false),
         ];
         assert_eq!(told(&owing(), true), expected);
-        assert_eq!(owing().debts(true).len(), 6);
+        assert_eq!(Ledger::default().enter(owing().debts(true), false).len(), 6);
     }
 
     #[test]
@@ -137,5 +173,25 @@ mod tests {
             assert_eq!(plain.debts(has_arrived), [key, tag]);
         }
         assert!(!plain.is_empty() && Owing::default().is_empty());
+    }
+
+    fn named(tag: u64, key: &[u8]) -> Debt<'_> {
+        Debt { tag: Tag(tag), key: Some(key), yields: false }
+    }
+
+    #[test]
+    fn two_names_of_one_tag_owe_every_key() {
+        // Danger: the second name finds its tag written down, and its key stays as it was.
+        let (a, b) = (named(1, b"a"), named(1, b"b"));
+        let tag = Debt { key: None, ..a };
+        let catalogue = Debt { tag: Tag::CATALOGUE, ..tag };
+        let mut ledger = Ledger::default();
+        assert_eq!(ledger.enter(vec![a, a, tag], false), [a]);
+        assert_eq!(ledger.enter(vec![tag, named(2, b"c")], false), [named(2, b"c")]);
+        assert_eq!(ledger.enter(vec![b], false), [Debt::ALL_KEYS]);
+        assert_eq!(ledger.enter(vec![b], true), []);
+        assert_eq!(Ledger::default().enter(vec![a, b], false), [Debt::ALL_KEYS, a]);
+        assert_eq!(Ledger::default().enter(vec![tag, a], false), [Debt::ALL_KEYS, tag]);
+        assert_eq!(Ledger::default().enter(vec![a, catalogue], true), [Debt::ALL_KEYS, a]);
     }
 }

@@ -11,6 +11,7 @@
 
 mod changes;
 pub mod guards;
+mod habit;
 mod ledger;
 mod named;
 mod plain;

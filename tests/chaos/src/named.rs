@@ -31,12 +31,7 @@ enum Kind {
     Soft,
     Settled,
     ReadOnlyAtTheEnd,
-    /// One change, then the commit: whoever has this habit tells Redis ahead of it.
-    Habit,
 }
-
-/// The writer that has one.
-const HABITUAL: usize = 0;
 
 const KINDS: [Kind; 14] = [
     Kind::Plain,
@@ -87,16 +82,10 @@ pub fn write(world: &World, which: usize, mut random: Rng) {
 impl Writer<'_> {
     fn go_on(&mut self, random: &mut Rng) -> Result<(), Error> {
         self.client.batch_execute("SET statement_timeout = '10s'; SET lock_timeout = '2s'")?;
-        // Long pauses break no habit here.
-        self.client.batch_execute("SET pg_cache.ahead_ms = '60s'")?;
         self.resolve()?;
         while !self.world.tally.is_over() {
             let lost = self.world.setup.without.is_some_and(Guard::wants_lost_commits);
-            let kind = match self.ids[0] == HABITUAL && random.u32(..10) > 0 {
-                _ if lost => Kind::Soft,
-                true => Kind::Habit,
-                false => KINDS[random.usize(..KINDS.len())],
-            };
+            let kind = if lost { Kind::Soft } else { KINDS[random.usize(..KINDS.len())] };
             if let Err(error) = self.once(kind, random) {
                 if error.code().is_none() {
                     return Err(error);
@@ -144,7 +133,6 @@ impl Writer<'_> {
     fn once(&mut self, kind: Kind, random: &mut Rng) -> Result<(), Error> {
         let count = match kind {
             Kind::Settled => self.ids.len(),
-            Kind::Habit => 1,
             _ => random.usize(1..3),
         };
         let mut ids = self.ids.clone();
@@ -162,10 +150,8 @@ impl Writer<'_> {
                 self.client.query_one(&self.world.questions[id].check(), &[])?;
             }
         }
-        let without = self.world.setup.without;
-        let most_ms = if without.is_some_and(Guard::wants_late_commits) { 1500 } else { 30 };
-        if kind == Kind::Habit || random.u32(..3) == 0 {
-            self.world.tally.rest(Duration::from_millis(random.u64(..most_ms)));
+        if random.u32(..3) == 0 {
+            self.world.tally.rest(Duration::from_millis(random.u64(..30)));
         }
         self.end(kind, &ids, version, present, random)
     }

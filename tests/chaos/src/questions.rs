@@ -73,6 +73,8 @@ const PLAIN: &[(&str, &str)] = &[
     ("shown", "SELECT id, n FROM shown ORDER BY id"),
     ("scaled", "SELECT id, scale(v) AS n FROM wide ORDER BY id"),
     ("wide", "SELECT id, v FROM wide ORDER BY id"),
+    ("habits", "SELECT id, n FROM habits ORDER BY id"),
+    ("extras", "SELECT id, n FROM extras ORDER BY id"),
     ("twin", "SELECT id, n FROM twin_a ORDER BY id"),
     ("moods", "SELECT id, m::text AS m FROM moods ORDER BY id"),
     ("secrets", "SELECT id, n FROM secrets ORDER BY id"),

@@ -10,7 +10,7 @@ use std::time::Duration;
 use fastrand::Rng;
 
 use crate::world::{Setup, Side, World};
-use crate::{named, plain, reader, trouble, writer};
+use crate::{habit, named, plain, reader, trouble, writer};
 
 /// Beyond the end a run may wait for statements that hang and servers that stop.
 const EXTRA_TIME_MAX: Duration = Duration::from_secs(60);
@@ -56,6 +56,7 @@ pub fn run(setup: Setup) -> Outcome {
     for which in 0..named::WRITERS {
         start(Box::new(move |world, random| named::write(world, which, random)));
     }
+    start(Box::new(habit::write));
     for _ in 0..world.setup.writers {
         start(Box::new(writer::write));
     }

@@ -36,6 +36,8 @@ CREATE TABLE secrets (id int PRIMARY KEY, n int NOT NULL);
 ALTER TABLE secrets ENABLE ROW LEVEL SECURITY;
 CREATE POLICY visible ON secrets USING (n % 2 = 0);
 CREATE TABLE blinking (id int PRIMARY KEY, n int NOT NULL);
+CREATE TABLE habits (id int PRIMARY KEY, n int NOT NULL);
+CREATE TABLE extras (id int PRIMARY KEY, n int NOT NULL);
 CREATE TABLE users (id int PRIMARY KEY, version bigint NOT NULL, payload text NOT NULL);
 CREATE MATERIALIZED VIEW summary AS
     SELECT grp, count(*) AS c, sum(n) AS s FROM items GROUP BY grp;
@@ -58,6 +60,8 @@ INSERT INTO twin_b SELECT g, 100 + g FROM generate_series(0, 9) g;
 INSERT INTO moods SELECT g, (ARRAY['calm', 'wild'])[1 + g % 2]::mood FROM generate_series(0, 9) g;
 INSERT INTO secrets SELECT g, g FROM generate_series(0, 19) g;
 INSERT INTO blinking SELECT g, g FROM generate_series(0, 9) g;
+INSERT INTO habits SELECT g, g FROM generate_series(0, 3) g;
+INSERT INTO extras SELECT g, g FROM generate_series(0, 3) g;
 INSERT INTO users SELECT g, 0, 'first' FROM generate_series(0, 23) g;
 REFRESH MATERIALIZED VIEW summary;
 ";
@@ -94,7 +98,8 @@ const TRACKING: &str = "
 SELECT redis_track('items', '{grp}'), redis_track('owners'), redis_track('pets', '{owner}'),
        redis_track('parts', '{region}'), redis_track('base'), redis_track('wide'),
        redis_track('twin_a'), redis_track('twin_b'), redis_track('moods'),
-       redis_track('secrets'), redis_track('blinking'), redis_track('users', '{id}');
+       redis_track('secrets'), redis_track('blinking'), redis_track('users', '{id}'),
+       redis_track('habits'), redis_track('extras');
 CREATE TRIGGER named AFTER INSERT OR UPDATE OR DELETE ON users
     FOR EACH ROW EXECUTE FUNCTION redis_invalidate('user:{id}');
 ALTER TABLE users ENABLE ALWAYS TRIGGER named;

@@ -172,7 +172,6 @@ pub enum Flight {
 pub struct Told {
     pub generation: u8,
     pub tags: u8,
-    pub keys: u8,
 }
 
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Hash)]

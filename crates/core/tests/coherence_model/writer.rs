@@ -141,7 +141,8 @@ fn look(steps: &mut Steps<'_>, place: usize) {
         (writer.tags, writer.keys) = decide::owed(world, world.writers[place], writer);
         writer.keys_left = writer.keys;
         writer.bumped = false;
-        let is_ready = is_made && !ends && writer.tags != 0 && writer.tags & 1 << CATALOGUE == 0;
+        let is_ready = is_made && !ends && writer.tags != 0;
+        let is_ready = is_ready && writer.tags & 1 << CATALOGUE == 0 && writer.keys == 0;
         if writer.tells_ahead && !is_ready || is_told(world, place, writer) {
             outcome.marks |= if writer.tells_ahead { 0 } else { mark::TOLD_AHEAD };
             // Nothing that was told ahead is worse than nothing.
@@ -173,7 +174,7 @@ fn look(steps: &mut Steps<'_>, place: usize) {
 fn is_told(world: &World, place: usize, writer: &Writer) -> bool {
     let is_prepared = world.writers[place].last() == Some(&Op::Prepare);
     writer.told.is_some_and(|told| {
-        let is_covered = writer.tags & !told.tags == 0 && writer.keys & !told.keys == 0;
+        let is_covered = writer.tags & !told.tags == 0 && writer.keys == 0;
         (told.generation == writer.generation || !world.has(Guard::AheadGeneration))
             && (is_covered || !world.has(Guard::AheadCovers))
             && !is_prepared
@@ -297,8 +298,8 @@ fn delete(steps: &mut Steps<'_>, place: usize) {
 fn settled(world: &World, state: &mut State, outcome: &mut Outcome, place: usize) {
     let writer = &mut state.writers[place];
     if writer.tells_ahead {
-        let Writer { generation, tags, keys, .. } = *writer;
-        writer.told = (!writer.owes).then_some(Told { generation, tags, keys });
+        let Writer { generation, tags, .. } = *writer;
+        writer.told = (!writer.owes).then_some(Told { generation, tags });
         writer.tells_ahead = false;
         writer.owes = false;
         writer.op += 1;
