@@ -9,8 +9,8 @@ CHAOS ?=
 
 help:
 	@echo 'make demo [KEEP=1]              shows it at work on 336,776 flights; KEEP=1 keeps the servers'
-	@echo 'make test                       everything that proves it, PostgreSQL 15 and 18'
-	@echo 'make test-all                   the same and PostgreSQL 14, 16 and 17'
+	@echo 'make test                       everything that proves it; PostgreSQL 15, parts on 18'
+	@echo 'make test-all                   the same and the regression suite on 14, 16 and 17'
 	@echo 'make install PG_CONFIG=…        a release build into that PostgreSQL'
 	@echo 'make uninstall PG_CONFIG=…      removes it'
 	@echo 'make setup                      installs what is missing to build and test'

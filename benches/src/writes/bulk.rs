@@ -9,7 +9,7 @@ use pg_cache_testbed::Pair;
 use postgres::Client;
 
 use super::{
-    GROUPED, Goal, INVALIDATED, PLAIN, Result, Row, TRACKED, Way, await_ends, compare, cpu_us,
+    GROUPED, Goal, INVALIDATED, PLAIN, Result, Row, TRACKED, Way, await_ends, compare,
     memory_peak_kb, turns,
 };
 use crate::Outcome;
@@ -45,7 +45,6 @@ pub fn measure(pair: &Pair, rounds: usize) -> Outcome<Row> {
             let once = once(pair, &ways[turn].0)?;
             let result = &mut results[turn];
             result.rounds.push(once.seconds);
-            result.cpu_us.push(once.cpu_us);
             result.grown_kb = result.grown_kb.max(Some(once.grown_kb));
         }
         compare(&mut results);
@@ -57,11 +56,9 @@ struct Once {
     seconds: f64,
     /// What the backend's memory grew by.
     grown_kb: u64,
-    cpu_us: f64,
 }
 
 fn once(pair: &Pair, way: &Way) -> Outcome<Once> {
-    let cpu_before_us = cpu_us(pair)?;
     let mut sql = pair.postgres.connect_as("postgres", way.id);
     let process: i32 = sql.query_one("SELECT pg_backend_pid()", &[])?.get(0);
     // Loads the library and the catalogue.
@@ -75,13 +72,12 @@ fn once(pair: &Pair, way: &Way) -> Outcome<Once> {
     prove(before, told(&mut sql)?, way)?;
     drop(sql);
     await_ends(pair);
-    let cpu_us = cpu_us(pair)? - cpu_before_us;
     let mut sql = pair.postgres.connect_as("postgres", way.id);
     sql.batch_execute("VACUUM bulk")?;
     sql.batch_execute("CHECKPOINT")?;
     drop(sql);
     await_ends(pair);
-    Ok(Once { seconds, grown_kb, cpu_us })
+    Ok(Once { seconds, grown_kb })
 }
 
 /// Buckets bumped and keys deleted by this backend. Many keys go in one command.

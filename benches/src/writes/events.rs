@@ -1,4 +1,4 @@
-//! What events cost: one INSERT of 300,000 rows, and single-row commits, each way in turn.
+//! What events cost one INSERT of 300,000 rows, each way in turn.
 //!
 //! Owns a database and a table for each way. The invariant: each call runs in a backend of its own
 //! on a table that was just emptied, its time ends with the commit, and every message has arrived.
@@ -9,18 +9,17 @@ use std::time::Instant;
 use pg_cache_testbed::Pair;
 use postgres::Client;
 
-use super::{Goal, Result, Row, Way, await_ends, compare, cpu_us, turns};
+use super::{Goal, Result, Row, Way, await_ends, compare, turns};
 use crate::Outcome;
 
-const DATABASE: &str = "events";
+pub const DATABASE: &str = "events";
 const ROWS: u64 = 300_000;
-const COMMITS: u64 = 1_000;
 
 /// A multiple of what the PL/pgSQL trigger takes.
 const STREAMED_GOAL: Goal = Goal::AtMost(0.5);
 
 /// What applications do without us. It is what the others are compared with, so it stands first.
-const NOTIFIED: Way = Way {
+pub const NOTIFIED: Way = Way {
     id: "notified",
     title: "PL/pgSQL with pg_notify",
     setup: |table| trigger(table, "notify_change()"),
@@ -28,7 +27,7 @@ const NOTIFIED: Way = Way {
     deletes: 0,
 };
 
-const STREAMED: Way = Way {
+pub const STREAMED: Way = Way {
     id: "streamed",
     title: "redis_stream('s', 'maxlen=100000')",
     setup: |table| trigger(table, "redis_stream('s', 'maxlen=100000')"),
@@ -36,7 +35,7 @@ const STREAMED: Way = Way {
     deletes: 0,
 };
 
-const PUBLISHED: Way = Way {
+pub const PUBLISHED: Way = Way {
     id: "published",
     title: "redis_publish('c')",
     setup: |table| trigger(table, "redis_publish('c')"),
@@ -44,13 +43,13 @@ const PUBLISHED: Way = Way {
     deletes: 0,
 };
 
-const SILENT: Way =
+pub const SILENT: Way =
     Way { id: "silent", title: "without", setup: |_| String::new(), bumps: 0, deletes: 0 };
 
 const WAYS: [(Way, Option<Goal>); 4] =
     [(NOTIFIED, None), (STREAMED, Some(STREAMED_GOAL)), (PUBLISHED, None), (SILENT, None)];
 
-fn trigger(table: &str, function: &str) -> String {
+pub fn trigger(table: &str, function: &str) -> String {
     format!(
         "CREATE TRIGGER sends AFTER INSERT OR UPDATE OR DELETE ON {table}
          FOR EACH ROW EXECUTE FUNCTION {function}"
@@ -73,76 +72,68 @@ pub fn prepare(pair: &Pair) -> Outcome<()> {
          END $$"
     ))?;
     for (way, _) in &WAYS {
-        let id = way.id;
-        sql.batch_execute(&format!(
-            "CREATE TABLE {id} (id int PRIMARY KEY, customer int, status text,
-                                total numeric(10, 2), placed timestamptz, note text)"
-        ))?;
-        sql.batch_execute(&(way.setup)(id))?;
+        create(&mut sql, way)?;
     }
     Ok(())
 }
 
-pub fn measure(pair: &Pair, rounds: usize) -> Outcome<Vec<Row>> {
-    let mut bulk: Vec<Result> = WAYS.iter().map(|(way, goal)| Result::new(way, *goal)).collect();
-    let mut single: Vec<Result> = WAYS.iter().map(|(way, _)| Result::new(way, None)).collect();
+/// The way's own table.
+pub fn create(sql: &mut Client, way: &Way) -> Outcome<()> {
+    let id = way.id;
+    sql.batch_execute(&format!(
+        "CREATE TABLE {id} (id int PRIMARY KEY, customer int, status text,
+                            total numeric(10, 2), placed timestamptz, note text)"
+    ))?;
+    sql.batch_execute(&(way.setup)(id))?;
+    Ok(())
+}
+
+pub fn measure(pair: &Pair, rounds: usize) -> Outcome<Row> {
+    let mut results: Vec<Result> = WAYS.iter().map(|(way, goal)| Result::new(way, *goal)).collect();
     for round in 0..rounds {
         for turn in turns(WAYS.len(), round) {
-            let way = &WAYS[turn].0;
-            let (seconds, cpu) = once(pair, way, insert_all)?;
-            bulk[turn].rounds.push(seconds);
-            bulk[turn].cpu_us.push(cpu);
-            let (seconds, cpu) = once(pair, way, insert_singly)?;
-            single[turn].rounds.push(seconds * 1_000_000.0 / COMMITS as f64);
-            single[turn].cpu_us.push(cpu / COMMITS as f64);
+            results[turn].rounds.push(once(pair, &WAYS[turn].0)?);
         }
-        compare(&mut bulk);
-        compare(&mut single);
+        compare(&mut results);
     }
-    Ok(vec![
-        Row { what: format!("INSERT of {ROWS} rows, seconds"), results: bulk },
-        Row { what: "single-row INSERT, µs".into(), results: single },
-    ])
+    Ok(Row { what: format!("INSERT of {ROWS} rows, seconds"), results })
 }
 
-fn insert_all(sql: &mut Client, table: &str) -> Outcome<()> {
+/// Seconds.
+fn once(pair: &Pair, way: &Way) -> Outcome<f64> {
+    let mut sql = begin(pair, way)?;
+    let start = Instant::now();
     sql.batch_execute(&format!(
-        "INSERT INTO {table} SELECT g, g % 1000, 'new', g * 1.25, now() + g * interval '1 second',
-                'a note about order ' || g FROM generate_series(1, {ROWS}) g"
+        "INSERT INTO {} SELECT g, g % 1000, 'new', g * 1.25, now() + g * interval '1 second',
+                'a note about order ' || g FROM generate_series(1, {ROWS}) g",
+        way.id
     ))?;
-    Ok(())
+    let seconds = start.elapsed().as_secs_f64();
+    let is_heard = [STREAMED.id, PUBLISHED.id].contains(&way.id);
+    end(pair, sql, way, is_heard)?;
+    Ok(seconds)
 }
 
-fn insert_singly(sql: &mut Client, table: &str) -> Outcome<()> {
-    let insert =
-        sql.prepare(&format!("INSERT INTO {table} VALUES ($1, 1, 'new', 1.25, now(), 'a note')"))?;
-    for id in 1..=i32::try_from(COMMITS)? {
-        sql.execute(&insert, &[&id])?;
-    }
-    Ok(())
-}
-
-/// The time, and that of the processors in microseconds.
-fn once(pair: &Pair, way: &Way, work: fn(&mut Client, &str) -> Outcome<()>) -> Outcome<(f64, f64)> {
+/// A backend of its own, which has loaded the library and is connected, before an empty table.
+pub fn begin(pair: &Pair, way: &Way) -> Outcome<Client> {
     let mut sql = pair.postgres.connect_as("postgres", DATABASE);
     sql.batch_execute(&format!("TRUNCATE {}; CHECKPOINT", way.id))?;
     drop(sql);
     await_ends(pair);
-    let cpu_before_us = cpu_us(pair)?;
     let mut sql = pair.postgres.connect_as("postgres", DATABASE);
-    // Loads the library and connects.
     sql.batch_execute(&format!("INSERT INTO {} VALUES (0)", way.id))?;
-    let start = Instant::now();
-    work(&mut sql, way.id)?;
-    let seconds = start.elapsed().as_secs_f64();
+    Ok(sql)
+}
+
+/// Fails unless each row that is there sent one message, or none.
+pub fn end(pair: &Pair, mut sql: Client, way: &Way, sends: bool) -> Outcome<()> {
     let row = sql.query_one("SELECT sent, lost FROM redis_stat_commit", &[])?;
     let (sent, lost): (i64, i64) = (row.get(0), row.get(1));
     let rows: i64 = sql.query_one(&format!("SELECT count(*) FROM {}", way.id), &[])?.get(0);
-    let expected = if [STREAMED.id, PUBLISHED.id].contains(&way.id) { rows } else { 0 };
-    if (sent, lost) != (expected, 0) {
+    if (sent, lost) != (if sends { rows } else { 0 }, 0) {
         return Err(format!("{}: {sent} messages sent and {lost} lost", way.title).into());
     }
     drop(sql);
     await_ends(pair);
-    Ok((seconds, cpu_us(pair)? - cpu_before_us))
+    Ok(())
 }

@@ -10,6 +10,7 @@ mod events;
 mod pgbench;
 mod relay;
 mod report;
+mod single;
 
 use std::fs;
 use std::time::Duration;
@@ -23,11 +24,8 @@ use crate::samples::quantile;
 /// Branches of pgbench; 100,000 accounts each.
 const SCALE: u32 = 10;
 
-/// Where utime and stime stand behind the name in `/proc/PID/stat`, and those of ended children.
-pub const OWN_TIME: usize = 11;
-const CHILDREN_TIME: usize = 13;
-
 /// One way to keep what is cached right, in a database of its own.
+#[derive(Clone, Copy)]
 pub struct Way {
     pub id: &'static str,
     pub title: &'static str,
@@ -88,9 +86,6 @@ pub struct Result {
     pub goal: Option<Goal>,
     /// What the backend's memory grew by, in kB, at most.
     pub grown_kb: Option<u64>,
-    /// Processor time of PostgreSQL and Redis for each transaction, in microseconds, by round: what
-    /// a busy machine changes least.
-    pub cpu_us: Vec<f64>,
 }
 
 /// The order of a round: another way begins each time, so that a drift spares none.
@@ -115,12 +110,8 @@ pub fn compare(results: &mut [Result]) {
 
 impl Result {
     pub fn new(way: &Way, goal: Option<Goal>) -> Result {
-        let (rounds, ratios, cpu_us) = (Vec::new(), Vec::new(), Vec::new());
-        Result { way: way.title, id: way.id, rounds, ratios, goal, grown_kb: None, cpu_us }
-    }
-
-    pub fn cpu_us(&self) -> Option<f64> {
-        (!self.cpu_us.is_empty()).then(|| quantile(self.cpu_us.iter().copied(), 0.5))
+        let (rounds, ratios) = (Vec::new(), Vec::new());
+        Result { way: way.title, id: way.id, rounds, ratios, goal, grown_kb: None }
     }
 
     pub fn median(&self) -> f64 {
@@ -155,13 +146,18 @@ pub fn run(rounds: usize) -> Outcome<Value> {
         rows.push(row);
     }
     events::prepare(&pair)?;
-    for row in events::measure(&pair, rounds)? {
-        report::print(&row);
-        rows.push(row);
-    }
+    let row = events::measure(&pair, rounds)?;
+    report::print(&row);
+    rows.push(row);
+    let (row, trips) = single::measure(&pair, rounds)?;
+    report::print(&row);
+    single::print(&trips);
+    rows.push(row);
     let relayed = relay::measure(&pair, rounds)?;
     nothing_is_owed(&pair.postgres)?;
-    Ok(json!({ "rows": report::as_json(&rows), "relay": relayed }))
+    Ok(json!({
+        "rows": report::as_json(&rows), "trips": single::as_json(&trips), "relay": relayed,
+    }))
 }
 
 fn prepare(postgres: &Postgres, way: &Way) -> Outcome<()> {
@@ -233,21 +229,15 @@ pub fn memory_peak_kb(process: i32) -> Outcome<u64> {
     Ok(number.parse()?)
 }
 
-/// Processor time so far, in microseconds: of Redis, and of PostgreSQL's processes that have ended.
-pub fn cpu_us(pair: &Pair) -> Outcome<f64> {
-    Ok(process_us(pair.redis.pid(), OWN_TIME)? + process_us(pair.postgres.pid(), CHILDREN_TIME)?)
+/// Processor time of a process so far, in microseconds, as its scheduler counts it: ticks miss what
+/// sleeps between them.
+pub fn process_us(process: u32) -> Outcome<f64> {
+    let text = fs::read_to_string(format!("/proc/{process}/schedstat"))?;
+    let ns: f64 = text.split(' ').next().ok_or("no time")?.parse()?;
+    Ok(ns / 1000.0)
 }
 
-/// Processor time of a process, from the fields of its stat that begin at this place.
-pub fn process_us(process: u32, from: usize) -> Outcome<f64> {
-    const TICK_US: f64 = 10_000.0;
-    let stat = fs::read_to_string(format!("/proc/{process}/stat"))?;
-    let fields = stat.rsplit_once(") ").ok_or("no fields")?.1.split(' ');
-    let ticks: f64 = fields.skip(from).take(2).map(|field| field.parse().unwrap_or(0.0)).sum();
-    Ok(ticks * TICK_US)
-}
-
-/// Waits until the backends of all connections have ended and their time is counted.
+/// Waits until the backends of all connections have ended.
 pub fn await_ends(pair: &Pair) {
     let is_there = |process: &u32| {
         let read = |name: &str| fs::read(format!("/proc/{process}/{name}")).unwrap_or_default();

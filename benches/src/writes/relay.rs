@@ -10,7 +10,7 @@ use pg_cache_testbed::{Pair, Postgres, eventually};
 use postgres::Client;
 use serde_json::{Value, json};
 
-use super::{OWN_TIME, process_us};
+use super::process_us;
 use crate::Outcome;
 use crate::samples::quantile;
 
@@ -73,9 +73,8 @@ fn once(pair: &Pair, case: &Case) -> Outcome<Sample> {
         let () = redis::cmd("DEL").arg(format!("{table}:{part}")).query(&mut redis)?;
     }
     let worker = worker(&mut sql)?;
-    let times_us = || -> Outcome<(f64, f64)> {
-        Ok((process_us(worker, OWN_TIME)?, process_us(pair.redis.pid(), OWN_TIME)?))
-    };
+    let times_us =
+        || -> Outcome<(f64, f64)> { Ok((process_us(worker)?, process_us(pair.redis.pid())?)) };
     let before_us = times_us()?;
     sql.batch_execute(&format!(
         "INSERT INTO {table} SELECT g, g % {streams}, 'a note' FROM generate_series(1, {EVENTS}) g"

@@ -10,8 +10,8 @@ use super::{Goal, Row, SCALE};
 pub fn print_head(rounds: usize) {
     println!("\n## Writers: fsync on, nothing pinned\n");
     println!("measured    {rounds} rounds; in each, every way in turn, in a database of its own");
-    println!("            (pgbench, scale {SCALE}, prepared, 1 second). Ratios are of one round;");
-    println!("            shown is their median, and their quartiles.");
+    println!("            (pgbench, scale {SCALE}, prepared, 2 seconds). Ratios are of one");
+    println!("            round; shown is their median, and their quartiles.");
 }
 
 pub fn print(row: &Row) {
@@ -20,18 +20,13 @@ pub fn print(row: &Row) {
     for result in &row.results {
         let (low, high) = (result.ratio(0.25), result.ratio(0.75));
         let memory = result.grown_kb.map(|kb| format!(" memory + {} MB", kb / 1024));
-        let cpu = result.cpu_us().map(|us| match us < 10_000.0 {
-            true => format!(" {us:.0} µs of processors"),
-            false => format!(" {:.0} ms of processors", us / 1000.0),
-        });
         println!(
-            "| {:<36} | {:>8.2} | {:>5.2} | {low:>5.2} to {high:<4.2} | {}{}{} |",
+            "| {:<36} | {:>8.2} | {:>5.2} | {low:>5.2} to {high:<4.2} | {}{} |",
             result.way,
             result.median(),
             result.ratio(0.5),
             goal_in_words(result.goal, result.ratio(0.5)),
             memory.unwrap_or_default(),
-            cpu.unwrap_or_default(),
         );
     }
 }
@@ -59,7 +54,7 @@ pub fn as_json(rows: &[Row]) -> Value {
                     "way": result.id, "title": result.way, "median": result.median(),
                     "ratio": result.ratio(0.5), "ratio_quartile_1": result.ratio(0.25),
                     "ratio_quartile_3": result.ratio(0.75), "goal": goal,
-                    "memory_grown_kb": result.grown_kb, "cpu_us": result.cpu_us(),
+                    "memory_grown_kb": result.grown_kb,
                 })
             })
             .collect();

@@ -136,6 +136,11 @@ impl Cluster {
         }
     }
 
+    /// Where the libraries stand that came with it, if any did.
+    pub fn own_libraries(&self) -> PathBuf {
+        self.bin_dir.with_file_name("lib")
+    }
+
     fn extension_dir(&self) -> PathBuf {
         Path::new(&self.pg_config("--sharedir")).join("extension")
     }

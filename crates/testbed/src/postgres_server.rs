@@ -284,6 +284,8 @@ fn log_file(directory: &Directory) -> PathBuf {
 
 fn launch_process(cluster: &Cluster, directory: &Directory, data_dir: &Path, kept: bool) -> Server {
     let mut command = Command::new(cluster.bin("postgres"));
+    // A copy's own libraries: those that it was built for may be others, of another release.
+    command.env("LD_LIBRARY_PATH", cluster.own_libraries());
     command.arg("-D").arg(data_dir).current_dir(directory.path());
     // SIGQUIT: the postmaster quits its children and leaves without a checkpoint.
     Server::spawn(command, &log_file(directory), libc::SIGQUIT, kept).expect("postgres starts")

@@ -1,0 +1,128 @@
+//! What one event adds to a commit of one row, counted in round trips to Redis.
+//!
+//! Owns a table for each way. The invariant: the round trip is made where an application would make
+//! its own, right behind the same commit, in the same rounds; and every message has arrived. Break
+//! it and the yardstick meets warm caches and processes that are awake.
+
+use std::time::Instant;
+
+use pg_cache_testbed::Pair;
+use serde_json::{Value, json};
+
+use super::events::{self, NOTIFIED, PUBLISHED, SILENT, STREAMED, trigger};
+use super::{Result, Row, Way, compare, turns};
+use crate::Outcome;
+use crate::raw_redis::{RawRedis, pack};
+use crate::samples::quantile;
+
+const COMMITS: i32 = 500;
+
+/// Round trips that an event may add to a commit.
+const TRIPS_GOAL: f64 = 1.0;
+
+const ASKED: Way =
+    Way { id: "asked", title: "XADD by the application", setup: |_| String::new(), ..SILENT };
+
+const STORED: Way = Way {
+    id: "stored",
+    title: "redis_store('order:{id}')",
+    setup: |table| trigger(table, "redis_store('order:{id}')"),
+    ..SILENT
+};
+
+const QUEUED: Way = Way {
+    id: "queued",
+    title: "redis_job('mailer')",
+    setup: |table| trigger(table, "redis_job('mailer')"),
+    ..SILENT
+};
+
+const WAYS: [Way; 7] = [SILENT, ASKED, NOTIFIED, STREAMED, PUBLISHED, QUEUED, STORED];
+
+/// Those that make one round trip.
+const ONE_TRIP: [&str; 3] = [STREAMED.id, PUBLISHED.id, QUEUED.id];
+
+/// What a way adds to a commit, in round trips, by round.
+pub struct Trips {
+    way: Way,
+    rounds: Vec<f64>,
+}
+
+pub fn measure(pair: &Pair, rounds: usize) -> Outcome<(Row, Vec<Trips>)> {
+    let mut sql = pair.postgres.connect_as("postgres", events::DATABASE);
+    for way in [ASKED, STORED, QUEUED] {
+        events::create(&mut sql, &way)?;
+    }
+    drop(sql);
+    let mut results: Vec<Result> = WAYS.iter().map(|way| Result::new(way, None)).collect();
+    let told = WAYS.iter().filter(|way| ONE_TRIP.contains(&way.id) || way.id == STORED.id);
+    let mut trips: Vec<Trips> = told.map(|way| Trips { way: *way, rounds: Vec::new() }).collect();
+    for round in 0..rounds {
+        let mut trip_us = f64::NAN;
+        for turn in turns(WAYS.len(), round) {
+            let (commit_us, asked_us) = once(pair, &WAYS[turn])?;
+            results[turn].rounds.push(commit_us);
+            trip_us = asked_us.unwrap_or(trip_us);
+        }
+        compare(&mut results);
+        let last = |id: &str| {
+            let result = results.iter().find(|result| result.id == id);
+            result.and_then(|result| result.rounds.last()).copied().unwrap_or(f64::NAN)
+        };
+        for told in &mut trips {
+            told.rounds.push((last(told.way.id) - last(SILENT.id)) / trip_us);
+        }
+    }
+    Ok((Row { what: "single-row INSERT, µs".into(), results }, trips))
+}
+
+/// The median time of a commit, and of the application's own round trip behind it.
+fn once(pair: &Pair, way: &Way) -> Outcome<(f64, Option<f64>)> {
+    let mut sql = events::begin(pair, way)?;
+    let insert = sql
+        .prepare(&format!("INSERT INTO {} VALUES ($1, 1, 'new', 1.25, now(), 'a note')", way.id))?;
+    let mut redis = RawRedis::connect(pair.redis.socket())?;
+    let (mut commits, mut trips) = (Vec::new(), Vec::new());
+    let row = format!(r#"{{"id":1,"status":"new","total":1.25,"note":"{}"}}"#, "n".repeat(200));
+    let add = pack(&["XADD", "own", "MAXLEN", "~", "100000", "*", "event", &row]);
+    for id in 1..=COMMITS {
+        let start = Instant::now();
+        sql.execute(&insert, &[&id])?;
+        commits.push(start.elapsed().as_secs_f64() * 1e6);
+        if way.id == ASKED.id {
+            let start = Instant::now();
+            redis.ask(&add)?;
+            trips.push(start.elapsed().as_secs_f64() * 1e6);
+        }
+    }
+    let sends = ONE_TRIP.contains(&way.id) || way.id == STORED.id;
+    events::end(pair, sql, way, sends)?;
+    let trip_us = (!trips.is_empty()).then(|| quantile(trips.iter().copied(), 0.5));
+    Ok((quantile(commits.iter().copied(), 0.5) + trip_us.unwrap_or(0.0), trip_us))
+}
+
+pub fn print(trips: &[Trips]) {
+    println!("\nBeyond a commit without, in round trips that the application makes itself:\n");
+    for told in trips {
+        let of = |part| quantile(told.rounds.iter().copied(), part);
+        let goal = match ONE_TRIP.contains(&told.way.id) {
+            true if of(0.5) <= TRIPS_GOAL => format!("; goal: at most {TRIPS_GOAL}"),
+            true => format!("; goal: at most {TRIPS_GOAL}: MISSED"),
+            false => "; it makes two: the token goes before the commit, the row behind it".into(),
+        };
+        let (low, high) = (of(0.25), of(0.75));
+        println!("- {}: {:.2} ({low:.2} to {high:.2}){goal}", told.way.title, of(0.5));
+    }
+}
+
+pub fn as_json(trips: &[Trips]) -> Value {
+    let one = |told: &Trips| {
+        let of = |part| quantile(told.rounds.iter().copied(), part);
+        let goal = ONE_TRIP.contains(&told.way.id).then_some(TRIPS_GOAL);
+        json!({
+            "way": told.way.id, "trips": of(0.5), "trips_quartile_1": of(0.25),
+            "trips_quartile_3": of(0.75), "goal": goal,
+        })
+    };
+    trips.iter().map(one).collect()
+}
