@@ -77,6 +77,7 @@ mod transactions;
 mod two_databases;
 mod types;
 mod unreachable;
+mod unsettled;
 mod values;
 mod verify;
 mod verify_rights;
