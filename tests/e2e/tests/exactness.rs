@@ -407,7 +407,10 @@ fn what_keeps_a_whole_database_from_its_entries_is_named() {
         run(&mut client, sql);
         other();
         let (word, named) = status(&mut client, query);
-        assert_eq!((word.as_str(), named), (reason, because.iter().map(|s| s.to_string()).collect()));
+        assert_eq!(
+            (word.as_str(), named),
+            (reason, because.iter().map(|s| s.to_string()).collect())
+        );
         let (answer, counters) = counted(&mut client, |c| cached(c, "k", query));
         assert_eq!(answer, direct(&mut client, query), "{reason}");
         let counts = if reason == "hit" { counters.hits } else { counters.reason(reason) };
