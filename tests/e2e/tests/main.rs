@@ -37,6 +37,8 @@ mod limits;
 mod limits_exact;
 mod maintenance;
 mod misbehaving;
+mod nested;
+mod new_worlds;
 mod plans;
 mod preload;
 mod preload_many;

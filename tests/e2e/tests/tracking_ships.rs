@@ -3,8 +3,9 @@
 use std::process::Command;
 use std::time::Duration;
 
-use pg_cache_e2e::Scene;
+use pg_cache_e2e::counters::{counted, keys};
 use pg_cache_e2e::notes::{any, group};
+use pg_cache_e2e::{Scene, same_as_direct};
 use pg_cache_testbed::process::run_well;
 use pg_cache_testbed::{Postgres, Redis, eventually};
 use postgres::Client;
@@ -79,42 +80,83 @@ fn what_replication_applies_is_told() {
                   CREATE TABLE p1 PARTITION OF p FOR VALUES IN (1, 2, 3);";
     source.batch_execute(schema).unwrap();
     source.batch_execute("CREATE PUBLICATION all_of_it FOR TABLE t, p").unwrap();
+    source.batch_execute("INSERT INTO t VALUES (1, 1); INSERT INTO p VALUES (2)").unwrap();
     let mut client = scene.connect();
     client.batch_execute("SELECT * FROM redis_repair()").unwrap();
     client.batch_execute(schema).unwrap();
-    client.batch_execute("SELECT redis_track('t', '{id}'); SELECT redis_track('p')").unwrap();
     client
-        .batch_execute(&format!(
-            "CREATE SUBSCRIPTION s_{} CONNECTION '{}' PUBLICATION all_of_it",
-            scene.database(),
-            publisher.conninfo("test")
-        ))
+        .batch_execute(
+            "SELECT redis_track('t', '{id}'); SELECT redis_track('p');
+             CREATE TRIGGER keys AFTER INSERT OR UPDATE OR DELETE ON t FOR EACH ROW
+                 EXECUTE FUNCTION redis_invalidate('t:{id}');
+             ALTER TABLE t ENABLE ALWAYS TRIGGER keys",
+        )
         .unwrap();
     let (t, p) = (any(&mut client, "t"), any(&mut client, "p"));
-    let seven = group(&mut client, "t", &[("id", "7")]);
+    let [one, seven] = ["1", "7"].map(|id| group(&mut client, "t", &[("id", id)]));
     let mut reader = scene.connect();
-    let mut arrives = |sql: &str, query: &str| {
-        source.batch_execute(sql).unwrap();
+    let subscribe = format!(
+        "CREATE SUBSCRIPTION s_{} CONNECTION '{}' PUBLICATION all_of_it",
+        scene.database(),
+        publisher.conninfo("test")
+    );
+    // What makes it arrive and where, when it has arrived, and what it tells.
+    type Step<'a> = (bool, &'a str, &'a str, &'a [&'a String], &'a [&'a str]);
+    let all = "SELECT (SELECT json_agg(t ORDER BY id) FROM t), (SELECT json_agg(p) FROM p)";
+    let steps: [Step<'_>; 6] = [
+        // The first copy of the tables comes in another way.
+        (
+            true,
+            &subscribe,
+            "SELECT count(*) = 2 FROM (SELECT id FROM t UNION ALL TABLE p) x",
+            &[&t, &one, &p],
+            &["t:1"],
+        ),
+        (
+            false,
+            "INSERT INTO t VALUES (7, 1)",
+            "SELECT count(*) = 2 FROM t",
+            &[&t, &seven],
+            &["t:7"],
+        ),
+        (
+            false,
+            "UPDATE t SET v = 2 WHERE id = 7",
+            "SELECT count(*) = 1 FROM t WHERE v = 2",
+            &[&t, &seven],
+            &["t:7"],
+        ),
+        (
+            false,
+            "DELETE FROM t WHERE id = 7",
+            "SELECT count(*) = 1 FROM t",
+            &[&t, &seven],
+            &["t:7"],
+        ),
+        (false, "INSERT INTO p VALUES (1)", "SELECT count(*) = 2 FROM p", &[&p], &[]),
+        (false, "TRUNCATE p", "SELECT count(*) = 0 FROM p", &[&p], &[]),
+    ];
+    for (here, sql, query, tags, gone) in steps {
+        for _ in 0..2 {
+            same_as_direct(&mut reader, "k", all).unwrap();
+        }
+        scene.redis.cli(&["MSET", "t:1", "old", "t:7", "old"]);
+        let before = fields(&scene.redis);
+        let side = if here { &mut client } else { &mut source };
+        side.batch_execute(sql).unwrap_or_else(|error| panic!("{sql}: {error:?}"));
         eventually(Duration::from_secs(30), sql, || {
             reader.query_one(query, &[]).unwrap().get::<_, bool>(0)
         });
-    };
-    // The first copy of the tables comes in another way.
-    arrives("INSERT INTO t VALUES (1, 1)", "SELECT count(*) = 1 FROM t");
-    let steps = [
-        ("INSERT INTO t VALUES (7, 1)", "SELECT count(*) = 2 FROM t", vec![&t, &seven]),
-        ("UPDATE t SET v = 2 WHERE id = 7", "SELECT count(*) = 1 FROM t WHERE v = 2", vec![&t]),
-        ("DELETE FROM t WHERE id = 7", "SELECT count(*) = 1 FROM t", vec![&t, &seven]),
-        ("INSERT INTO p VALUES (1)", "SELECT count(*) = 1 FROM p", vec![&p]),
-        ("TRUNCATE p", "SELECT count(*) = 0 FROM p", vec![&p]),
-    ];
-    for (sql, query, expected) in steps {
-        let before = fields(&scene.redis);
-        arrives(sql, query);
         let after = fields(&scene.redis);
-        for tag in expected {
-            assert_ne!(before.get(tag), after.get(tag), "{sql} tells {tag}");
+        for tag in tags {
+            assert_ne!(before.get(*tag), after.get(*tag), "{sql} tells {tag}");
         }
+        let left: Vec<String> = keys(&scene.redis, "t:*");
+        let kept: Vec<&str> =
+            ["t:1", "t:7"].into_iter().filter(|key| !gone.contains(key)).collect();
+        assert_eq!(left, kept, "{sql}");
+        let (_, counters) = counted(&mut reader, |c| same_as_direct(c, "k", all).unwrap());
+        assert_eq!(counters.hits, 0, "{sql}: {counters:?}");
     }
     let drop = format!("DROP SUBSCRIPTION s_{}", scene.database());
     client.batch_execute(&drop).unwrap();
