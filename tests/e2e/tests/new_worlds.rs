@@ -18,10 +18,11 @@ const NEW: &str = r#"[{"v":"new"}]"#;
 /// says 'new' and nobody has told Redis so. The server, if it is another one, must outlive it.
 type Event = fn(&mut Pair, Client) -> (Client, Option<Postgres>);
 
+/// In this order on one pair of servers: the last one is one cluster too many for them.
 const EVENTS: [(&str, Event); 4] = [
-    ("DROP and CREATE EXTENSION", new_extension),
     ("CREATE DATABASE … TEMPLATE", copied_database),
     ("a new cluster of the same schema", new_cluster),
+    ("DROP and CREATE EXTENSION", new_extension),
     ("a restored copy of the data directory", restored_directory),
 ];
 
@@ -86,10 +87,11 @@ fn restored_directory(pair: &mut Pair, client: Client) -> (Client, Option<Postgr
 fn nothing_cached_before_is_served() {
     // Danger: the same key, the same query, the same oids, and the old value; the change between
     // them is one of which Redis was never told.
+    let mut pair = Pair::start_with(&[("max_worker_processes", "16")], &[]);
+    create(&mut pair.postgres.connect(), "old");
     for (what, event) in EVENTS {
-        let mut pair = Pair::start_with(&[("max_worker_processes", "16")], &[]);
         let mut client = pair.postgres.connect();
-        create(&mut client, "old");
+        run(&mut client, "UPDATE t SET v = 'old'");
         repair(&mut client);
         cached(&mut client, "k", QUERY).unwrap();
         assert_eq!(explained(&mut client, "k", QUERY, "exact").as_deref(), Some("exact"));
@@ -108,7 +110,7 @@ fn nothing_cached_before_is_served() {
         // Nor is the new value served where the old one still holds.
         let mut first = pair.postgres.connect();
         let expected = direct(&mut first, QUERY);
-        assert_eq!(expected.as_deref() == Ok(OLD), what != EVENTS[0].0, "{what}");
+        assert_eq!(expected.as_deref() == Ok(OLD), event != new_extension as Event, "{what}");
         same_as_direct(&mut first, "k", QUERY).unwrap();
         drop((first, reader, other));
     }
