@@ -110,7 +110,7 @@ fn nothing_cached_before_is_served() {
         // Nor is the new value served where the old one still holds.
         let mut first = pair.postgres.connect();
         let expected = direct(&mut first, QUERY);
-        assert_eq!(expected.as_deref() == Ok(OLD), event != new_extension as Event, "{what}");
+        assert_eq!(expected.as_deref() == Ok(OLD), !what.starts_with("DROP"), "{what}");
         same_as_direct(&mut first, "k", QUERY).unwrap();
         drop((first, reader, other));
     }

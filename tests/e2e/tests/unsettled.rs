@@ -1,5 +1,5 @@
-//! A commit that cannot tell Redis: by `pg_cache.on_unreachable` it fails before its record, or owes
-//! and is over in time.
+//! A commit that cannot tell Redis: by `pg_cache.on_unreachable` it fails before its record, or it
+//! owes, and is over in time.
 
 use std::time::{Duration, Instant};
 
