@@ -107,7 +107,7 @@ fn a_redis_that_hangs_costs_a_tracked_commit_its_time_and_a_debt() {
         // Its connection is one that answers no more: the debt is looked at first.
         let (answer, counters) = counted(&mut reader, |c| cached(c, "k", QUERY).unwrap());
         scene.redis.thaw();
-        assert!((limit_ms..limit_ms + 500).contains(&took_ms), "{role}: {took_ms} ms");
+        assert!((limit_ms..limit_ms + 2000).contains(&took_ms), "{role}: {took_ms} ms");
         assert_eq!((debts, owed), (1, 1), "{role}");
         assert_eq!(counters.reason("debt"), 1, "{role}: {counters:?}");
         assert!(answer.contains(&format!("\"{v}\"")), "{role}: {answer}");
