@@ -225,6 +225,14 @@ fn nothing_is_owed(postgres: &Postgres) -> Outcome<()> {
     Ok(())
 }
 
+/// What a process's address space grew to, in kB. Shared memory stands in it from the start.
+pub fn memory_peak_kb(process: i32) -> Outcome<u64> {
+    let status = fs::read_to_string(format!("/proc/{process}/status"))?;
+    let line = status.lines().find_map(|line| line.strip_prefix("VmPeak:"));
+    let number = line.and_then(|line| line.split_whitespace().next()).ok_or("no VmPeak")?;
+    Ok(number.parse()?)
+}
+
 /// Processor time so far, in microseconds: of Redis, and of PostgreSQL's processes that have ended.
 pub fn cpu_us(pair: &Pair) -> Outcome<f64> {
     Ok(process_us(pair.redis.pid(), OWN_TIME)? + process_us(pair.postgres.pid(), CHILDREN_TIME)?)
