@@ -106,15 +106,19 @@ pub fn listener() -> Listener {
         },
         committed: || {},
         ended: || {
+            LAST.set(None);
+            // First of all: whatever fails here, the next transaction begins with nothing of this
+            // one, and owes what it owes.
+            let ended = TRANSACTION.with(|transaction| {
+                transaction
+                    .try_borrow_mut()
+                    .map(|mut transaction| std::mem::take(&mut *transaction))
+            });
             // Its rows are visible by now, its messages about the schema are not sent yet.
             host::fault_point("commit.ended");
-            LAST.set(None);
-            TRANSACTION.with(|transaction| {
-                if let Ok(mut transaction) = transaction.try_borrow_mut() {
-                    transaction.ahead.end();
-                    *transaction = Transaction::default();
-                }
-            });
+            if let Ok(mut ended) = ended {
+                ended.ahead.end();
+            }
             worker::transaction_ended();
             outbox::ended();
         },

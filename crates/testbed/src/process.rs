@@ -266,3 +266,11 @@ pub fn give_to_service(path: &Path) {
             .unwrap_or_else(|error| panic!("cannot chown {path:?}: {error}"));
     }
 }
+
+/// What a process's address space grew to, in kB. Shared memory stands in it from the start.
+pub fn memory_peak_kb(pid: i32) -> u64 {
+    let status = fs::read_to_string(format!("/proc/{pid}/status")).expect("the process runs");
+    let line = status.lines().find_map(|line| line.strip_prefix("VmPeak:"));
+    let number = line.and_then(|line| line.split_whitespace().next());
+    number.and_then(|number| number.parse().ok()).unwrap_or_else(|| panic!("no VmPeak: {status}"))
+}

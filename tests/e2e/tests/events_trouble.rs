@@ -4,8 +4,8 @@ use std::time::{Duration, Instant};
 
 use pg_cache_e2e::events::{events, told};
 use pg_cache_e2e::outcome::{sqlstate, words};
-use pg_cache_e2e::registry::repair;
-use pg_cache_e2e::{Notices, Scene};
+use pg_cache_e2e::registry::{count, repair};
+use pg_cache_e2e::{Notices, Scene, same_as_direct};
 use postgres::Client;
 
 fn streaming(scene: &Scene) -> (Client, Notices) {
@@ -234,6 +234,48 @@ fn a_defect_after_the_commit_restarts_nothing() {
     other.batch_execute("SET pg_cache.fault_point = 'events.settle:error'").unwrap();
     other.batch_execute("INSERT INTO t VALUES (1000)").expect_err("the fault");
     assert_eq!(events(&scene.redis, "s").len(), arrived);
+}
+
+#[test]
+fn a_defect_after_a_tracked_commit_restarts_nothing_and_is_forgotten() {
+    // Danger: as above; or what is left of the transaction keeps the session's next one from being
+    // told or owed, and old values are served.
+    let mut scene = Scene::new();
+    let mut reader = scene.connect();
+    reader
+        .batch_execute(
+            "CREATE TABLE t (id int PRIMARY KEY, v int); INSERT INTO t VALUES (1, 0);
+             SELECT redis_track('t')",
+        )
+        .unwrap();
+    repair(&mut reader);
+    let started = "SELECT extract(epoch FROM pg_postmaster_start_time())::bigint";
+    let before = count(&mut reader, started);
+    let debts = "SELECT count(*) FROM redis_debt";
+    let query = "SELECT v FROM t";
+    for kind in ["panic", "error"] {
+        // One whose breaker is closed.
+        let mut other = scene.connect();
+        let fault = format!("SET pg_cache.fault_point = 'commit.ended:{kind}'");
+        other.batch_execute(&fault).unwrap();
+        for _ in 0..3 {
+            same_as_direct(&mut reader, "k", query).unwrap();
+            other.batch_execute("UPDATE t SET v = v + 1").unwrap();
+            same_as_direct(&mut reader, "k", query).unwrap();
+            other.batch_execute("BEGIN; UPDATE t SET v = v + 1; ROLLBACK").unwrap();
+            same_as_direct(&mut reader, "k", query).unwrap();
+        }
+        // What the first one owes is paid before the second one owes the same.
+        for round in 0..2 {
+            scene.redis.stop();
+            other.batch_execute("UPDATE t SET v = v + 1").unwrap();
+            assert_eq!(count(&mut reader, debts), 1, "{kind}, {round}");
+            scene.redis.start_again();
+            repair(&mut reader);
+            same_as_direct(&mut reader, "k", query).unwrap();
+        }
+    }
+    assert_eq!(count(&mut reader, started), before);
 }
 
 #[test]

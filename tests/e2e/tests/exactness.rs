@@ -1,8 +1,16 @@
 //! Exact or TTL only: what `redis_explain` promises, and when it stops promising.
 
+use std::time::Duration;
+
+use pg_cache_core::tag::Tag;
+use pg_cache_e2e::counters::counted;
+use pg_cache_e2e::registry::{WORKERS, count, repair, table_key};
 use pg_cache_e2e::tracking::track;
-use pg_cache_e2e::{Outcome, Scene, cached};
+use pg_cache_e2e::{Outcome, Scene, cached, direct};
+use pg_cache_testbed::{Redis, eventually};
 use postgres::Client;
+
+const SOON: Duration = Duration::from_secs(20);
 
 /// Why a query is TTL only; empty if it is exact.
 #[track_caller]
@@ -363,6 +371,80 @@ fn a_miss_names_what_changed() {
     run(&mut client, "INSERT INTO other VALUES (2)");
     let running = ("running_writer".to_owned(), vec!["table public.other".to_owned()]);
     assert_eq!(status(&mut reader, all), running);
+}
+
+#[test]
+fn what_keeps_a_whole_database_from_its_entries_is_named() {
+    // Danger: everything is computed, and whoever is on call is told `cold`, or something that the
+    // calls themselves do not count.
+    let scene = Scene::new();
+    let mut client = prepared(&scene);
+    track(&mut client, "other", "{}");
+    repair(&mut client);
+    let (query, elsewhere) = ("SELECT t.id FROM t, other", Redis::start());
+    let key = table_key(&mut client);
+    let mut oid = |table: &str| {
+        count(&mut client, &format!("SELECT '{table}'::regclass::oid::bigint")) as u32
+    };
+    let owed = Tag::any(oid("other")).0 as i64;
+    let debt = format!("INSERT INTO redis_debt VALUES ({owed}, '700', NULL)");
+    let move_away = format!("SET pg_cache.url = '{}'", elsewhere.url());
+    // Nobody mends anything while this transaction is open.
+    let mut holder = scene.connect();
+    let hold = "BEGIN; LOCK TABLE redis_server IN ROW EXCLUSIVE MODE";
+    let lose = format!("HSET {key} R ffffffffffffffffffffffffffffffff");
+    let cases = [
+        (&debt[..], "", "debt", "table public.other"),
+        ("DELETE FROM redis_debt", "", "hit", ""),
+        (&move_away, "", "identity", ""),
+        ("RESET pg_cache.url", &lose, "generation", ""),
+        ("UPDATE redis_server SET timeline = timeline + 1", "", "unregistered", ""),
+    ];
+    let _ = cached(&mut client, "k", query);
+    eventually(SOON, "no worker is there", || count(&mut client, WORKERS) == 0);
+    run(&mut holder, hold);
+    for (sql, command, reason, because) in cases {
+        run(&mut client, sql);
+        if !command.is_empty() {
+            scene.redis.cli(&command.split(' ').collect::<Vec<&str>>());
+        }
+        let (word, named) = status(&mut client, query);
+        assert_eq!((word.as_str(), named.concat().as_str()), (reason, because));
+        let (answer, counters) = counted(&mut client, |c| cached(c, "k", query));
+        assert_eq!(answer, direct(&mut client, query), "{reason}");
+        let counts = if reason == "hit" { counters.hits } else { counters.reason(reason) };
+        assert_eq!(counts, 1, "{reason}: {counters:?}");
+    }
+    run(&mut holder, "COMMIT");
+    repair(&mut client);
+    let _ = cached(&mut client, "k", query);
+    assert_eq!(status(&mut client, query), ("hit".to_owned(), vec![]));
+}
+
+#[test]
+fn a_schema_change_is_named_and_waited_for() {
+    // Danger: an entry is used while the message of a schema change is on its way; or the change
+    // shows as one of some table.
+    let scene = Scene::new();
+    let mut client = prepared(&scene);
+    repair(&mut client);
+    let query = "SELECT id FROM t";
+    let _ = cached(&mut client, "k", query);
+    run(&mut client, "CREATE VIEW unrelated AS SELECT 1 AS a");
+    assert_eq!(status(&mut client, query), ("changed".to_owned(), vec!["the schema".to_owned()]));
+    let mut writer = scene.connect();
+    run(&mut writer, "SET pg_cache.fault_point = 'commit.ended:sleep_1500'");
+    let changing =
+        std::thread::spawn(move || run(&mut writer, "CREATE VIEW visible AS SELECT 1 AS a"));
+    let visible = "SELECT count(*) FROM pg_class WHERE relname = 'visible'";
+    eventually(SOON, "it is visible", || count(&mut client, visible) == 1);
+    // Its messages are not sent yet.
+    let (answer, counters) = counted(&mut client, |c| cached(c, "k", query));
+    assert_eq!(answer, direct(&mut client, query));
+    assert_eq!(counters.reason("catalogue"), 1, "{counters:?}");
+    changing.join().unwrap();
+    let (_, counters) = counted(&mut client, |c| (cached(c, "k", query), cached(c, "k", query)));
+    assert_eq!((counters.reason("catalogue"), counters.hits), (0, 1), "{counters:?}");
 }
 
 #[test]

@@ -140,6 +140,33 @@ fn health_tells_and_does_not_raise() {
 }
 
 #[test]
+fn health_names_a_redis_that_evicts_or_is_full() {
+    // Danger: keys without a ttl go, the table of versions among them, and sessions of other
+    // programs; or nothing is stored any more; and all is said to be well.
+    let scene = Scene::new();
+    let mut client = scene.connect();
+    let mut memory = |limit: &str, policy: &str| -> (bool, String) {
+        scene.redis.cli(&["CONFIG", "SET", "maxmemory", limit, "maxmemory-policy", policy]);
+        let sql = "SELECT ok, detail FROM redis_health() WHERE \"check\" = 'memory'";
+        let row = client.query_one(sql, &[]).unwrap();
+        (row.get(0), row.get(1))
+    };
+    for (limit, policy, fine, says) in [
+        ("0", "noeviction", true, "no limit, policy noeviction"),
+        ("1gb", "volatile-lru", true, "1073741824 bytes, policy volatile-lru"),
+        ("0", "allkeys-lru", true, "no limit, policy allkeys-lru"),
+        ("1gb", "allkeys-lru", false, "policy allkeys-lru: keys without a ttl may be evicted"),
+        ("1gb", "allkeys-random", false, "policy allkeys-random: keys without a ttl"),
+        ("1", "noeviction", false, "bytes used, 1 bytes, policy noeviction"),
+        ("1gb", "noeviction", true, "policy noeviction"),
+    ] {
+        let (ok, detail) = memory(limit, policy);
+        assert_eq!(ok, fine, "{limit}, {policy}: {detail}");
+        assert!(detail.contains(says), "{limit}, {policy}: {detail}");
+    }
+}
+
+#[test]
 fn flush_deletes_our_entries_and_nothing_else() {
     // Danger: a flush that empties the session store of another program.
     let scene = Scene::new();

@@ -9,7 +9,8 @@ use pg_cache_e2e::counters::counted;
 use pg_cache_e2e::stopwatch::timed;
 use pg_cache_e2e::trouble::{ANSWER, QUERY, answers, expect, prepare, ten_answers, use_url};
 use pg_cache_e2e::{Scene, cached};
-use pg_cache_testbed::fake::{FakeRedis, Reply};
+use pg_cache_testbed::fake::{FakeRedis, Reply, bulk};
+use pg_cache_testbed::process::memory_peak_kb;
 
 #[test]
 fn error_replies_are_counted_by_their_kind() {
@@ -98,13 +99,6 @@ fn garbage_is_a_protocol_error() {
         assert_eq!((counters.hits, counters.fills, counters.misses), (0, 0, 10), "{what}");
         assert!(notices.warnings().len() <= 1, "{what}");
     }
-}
-
-/// The most memory that the backend ever held.
-fn memory_peak_kb(pid: i32) -> u64 {
-    let status = std::fs::read_to_string(format!("/proc/{pid}/status")).unwrap();
-    let line = status.lines().find(|line| line.starts_with("VmPeak:")).unwrap();
-    line.split_whitespace().nth(1).unwrap().parse().unwrap()
 }
 
 #[test]
@@ -245,6 +239,39 @@ fn a_server_that_is_too_old_is_refused_by_name() {
     let (mut client, notices) = scene.connect_listening();
     use_url(&mut client, &fake.url());
     expect(&mut client, &notices, "6.2", "version");
+}
+
+#[test]
+fn a_valkey_is_judged_by_its_own_version() {
+    // Danger: it says redis_version 7.2.4 whatever it is, and one that is too old is used; or one
+    // that is new enough is refused.
+    let scene = Scene::new();
+    prepare(&scene);
+    for (version, is_used) in
+        [("7.1.9", false), ("6.9.0", false), ("7.2.5", true), ("8.0.0", true), ("10.1.0", true)]
+    {
+        let fake = FakeRedis::before(&scene.redis, move |request, reply| {
+            if !(request.is("INFO") && request.word(1) == "server") {
+                return Reply::Bytes(reply);
+            }
+            let text = String::from_utf8(reply).unwrap();
+            let (_, told) = text.split_once("run_id:").unwrap();
+            let version = format!("redis_version:7.2.4\r\nvalkey_version:{version}\r\n");
+            Reply::Bytes(bulk(&format!("{version}run_id:{told}")))
+        });
+        let (mut client, notices) = scene.connect_listening();
+        use_url(&mut client, &fake.url());
+        if !is_used {
+            expect(&mut client, &notices, version, "version");
+            continue;
+        }
+        cached(&mut client, version, QUERY).unwrap();
+        let (_, counters) = counted(&mut client, |c| cached(c, version, QUERY).unwrap());
+        assert_eq!(counters.hits, 1, "{version}: {counters:?}");
+        let sql = "SELECT ok, detail FROM redis_health() WHERE \"check\" = 'server version'";
+        let row = client.query_one(sql, &[]).unwrap();
+        assert_eq!((row.get(0), row.get(1)), (true, format!("valkey {version}")));
+    }
 }
 
 #[test]

@@ -88,6 +88,47 @@ fn a_change_of_another_group_leaves_the_entry_a_hit() {
 }
 
 #[test]
+fn more_than_a_thousand_groups_are_the_whole_table() {
+    // Danger: the groups that do not fit are told to nobody; or a large change empties everybody's
+    // page although it could be told group by group.
+    let (_scene, mut reader, mut writer) = scene_with(
+        "CREATE TABLE orders (id int PRIMARY KEY, total int);
+         INSERT INTO orders SELECT g, 0 FROM generate_series(1, 2010) g",
+    );
+    track(&mut writer, "orders", "{id}");
+    let query = "SELECT total FROM orders WHERE id = 5";
+    let because = |reader: &mut Client| -> Vec<String> {
+        let sql = "SELECT array(SELECT jsonb_array_elements_text(
+                     redis_explain('k', $1)::jsonb->'status_because'))";
+        reader.query_one(sql, &[&query]).unwrap().get(0)
+    };
+    let (group, whole) =
+        ("a row group of table public.orders", "table public.orders as a whole, as by TRUNCATE");
+    for (from, to, blamed) in [
+        (6, 1005, None),
+        (5, 1004, Some(group)),
+        (6, 1006, Some(whole)),
+        (5, 1005, Some(whole)),
+        (6, 2010, Some(whole)),
+    ] {
+        fill(&mut reader, "k", query);
+        let change =
+            format!("UPDATE orders SET total = total + 1 WHERE id BETWEEN {from} AND {to}");
+        run(&mut writer, &change);
+        assert_eq!(because(&mut reader), Vec::from_iter(blamed), "{change}");
+        assert_eq!(is_hit(&mut reader, "k", query), blamed.is_none(), "{change}");
+    }
+    // Own comes last, when nothing fits any more.
+    fill(&mut reader, "k", query);
+    run(
+        &mut writer,
+        "BEGIN; UPDATE orders SET total = total + 1 WHERE id BETWEEN 6 AND 1006;
+         UPDATE orders SET total = 77 WHERE id = 5; COMMIT",
+    );
+    assert!(!is_hit(&mut reader, "k", query));
+}
+
+#[test]
 fn a_list_of_varchar_counts_by_its_members() {
     // Danger: the members are hashed in another way than the column, and a change goes unseen.
     let (_scene, mut reader, mut writer) = scene_with(

@@ -3,8 +3,9 @@
 use std::process::Command;
 use std::time::Duration;
 
-use pg_cache_e2e::Scene;
+use pg_cache_e2e::counters::{counted, keys};
 use pg_cache_e2e::notes::{any, group};
+use pg_cache_e2e::{Scene, same_as_direct};
 use pg_cache_testbed::process::run_well;
 use pg_cache_testbed::{Postgres, Redis, eventually};
 use postgres::Client;
@@ -68,56 +69,83 @@ fn a_dump_brings_tracking_back() {
     assert_eq!(copy.query_one(sql, &[]).unwrap().get::<_, i64>(0), 0);
 }
 
+const REPLICATED: &str = "
+CREATE TABLE t (id int PRIMARY KEY, v int);
+CREATE TABLE p (id int PRIMARY KEY) PARTITION BY LIST (id);
+CREATE TABLE p1 PARTITION OF p FOR VALUES IN (1, 2, 3);
+";
+
+const SUBSCRIBED: &str = "
+SELECT redis_track('t', '{id}');
+SELECT redis_track('p');
+CREATE TRIGGER keys AFTER INSERT OR UPDATE OR DELETE ON t FOR EACH ROW
+    EXECUTE FUNCTION redis_invalidate('t:{id}');
+ALTER TABLE t ENABLE ALWAYS TRIGGER keys;
+";
+
+/// A change of the publisher's, the condition that it has arrived, and what it tells: tags, and the
+/// keys that it deletes.
+type Step<'a> = (&'a str, &'a str, &'a [&'a String], &'a [&'a str]);
+
 #[test]
 fn what_replication_applies_is_told() {
     // Danger: a subscriber's cache never hears of the changes that come from its publisher.
     let scene = Scene::new();
     let publisher = Postgres::start_with(&[("wal_level", "logical")]);
     let mut source = publisher.connect();
-    let schema = "CREATE TABLE t (id int PRIMARY KEY, v int);
-                  CREATE TABLE p (id int PRIMARY KEY) PARTITION BY LIST (id);
-                  CREATE TABLE p1 PARTITION OF p FOR VALUES IN (1, 2, 3);";
-    source.batch_execute(schema).unwrap();
+    source.batch_execute(REPLICATED).unwrap();
     source.batch_execute("CREATE PUBLICATION all_of_it FOR TABLE t, p").unwrap();
+    source.batch_execute("INSERT INTO t VALUES (1, 1); INSERT INTO p VALUES (2)").unwrap();
     let mut client = scene.connect();
     client.batch_execute("SELECT * FROM redis_repair()").unwrap();
-    client.batch_execute(schema).unwrap();
-    client.batch_execute("SELECT redis_track('t', '{id}'); SELECT redis_track('p')").unwrap();
-    client
-        .batch_execute(&format!(
-            "CREATE SUBSCRIPTION s_{} CONNECTION '{}' PUBLICATION all_of_it",
-            scene.database(),
-            publisher.conninfo("test")
-        ))
-        .unwrap();
+    client.batch_execute(REPLICATED).unwrap();
+    client.batch_execute(SUBSCRIBED).unwrap();
     let (t, p) = (any(&mut client, "t"), any(&mut client, "p"));
-    let seven = group(&mut client, "t", &[("id", "7")]);
-    let mut reader = scene.connect();
-    let mut arrives = |sql: &str, query: &str| {
-        source.batch_execute(sql).unwrap();
-        eventually(Duration::from_secs(30), sql, || {
-            reader.query_one(query, &[]).unwrap().get::<_, bool>(0)
-        });
-    };
-    // The first copy of the tables comes in another way.
-    arrives("INSERT INTO t VALUES (1, 1)", "SELECT count(*) = 1 FROM t");
-    let steps = [
-        ("INSERT INTO t VALUES (7, 1)", "SELECT count(*) = 2 FROM t", vec![&t, &seven]),
-        ("UPDATE t SET v = 2 WHERE id = 7", "SELECT count(*) = 1 FROM t WHERE v = 2", vec![&t]),
-        ("DELETE FROM t WHERE id = 7", "SELECT count(*) = 1 FROM t", vec![&t, &seven]),
-        ("INSERT INTO p VALUES (1)", "SELECT count(*) = 1 FROM p", vec![&p]),
-        ("TRUNCATE p", "SELECT count(*) = 0 FROM p", vec![&p]),
+    let [one, seven] = ["1", "7"].map(|id| group(&mut client, "t", &[("id", id)]));
+    // The first copy of the tables comes in another way than what follows.
+    let name = format!("s_{}", scene.database());
+    let subscribe = format!(
+        "CREATE SUBSCRIPTION {name} CONNECTION '{}' PUBLICATION all_of_it",
+        publisher.conninfo("test")
+    );
+    let copied = "(SELECT count(*) = 1 FROM t) AND (SELECT count(*) = 1 FROM p)";
+    let first: Step<'_> = (&subscribe, copied, &[&t, &one, &p], &["t:1"]);
+    arrives(&scene, &mut client, first);
+    let steps: [Step<'_>; 5] = [
+        ("INSERT INTO t VALUES (7, 1)", "2 = (SELECT count(*) FROM t)", &[&t, &seven], &["t:7"]),
+        ("UPDATE t SET v = 2 WHERE id = 7", "2 IN (SELECT v FROM t)", &[&t, &seven], &["t:7"]),
+        ("DELETE FROM t WHERE id = 7", "7 NOT IN (SELECT id FROM t)", &[&t, &seven], &["t:7"]),
+        ("INSERT INTO p VALUES (1)", "1 IN (SELECT id FROM p)", &[&p], &[]),
+        ("TRUNCATE p", "NOT EXISTS (SELECT FROM p)", &[&p], &[]),
     ];
-    for (sql, query, expected) in steps {
-        let before = fields(&scene.redis);
-        arrives(sql, query);
-        let after = fields(&scene.redis);
-        for tag in expected {
-            assert_ne!(before.get(tag), after.get(tag), "{sql} tells {tag}");
-        }
+    for step in steps {
+        arrives(&scene, &mut source, step);
     }
-    let drop = format!("DROP SUBSCRIPTION s_{}", scene.database());
-    client.batch_execute(&drop).unwrap();
+    client.batch_execute(&format!("DROP SUBSCRIPTION {name}")).unwrap();
+}
+
+/// Makes the change on `side`, and asserts that it is told when it can be seen.
+#[track_caller]
+fn arrives(scene: &Scene, side: &mut Client, (sql, arrived, tags, gone): Step<'_>) {
+    let query = "SELECT (SELECT json_agg(t ORDER BY id) FROM t), (SELECT json_agg(p) FROM p)";
+    let mut reader = scene.connect();
+    for _ in 0..2 {
+        same_as_direct(&mut reader, "k", query).unwrap();
+    }
+    scene.redis.cli(&["MSET", "t:1", "old", "t:7", "old"]);
+    let before = fields(&scene.redis);
+    side.batch_execute(sql).unwrap_or_else(|error| panic!("{sql}: {error:?}"));
+    eventually(Duration::from_secs(30), sql, || {
+        reader.query_one(&format!("SELECT {arrived}"), &[]).unwrap().get::<_, bool>(0)
+    });
+    let after = fields(&scene.redis);
+    for tag in tags {
+        assert_ne!(before.get(*tag), after.get(*tag), "{sql} tells {tag}");
+    }
+    let kept: Vec<&str> = ["t:1", "t:7"].into_iter().filter(|key| !gone.contains(key)).collect();
+    assert_eq!(keys(&scene.redis, "t:*"), kept, "{sql}");
+    let (_, counters) = counted(&mut reader, |c| same_as_direct(c, "k", query).unwrap());
+    assert_eq!(counters.hits, 0, "{sql}: {counters:?}");
 }
 
 fn fields(redis: &Redis) -> std::collections::BTreeMap<String, String> {

@@ -1,7 +1,8 @@
 //! Transactions: a cached read takes no transaction id, and one that has an id, or that is
 //! serializable, computes and touches nothing.
 
-use pg_cache_e2e::counters::{commands, counted, forget_commands, value};
+use pg_cache_core::key::EntryKeys;
+use pg_cache_e2e::counters::{commands, commands_and_proofs, counted, forget_commands, value};
 use pg_cache_e2e::{Scene, cached, direct, same_as_direct};
 use postgres::Client;
 
@@ -191,6 +192,49 @@ fn serializable_computes() {
         computes(&scene, &mut client, "cold", "serializable");
         client.batch_execute("COMMIT").unwrap();
     }
+}
+
+#[test]
+fn what_a_running_writer_changes_costs_one_look() {
+    // Danger: whoever reads what is being written takes the lease for a fill that cannot come, or
+    // waits for somebody else's.
+    let scene = Scene::new();
+    let mut writer = prepare(&scene);
+    writer
+        .batch_execute(
+            "SELECT redis_track('t');
+             CREATE TABLE named (id int);
+             CREATE TRIGGER k AFTER INSERT ON named FOR EACH ROW
+                 EXECUTE FUNCTION redis_invalidate('warm', 'cold', 'leased');
+             SET pg_cache.pending_keys_max = 1",
+        )
+        .unwrap();
+    scene.register();
+    let mut filler = scene.connect();
+    // A writer that the reader's snapshot sees running although it has ended, and one that runs.
+    for (begin, change) in [
+        ("BEGIN ISOLATION LEVEL REPEATABLE READ", "BEGIN; INSERT INTO t VALUES (2); COMMIT"),
+        ("BEGIN", "BEGIN; INSERT INTO named VALUES (1)"),
+    ] {
+        let mut reader = scene.connect();
+        reader.batch_execute(begin).unwrap();
+        cached(&mut reader, "other", "SELECT 1 AS v").unwrap();
+        same_as_direct(&mut filler, "warm", QUERY).unwrap();
+        writer.batch_execute(change).unwrap();
+        let lease = EntryKeys::new(b"leased").lease();
+        scene.redis.cli(&["SET", std::str::from_utf8(&lease).unwrap(), "another's"]);
+        for key in ["warm", "cold", "leased"] {
+            forget_commands(&scene);
+            let (answer, counters) = counted(&mut reader, |c| cached(c, key, QUERY));
+            let asked = commands_and_proofs(&scene.redis);
+            assert_eq!(answer, direct(&mut reader, QUERY), "{begin}, {key}");
+            assert_eq!(counters.reason("running_writer"), 1, "{begin}, {key}: {counters:?}");
+            let look = ["hmget", "info", "mget"].map(|command| (command.to_owned(), 1));
+            assert_eq!(asked, look.into(), "{begin}, {key}");
+        }
+        reader.batch_execute("COMMIT").unwrap();
+    }
+    writer.batch_execute("COMMIT").unwrap();
 }
 
 #[test]

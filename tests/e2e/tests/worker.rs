@@ -358,13 +358,26 @@ fn health_names_what_switches_caching_off() {
         client.query(sql, &[]).unwrap().iter().map(|row| row.get(0)).collect()
     };
     assert_eq!(ill(&mut client), Vec::<String>::new());
-    let prepare = "BEGIN; CREATE TABLE w (v int); LOCK TABLE redis_server IN ROW EXCLUSIVE MODE;
-                   PREPARE TRANSACTION 'forgotten'";
-    client.batch_execute(prepare).unwrap();
-    assert_eq!(ill(&mut client), ["prepared transactions"]);
-    client.batch_execute("ROLLBACK PREPARED 'forgotten'").unwrap();
-    let track = "CREATE TABLE t (v int); SELECT redis_track('t');";
+    let track = "CREATE TABLE t (v int); SELECT redis_track('t'); CREATE TABLE untracked (v int)";
     client.batch_execute(track).unwrap();
+    let prepare = |client: &mut Client, table: &str| {
+        let sql = format!("BEGIN; INSERT INTO {table} VALUES (1); PREPARE TRANSACTION '{table}'");
+        client.batch_execute(&sql).unwrap();
+    };
+    let prepared = |client: &mut Client| -> String {
+        let sql = "SELECT detail FROM redis_health() WHERE \"check\" = 'prepared transactions'";
+        client.query_one(sql, &[]).unwrap().get(0)
+    };
+    prepare(&mut client, "untracked");
+    assert_eq!(ill(&mut client), Vec::<String>::new());
+    assert_eq!(prepared(&mut client), "none");
+    prepare(&mut client, "t");
+    repair(&mut client);
+    assert_eq!(ill(&mut client), ["prepared transactions"]);
+    assert_eq!(prepared(&mut client), "what they changed is computed until they end: t");
+    client.batch_execute("ROLLBACK PREPARED 't'").unwrap();
+    client.batch_execute("ROLLBACK PREPARED 'untracked'").unwrap();
+    repair(&mut client);
     assert_eq!(ill(&mut client), Vec::<String>::new());
     // What it does to a trigger that was ALWAYS: it is an ordinary one now.
     client.batch_execute("ALTER TABLE t ENABLE TRIGGER USER").unwrap();
