@@ -20,6 +20,7 @@ mod durable;
 mod durable_room;
 mod encodings;
 mod events;
+mod events_commit;
 mod events_store;
 mod events_trouble;
 mod events_types;
