@@ -101,7 +101,8 @@ fn after_a_crash_what_waits_and_what_was_prepared_is_sent() {
 #[test]
 #[ignore = "waits for a minute; run it by name"]
 fn a_new_extension_is_looked_after_within_a_minute() {
-    // Danger: the launcher looked before CREATE EXTENSION, and comes again after ten minutes.
+    // Danger: the launcher has been there, before CREATE EXTENSION even, and does not come again:
+    // what is left behind after the worker has gone waits for whoever reads.
     let (pair, mut other) = at_rest(&[("pg_cache.fault_point", "worker.looked:sleep_300")]);
     other.batch_execute("CREATE DATABASE late TEMPLATE template0").unwrap();
     let workers = WORKERS.replace("current_database()", "'late'");
