@@ -18,7 +18,7 @@ const TABLE: &str = "CREATE TABLE t (id int);
          EXECUTE FUNCTION redis_stream('s', 'durable')";
 
 /// How long a worker is watched.
-const WATCH: Duration = Duration::from_millis(2500);
+const WATCH: Duration = Duration::from_millis(1600);
 
 /// Of a core, in percent: ten looks a second, one start and one end, in a debug build.
 const BUSY_PERCENT_MAX: u64 = 5;
@@ -110,15 +110,15 @@ fn a_redis_that_is_away_is_asked_seldom_however_many_commit() {
     client.batch_execute(&set).unwrap();
     let (start, before) = (Instant::now(), fake.connections());
     let mut commits = 0;
-    while start.elapsed() < Duration::from_secs(4) {
+    while start.elapsed() < Duration::from_secs(2) {
         client.batch_execute("INSERT INTO t VALUES (1)").unwrap();
         commits += 1;
         std::thread::sleep(Duration::from_millis(3));
     }
     let asked = fake.connections() - before;
-    println!("{commits} commits, {asked} connections in 4 s");
-    assert!(commits > 200, "{commits} commits");
-    assert!((3..=30).contains(&asked), "{asked} connections in 4 s");
+    println!("{commits} commits, {asked} connections in 2 s");
+    assert!(commits > 100, "{commits} commits");
+    assert!((2..=20).contains(&asked), "{asked} connections in 2 s");
 }
 
 #[test]
