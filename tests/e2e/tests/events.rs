@@ -67,11 +67,21 @@ fn an_event_names_its_transaction_and_its_time() {
         )
         .unwrap();
     let (xid, now): (String, String) = (row.get(0), row.get(1));
-    transaction.batch_execute("SET TIME ZONE 'Asia/Tokyo'; INSERT INTO t VALUES (1)").unwrap();
+    transaction
+        .batch_execute(
+            "SET TIME ZONE 'Asia/Tokyo'; INSERT INTO t VALUES (1);
+             SAVEPOINT a; INSERT INTO t VALUES (2); SAVEPOINT b; INSERT INTO t VALUES (3);
+             RELEASE a; INSERT INTO t VALUES (4)",
+        )
+        .unwrap();
     transaction.commit().unwrap();
-    let event = &events(&scene.redis, "s")[0];
-    assert_eq!(event["xid"].to_string(), xid);
-    assert_eq!(event["at"].as_str().unwrap(), format!("{}+00:00", now.trim_matches('"')));
+    let found = events(&scene.redis, "s");
+    assert_eq!(found.len(), 4);
+    for event in found {
+        // Not that of the savepoint, which has one of its own.
+        assert_eq!(event["xid"].to_string(), xid, "{event}");
+        assert_eq!(event["at"].as_str().unwrap(), format!("{}+00:00", now.trim_matches('"')));
+    }
 }
 
 #[test]
@@ -218,6 +228,9 @@ fn a_partition_speaks_in_the_name_of_its_root() {
              CREATE TABLE shop.orders_2 (v text, dropped int, day int NOT NULL, id int NOT NULL);
              ALTER TABLE shop.orders_2 DROP COLUMN dropped;
              ALTER TABLE shop.orders ATTACH PARTITION shop.orders_2 FOR VALUES IN (2);
+             CREATE TABLE shop.orders_3 PARTITION OF shop.orders FOR VALUES IN (3)
+                 PARTITION BY RANGE (id);
+             CREATE TABLE orders_3_1 PARTITION OF shop.orders_3 FOR VALUES FROM (0) TO (100);
              CREATE TRIGGER e AFTER INSERT OR UPDATE OR DELETE ON shop.orders FOR EACH ROW
                  EXECUTE FUNCTION redis_stream('day:{day}', 'columns=id,v');",
         )
@@ -227,6 +240,8 @@ fn a_partition_speaks_in_the_name_of_its_root() {
         .batch_execute(
             "INSERT INTO shop.orders VALUES (7, 1, 'a');
              INSERT INTO shop.orders_2 VALUES ('b', 2, 8);
+             INSERT INTO shop.orders VALUES (9, 3, 'c');
+             INSERT INTO orders_3_1 VALUES (10, 3, 'd');
              UPDATE shop.orders SET day = 2 WHERE id = 7",
         )
         .unwrap();
@@ -237,6 +252,8 @@ fn a_partition_speaks_in_the_name_of_its_root() {
     };
     assert_eq!(seen("day:1"), "INSERT shop orders {id:7,day:1}; DELETE shop orders {id:7,day:1}");
     assert_eq!(seen("day:2"), "INSERT shop orders {day:2,id:8}; INSERT shop orders {day:2,id:7}");
+    // Not in that of its parent, which is a partition too.
+    assert_eq!(seen("day:3"), "INSERT shop orders {id:9,day:3}; INSERT shop orders {id:10,day:3}");
 }
 
 #[test]

@@ -3,7 +3,7 @@
 
 use pg_cache_e2e::Scene;
 use pg_cache_e2e::events::{everything, get};
-use pg_cache_e2e::registry::repair;
+use pg_cache_e2e::registry::{count, repair};
 use postgres::Client;
 
 use crate::types::{LITERALS, all_types};
@@ -160,6 +160,68 @@ fn what_is_excepted_is_nowhere_in_redis() {
         let message: String = heard.get_message().unwrap().get_payload().unwrap();
         assert!(message.contains("\"v\":") && !message.contains("hunter2"), "{message}");
     }
+}
+
+#[test]
+fn what_is_excepted_is_not_even_read() {
+    // Danger: a secret is written out and then left out: whoever can raise an error in between, or
+    // reads the outbox, has it. Here whoever writes one of two types out fails.
+    let mut scene = Scene::new();
+    let mut client = scene.connect();
+    client
+        .batch_execute(
+            "CREATE TYPE silent;
+             CREATE FUNCTION silent_in(cstring) RETURNS silent
+                 LANGUAGE internal IMMUTABLE STRICT AS 'textin';
+             CREATE FUNCTION silent_out(silent) RETURNS cstring
+                 LANGUAGE internal IMMUTABLE STRICT AS 'any_out';
+             CREATE TYPE silent (INPUT = silent_in, OUTPUT = silent_out, LIKE = text);
+             CREATE TYPE word AS ENUM ('hunter2', 'hunter3');
+             CREATE FUNCTION word_json(word) RETURNS json LANGUAGE plpgsql
+                 AS $$ BEGIN RAISE 'read: %', $1; END $$;
+             CREATE CAST (word AS json) WITH FUNCTION word_json(word)",
+        )
+        .unwrap();
+    for kind in ["publish('c'", "stream('s'", "job('q'", "store('t:{id}'", "store('h', 'as=hash'"] {
+        for durable in ["", ", 'durable'"] {
+            let table = |except: &str| {
+                format!(
+                    "DROP TABLE IF EXISTS t;
+                     CREATE TABLE t (id int PRIMARY KEY, a silent, b word, v text);
+                     CREATE TRIGGER e AFTER INSERT OR UPDATE OR DELETE ON t FOR EACH ROW
+                         EXECUTE FUNCTION redis_{kind}{except}{durable});"
+                )
+            };
+            for except in ["'except=a'", "'except=b'"] {
+                let sql = table(&format!(", {except}"));
+                client.batch_execute(&sql).unwrap();
+                let insert = "INSERT INTO t VALUES (1, 'hunter2', 'hunter2', 'plain')";
+                client.batch_execute(insert).expect_err("the other one is read");
+            }
+            client.batch_execute(&table(", 'except=a,b'")).unwrap();
+            for sql in [
+                "INSERT INTO t VALUES (1, 'hunter2', 'hunter2', 'plain')",
+                "UPDATE t SET a = 'hunter2b', b = 'hunter3'",
+                "UPDATE t SET v = 'other'",
+                "UPDATE t SET id = 2",
+                "DELETE FROM t",
+            ] {
+                client
+                    .batch_execute(sql)
+                    .unwrap_or_else(|e| panic!("{kind}{durable}: {sql}: {e:?}"));
+            }
+        }
+    }
+    // What waits in the outbox is whole there.
+    scene.redis.stop();
+    let wait = "INSERT INTO t VALUES (3, 'hunter2', 'hunter2', 'plain')";
+    client.batch_execute(&format!("BEGIN; {wait}; PREPARE TRANSACTION 'excepted'")).unwrap();
+    client.batch_execute("COMMIT PREPARED 'excepted'").unwrap();
+    let holds = |text: &str| {
+        format!("SELECT count(*) FROM redis_outbox WHERE position('{text}'::bytea IN message) > 0")
+    };
+    assert!(count(&mut client, &holds("plain")) >= 1, "the search finds what is there");
+    assert_eq!(count(&mut client, &holds("hunter")), 0);
 }
 
 #[test]

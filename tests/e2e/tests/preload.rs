@@ -16,9 +16,6 @@ pub const QUERY: &str = "SELECT v FROM t";
 const LAUNCHERS: &str = "SELECT count(*) FROM pg_stat_activity
     WHERE backend_type = 'pg_cache launcher' AND datid IS NULL";
 
-const LAUNCHER_PID: &str = "SELECT coalesce(max(pid), 0)::bigint FROM pg_stat_activity
-    WHERE backend_type = 'pg_cache launcher'";
-
 /// A server with the library preloaded, and its Redis.
 pub fn preloaded() -> Pair {
     let conf = [
@@ -124,26 +121,6 @@ fn databases_come_and_go_in_front_of_the_launcher() {
         admin.batch_execute("DROP DATABASE fleeting").unwrap();
     }
     assert_eq!(count(&mut admin, LAUNCHERS), 1);
-}
-
-#[test]
-fn a_launcher_that_ends_comes_back_and_the_server_stays() {
-    // Danger: the end of a helper restarts the server, and every session is lost.
-    let pair = preloaded();
-    let mut client = pair.postgres.connect();
-    let session = process(&mut client);
-    eventually(SOON, "it runs", || count(&mut client, LAUNCHERS) == 1);
-    // Its settings are read anew: not in the signal handler, which would end it now and then.
-    for _ in 0..20 {
-        client.batch_execute("SELECT pg_reload_conf()").unwrap();
-    }
-    let before = count(&mut client, LAUNCHER_PID);
-    client.batch_execute(&format!("SELECT pg_terminate_backend({before})")).unwrap();
-    eventually(SOON, "another one runs", || {
-        let now = count(&mut client, LAUNCHER_PID);
-        now != 0 && now != before
-    });
-    assert_eq!(process(&mut client), session, "this session saw nothing of it");
 }
 
 #[test]

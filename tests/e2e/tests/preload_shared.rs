@@ -89,6 +89,34 @@ fn commits_are_counted_of_all_backends_and_a_reset_begins_anew() {
 }
 
 #[test]
+fn messages_are_counted_of_all_backends() {
+    // Danger: what one backend lost stands in its own memory, and ends with it.
+    let (mut pair, mut client) = with_table();
+    client
+        .batch_execute(
+            "CREATE TRIGGER e AFTER UPDATE ON t FOR EACH ROW EXECUTE FUNCTION redis_stream('s')",
+        )
+        .unwrap();
+    let update = |pair: &Pair, times: i32| {
+        let mut session = pair.postgres.connect();
+        for _ in 0..times {
+            session.batch_execute("UPDATE t SET v = v + 1").unwrap();
+        }
+    };
+    let mut counts = || {
+        let row = client.query_one("SELECT sent, lost FROM redis_stat_commit", &[]).unwrap();
+        (row.get::<_, i64>(0), row.get::<_, i64>(1))
+    };
+    update(&pair, 2);
+    update(&pair, 3);
+    assert_eq!(counts(), (5, 0));
+    pair.redis.stop();
+    update(&pair, 1);
+    update(&pair, 3);
+    assert_eq!(counts(), (5, 4));
+}
+
+#[test]
 fn a_dropped_database_leaves_its_counters_places_to_others() {
     // Danger: where databases come and go, all families soon count as one.
     let (pair, mut client) = with_table();
