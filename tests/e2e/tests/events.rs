@@ -279,17 +279,22 @@ fn when_and_columns_say_which_updates_count() {
 
 #[test]
 fn without_a_primary_key_the_replica_identity_tells_rows_apart() {
-    // Danger: a key that is not one.
+    // Danger: a key that is not one; or none, because its check may be deferred.
     let scene = Scene::new();
     let mut client = scene.connect();
     client
         .batch_execute(
             "CREATE TABLE a (x int NOT NULL, y int); CREATE UNIQUE INDEX ax ON a (x);
              ALTER TABLE a REPLICA IDENTITY USING INDEX ax;
-             CREATE TABLE b (x int); CREATE TABLE c (x int PRIMARY KEY, y int);",
+             CREATE TABLE b (x int); CREATE TABLE c (x int PRIMARY KEY, y int);
+             CREATE TABLE d (y int, z int, x int, PRIMARY KEY (x, y) DEFERRABLE);
+             CREATE TABLE f (y int NOT NULL, x int PRIMARY KEY DEFERRABLE INITIALLY DEFERRED);
+             CREATE UNIQUE INDEX fy ON f (y); ALTER TABLE f REPLICA IDENTITY USING INDEX fy;
+             CREATE TABLE g (y int, x int, PRIMARY KEY (x) DEFERRABLE) PARTITION BY LIST (x);
+             CREATE TABLE g1 (x int NOT NULL, y int); ALTER TABLE g ATTACH PARTITION g1 DEFAULT;",
         )
         .unwrap();
-    for table in ["a", "b", "c"] {
+    for table in ["a", "b", "c", "d", "f", "g"] {
         let except = if table == "c" { ", 'except=x'" } else { "" };
         client
             .batch_execute(&format!(
@@ -301,11 +306,19 @@ fn without_a_primary_key_the_replica_identity_tells_rows_apart() {
     repair(&mut client);
     client
         .batch_execute(
-            "INSERT INTO a VALUES (1, 2); INSERT INTO b VALUES (1); \
-                        INSERT INTO c VALUES (1, 2)",
+            "INSERT INTO a VALUES (1, 2); INSERT INTO b VALUES (1);
+             INSERT INTO c VALUES (1, 2); INSERT INTO d VALUES (1, 2, 3);
+             INSERT INTO f VALUES (1, 2); INSERT INTO g VALUES (1, 2)",
         )
         .unwrap();
-    for (table, key) in [("a", json!({"x": 1})), ("b", json!(null)), ("c", json!({}))] {
+    for (table, key) in [
+        ("a", json!({"x": 1})),
+        ("b", json!(null)),
+        ("c", json!({})),
+        ("d", json!({"y": 1, "x": 3})),
+        ("f", json!({"x": 2})),
+        ("g", json!({"x": 2})),
+    ] {
         assert_eq!(events(&scene.redis, table)[0]["key"], key, "{table}");
     }
 }

@@ -3,10 +3,10 @@
 
 use std::time::{Duration, Instant};
 
-use pg_cache_e2e::{Notices, cached};
 use pg_cache_e2e::counters::{Counters, counted};
 use pg_cache_e2e::outcome::sqlstate;
 use pg_cache_e2e::registry::count;
+use pg_cache_e2e::{Notices, cached};
 use pg_cache_testbed::{Pair, eventually};
 use postgres::{Client, NoTls};
 

@@ -4,8 +4,8 @@ use std::time::Duration;
 
 use pg_cache_e2e::Scene;
 use pg_cache_e2e::events::get;
-use pg_cache_e2e::outcome::sqlstate;
 use pg_cache_e2e::outbox::rows;
+use pg_cache_e2e::outcome::sqlstate;
 use pg_cache_e2e::registry::{count, repair, table_key};
 use pg_cache_testbed::eventually;
 use postgres::Client;
@@ -177,10 +177,7 @@ fn a_row_that_is_written_before_a_generation_is_made_leaves_no_old_one() {
         let scene = Scene::new();
         let mut client = storing(&scene, way);
         let image = |value: i64| (!way.is_empty()).then_some(value);
-        run(
-            &mut client,
-            "BEGIN; SELECT redis_register(buckets => 50); UPDATE t SET v = 1; COMMIT",
-        );
+        run(&mut client, "BEGIN; SELECT redis_register(buckets => 50); UPDATE t SET v = 1; COMMIT");
         settled(&mut client);
         assert_eq!(stored(&scene, 1), image(1), "{way}: in its own transaction");
         run(&mut client, "INSERT INTO t SELECT i, 2 FROM generate_series(2, 1500) i");

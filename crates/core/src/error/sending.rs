@@ -50,6 +50,10 @@ pub enum Flaw {
     Excepted {
         column: String,
     },
+    /// Named by an option or a template, and without a value in the rows that a trigger sees.
+    Virtual {
+        column: String,
+    },
     /// It fires at another time than it must.
     Timing {
         wanted: &'static str,
@@ -71,6 +75,7 @@ impl Sending {
             | Flaw::OptionInvalid { .. }
             | Flaw::Excepted { .. } => "22023",
             Flaw::NoColumn { .. } => "42703",
+            Flaw::Virtual { .. } => "42P10",
             Flaw::Timing { .. } | Flaw::Placeholder { .. } => "39P01",
             Flaw::TooLarge { .. } => "54000",
         }
@@ -93,6 +98,9 @@ impl Sending {
             Flaw::Excepted { column } => {
                 format!("column \"{column}\" is excepted and needed all the same")
             }
+            Flaw::Virtual { column } => {
+                format!("column \"{column}\" is a virtual generated column")
+            }
             Flaw::Timing { wanted } => format!("must be {wanted}"),
             Flaw::TooLarge { .. } => "message is too large".into(),
         };
@@ -104,6 +112,7 @@ impl Sending {
             Flaw::Target(error) => return error.detail(),
             Flaw::UnknownOption { known, .. } => format!("Known options: {known}."),
             Flaw::OptionInvalid { why, .. } => sentence(why),
+            Flaw::Virtual { .. } => "It has no value in the rows that a trigger sees.".into(),
             Flaw::TooLarge { bytes, bytes_max } => {
                 format!("It has {bytes} bytes; pg_cache.value_bytes_max is {bytes_max}.")
             }
@@ -123,6 +132,7 @@ impl Sending {
                 format!("Write {function}('name of the {wanted}', options).")
             }
             Flaw::Excepted { .. } => "Leave it out of except, or out of the rest.".into(),
+            Flaw::Virtual { .. } => "Name the columns that it is computed from.".into(),
             Flaw::TooLarge { .. } => {
                 "Leave large columns out by except, or raise pg_cache.value_bytes_max.".into()
             }
@@ -153,6 +163,7 @@ impl Sending {
             },
             Flaw::NoColumn { column: column() },
             Flaw::Excepted { column: column() },
+            Flaw::Virtual { column: "full_name".into() },
             Flaw::Timing { wanted: AFTER_EACH_ROW },
             Flaw::Timing { wanted: AFTER_A_CHANGE },
             Flaw::TooLarge { bytes: 9_000_000, bytes_max: 8_388_608 },
@@ -185,9 +196,10 @@ mod tests {
             Flaw::NoKey => 8,
             Flaw::Placeholder { .. } => 9,
             Flaw::NullColumn { .. } => 10,
+            Flaw::Virtual { .. } => 11,
         };
         let listed: std::collections::BTreeSet<i32> =
             Sending::examples().iter().map(variant).collect();
-        assert_eq!(listed, (0..=10).collect());
+        assert_eq!(listed, (0..=11).collect());
     }
 }
