@@ -241,7 +241,8 @@ fn a_partition_speaks_in_the_name_of_its_root() {
 
 #[test]
 fn when_and_columns_say_which_updates_count() {
-    // Danger: a counter that changes at every click floods the subscribers of the status.
+    // Danger: a counter that changes at every click floods the subscribers of the status; or who
+    // asked for nothing but the id of what changed its status hears of no change.
     let scene = Scene::new();
     let mut client = scene.connect();
     client
@@ -251,7 +252,9 @@ fn when_and_columns_say_which_updates_count() {
              CREATE TRIGGER a AFTER INSERT OR UPDATE OR DELETE ON t FOR EACH ROW
                  EXECUTE FUNCTION redis_stream('when', 'when=status');
              CREATE TRIGGER b AFTER INSERT OR UPDATE OR DELETE ON t FOR EACH ROW
-                 EXECUTE FUNCTION redis_stream('columns', 'columns=status,big');",
+                 EXECUTE FUNCTION redis_stream('columns', 'columns=status,big');
+             CREATE TRIGGER c AFTER INSERT OR UPDATE OR DELETE ON t FOR EACH ROW
+                 EXECUTE FUNCTION redis_stream('both', 'columns=id,big', 'when=status');",
         )
         .unwrap();
     repair(&mut client);
@@ -275,6 +278,7 @@ fn when_and_columns_say_which_updates_count() {
         changes("columns"),
         ["INSERT null", r#"UPDATE ["status"]"#, r#"UPDATE ["big"]"#, "DELETE null"]
     );
+    assert_eq!(changes("both"), ["INSERT null", "UPDATE []", "DELETE null"]);
 }
 
 #[test]
