@@ -11,6 +11,7 @@ use pgrx::pg_sys;
 use pgrx::pg_sys::ffi::pg_guard_ffi_boundary;
 
 use super::call::Call;
+use super::error::Outcome;
 
 pub use kept::{Kept, changes, watch};
 
@@ -133,29 +134,32 @@ pub struct Attached<'a> {
 }
 
 impl<'a> Attached<'a> {
-    /// Hands a trigger over that was created in this transaction: its table is locked.
-    pub fn created<T>(
+    /// Hands over all triggers of a table, until one is refused. A command may have locked it; of
+    /// its children it need not have locked all.
+    pub fn each(
         table: pg_sys::Oid,
-        trigger: pg_sys::Oid,
-        look: impl FnOnce(Attached<'_>) -> T,
-    ) -> Option<T> {
-        // SAFETY: locked by whoever created the trigger.
-        let relation = unsafe { pg_sys::relation_open(table, pg_sys::NoLock as i32) };
-        // SAFETY: just opened.
-        let opened = unsafe { &*relation };
+        mut look: impl FnMut(Attached<'_>) -> Outcome<()>,
+    ) -> Outcome<()> {
+        let lock = pg_sys::AccessShareLock as pg_sys::LOCKMODE;
+        // SAFETY: NULL if the table is gone.
+        let relation = unsafe { pg_sys::try_relation_open(table, lock) };
+        // SAFETY: NULL or just opened.
+        let Some(opened) = (unsafe { relation.as_ref() }) else { return Ok(()) };
         // SAFETY: NULL or the relation's own list.
-        let list = unsafe { opened.trigdesc.as_ref() };
-        let found = list.and_then(|list| {
+        let looked = unsafe { opened.trigdesc.as_ref() }.map_or(Ok(()), |list| {
             let count = usize::try_from(list.numtriggers).unwrap_or(0);
             // SAFETY: the list has that many members.
             let all = unsafe { std::slice::from_raw_parts(list.triggers, count) };
-            all.iter().find(|found| found.tgoid == trigger)
+            let relation = Relation { relation: opened };
+            all.iter().try_for_each(|trigger| look(Attached { trigger, relation }))
         });
-        let relation_of = Relation { relation: opened };
-        let seen = found.map(|trigger| look(Attached { trigger, relation: relation_of }));
         // SAFETY: opened above; an error closes it by itself.
-        unsafe { pg_sys::relation_close(relation, pg_sys::NoLock as i32) };
-        seen
+        unsafe { pg_sys::relation_close(relation, pg_sys::NoLock as pg_sys::LOCKMODE) };
+        looked
+    }
+
+    pub fn oid(self) -> pg_sys::Oid {
+        self.trigger.tgoid
     }
 
     /// The trigger's own name.

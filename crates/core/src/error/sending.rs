@@ -46,6 +46,10 @@ pub enum Flaw {
     NoColumn {
         column: String,
     },
+    /// The same, found by the command that takes it away.
+    ColumnGoes {
+        column: String,
+    },
     /// Named by an option or a template, and not to be read.
     Excepted {
         column: String,
@@ -65,6 +69,14 @@ pub enum Flaw {
 }
 
 impl Sending {
+    /// What a command that takes columns away is told; `None` if the flaw is none of its doing.
+    pub fn of_lost_column(mut self) -> Option<Sending> {
+        let Flaw::NoColumn { column } = &mut self.flaw else { return None };
+        let column = std::mem::take(column);
+        self.flaw = Flaw::ColumnGoes { column };
+        Some(self)
+    }
+
     pub(super) fn sqlstate(&self) -> &'static str {
         match &self.flaw {
             Flaw::Target(error) => error.sqlstate(),
@@ -75,6 +87,7 @@ impl Sending {
             | Flaw::OptionInvalid { .. }
             | Flaw::Excepted { .. } => "22023",
             Flaw::NoColumn { .. } => "42703",
+            Flaw::ColumnGoes { .. } => "2BP01",
             Flaw::Virtual { .. } => "42P10",
             Flaw::Timing { .. } | Flaw::Placeholder { .. } => "39P01",
             Flaw::TooLarge { .. } => "54000",
@@ -95,6 +108,7 @@ impl Sending {
             Flaw::UnknownOption { option, .. } => format!("unknown option \"{option}\""),
             Flaw::OptionInvalid { option, .. } => format!("invalid option \"{option}\""),
             Flaw::NoColumn { column } => format!("column \"{column}\" does not exist"),
+            Flaw::ColumnGoes { column } => format!("column \"{column}\" would be missing"),
             Flaw::Excepted { column } => {
                 format!("column \"{column}\" is excepted and needed all the same")
             }
@@ -131,6 +145,9 @@ impl Sending {
             Flaw::NoTarget { wanted, function } => {
                 format!("Write {function}('name of the {wanted}', options).")
             }
+            Flaw::ColumnGoes { .. } => {
+                "Drop the trigger first, and create it again for the table as it is then.".into()
+            }
             Flaw::Excepted { .. } => "Leave it out of except, or out of the rest.".into(),
             Flaw::Virtual { .. } => "Name the columns that it is computed from.".into(),
             Flaw::TooLarge { .. } => {
@@ -162,6 +179,7 @@ impl Sending {
                 why: "It must be a number above zero.".into(),
             },
             Flaw::NoColumn { column: column() },
+            Flaw::ColumnGoes { column: column() },
             Flaw::Excepted { column: column() },
             Flaw::Virtual { column: "full_name".into() },
             Flaw::Timing { wanted: AFTER_EACH_ROW },
@@ -197,9 +215,10 @@ mod tests {
             Flaw::Placeholder { .. } => 9,
             Flaw::NullColumn { .. } => 10,
             Flaw::Virtual { .. } => 11,
+            Flaw::ColumnGoes { .. } => 12,
         };
         let listed: std::collections::BTreeSet<i32> =
             Sending::examples().iter().map(variant).collect();
-        assert_eq!(listed, (0..=11).collect());
+        assert_eq!(listed, (0..=12).collect());
     }
 }
