@@ -269,7 +269,8 @@ fn deliver(
             }
         }
         // Nobody can use a generation that was not made, and who makes it waits for us; unless we
-        // are prepared, when only a debt tells of us.
+        // are prepared, when only a debt tells of us. But a key holds what it held before.
+        Ok(None) if coarse || !owing.owed.keys.is_empty() || !tokens.is_empty() => Err(unmade()),
         Ok(None) if end == End::Commit => return Ok(false),
         Ok(None) => Ok(()),
         Err(failure) => Err(failure),
@@ -306,6 +307,11 @@ fn registration(fresh: &Fresh, is_locked: bool) -> Result<Option<Rc<Registration
         return Err(Failure::new(Reason::Timeout, "redis_server is locked"));
     }
     registry::seen_by_writer(&fresh.snapshot)
+}
+
+/// Why keys cannot be deleted while no worker has found out on which server.
+fn unmade() -> Failure {
+    Failure::new(Reason::Unregistered, "keys are owed")
 }
 
 /// Takes the lock that tells the worker of us, and keeps it until the transaction ends. VACUUM

@@ -20,7 +20,7 @@ use crate::client::session::{Bounds, Session};
 use crate::client::{Host, Wait};
 use crate::pg::{classify, error, guc, host, shmem};
 
-/// How often a backend may warn that Redis is in trouble.
+/// How often a backend may say of one kind of trouble with Redis that it is there.
 const WARN_EVERY_MS: u64 = 60_000;
 
 /// How long a message that need not be heard may take: a cancel waits for it.
@@ -40,7 +40,8 @@ thread_local! {
     /// Never dropped: at exit there is nothing to say to Redis.
     static LINK: ManuallyDrop<RefCell<Link>> =
         ManuallyDrop::new(RefCell::new(Link::new(HOST, breakers())));
-    static WARNINGS: RefCell<Limiter> = RefCell::new(Limiter::new(WARN_EVERY_MS));
+    static WARNINGS: RefCell<[Limiter; 4]> =
+        RefCell::new(std::array::from_fn(|_| Limiter::new(WARN_EVERY_MS)));
 }
 
 fn breakers() -> Option<&'static Breakers> {
@@ -151,39 +152,54 @@ pub fn server() -> Result<Server, Failure> {
     ask(|session| Ok(session.server().clone()))
 }
 
-/// Warns of a failure unless this backend warned within the last minute. A breaker that is open
-/// says nothing new, and a value that is too large is no trouble of Redis.
+/// What a failure means for whoever is warned. Each has an interval of its own: that a query was
+/// computed is not to hide that messages are lost.
+#[derive(Clone, Copy)]
+enum Warning {
+    Unusable,
+    Unsettled,
+    Unlimited,
+    Lost,
+}
+
+impl Warning {
+    /// Whether this backend has not said it within the last minute.
+    fn is_due(self) -> bool {
+        let now_ms = host::monotonic_ms();
+        WARNINGS.with(|warnings| warnings.borrow_mut()[self as usize].allow(now_ms))
+    }
+}
+
+/// Warns of a failure, at most once a minute. A breaker that is open says nothing new, and a value
+/// that is too large is no trouble of Redis.
 pub fn warn(failure: &Failure) {
     if matches!(failure.reason, Reason::Breaker | Reason::TooLarge | Reason::Encoding) {
         return;
     }
-    let now_ms = host::monotonic_ms();
-    if WARNINGS.with(|warnings| warnings.borrow_mut().allow(now_ms)) {
+    if Warning::Unusable.is_due() {
         error::warn_unusable(failure.reason, &failure.detail);
     }
 }
 
 /// Warns that a commit could not be settled with Redis, as seldom.
 pub fn warn_unsettled(failure: &Failure) {
-    let now_ms = host::monotonic_ms();
-    if WARNINGS.with(|warnings| warnings.borrow_mut().allow(now_ms)) {
+    if Warning::Unsettled.is_due() {
         error::warn_unsettled(failure.reason, &failure.detail);
     }
 }
 
-/// Warns that a rate limit could not be asked, as seldom. Not of an open breaker only: then another
-/// backend may have tried, and this one would stay silent with its gate open.
+/// Warns that a rate limit could not be asked, as seldom. Of an open breaker too: another backend
+/// may have tried, and this one would stay silent with its gate open.
 pub fn warn_unlimited(failure: &Failure, allowed: bool) {
-    let now_ms = host::monotonic_ms();
-    if WARNINGS.with(|warnings| warnings.borrow_mut().allow(now_ms)) {
+    if Warning::Unlimited.is_due() {
         error::warn_unlimited(failure.reason, &failure.detail, allowed);
     }
 }
 
-/// Warns that messages of a committed transaction were lost, as seldom.
+/// Warns that messages of a committed transaction were lost, as seldom. Of an open breaker too, for
+/// the same reason.
 pub fn warn_lost(failure: &Failure, lost: usize) {
-    let now_ms = host::monotonic_ms();
-    if WARNINGS.with(|warnings| warnings.borrow_mut().allow(now_ms)) {
+    if Warning::Lost.is_due() {
         error::warn_lost(failure.reason, &failure.detail, lost);
     }
 }

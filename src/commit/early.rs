@@ -98,7 +98,7 @@ pub fn settle() -> Outcome<()> {
             is_former = delivery.is_former;
             collected.and(early.deliver(&found, &delivery, &sent.owed, is_first))
         }
-        Ok(None) => Ok(()),
+        Ok(None) => Err(super::unmade()),
         Err(failure) => Err(failure),
     };
     TRANSACTION.with_borrow_mut(|transaction| {

@@ -7,7 +7,6 @@ use std::time::{Duration, Instant};
 
 use pg_cache_core::message::Message;
 use pg_cache_core::message::log::Entry;
-use pg_cache_core::reason::Reason;
 
 use crate::client::failure::Failure;
 use crate::client::messages::{Delivered, Outgoing};
@@ -35,7 +34,7 @@ pub fn send(due: Outgoing) {
     let time_us = stats::us_since(started);
     stats::messages(delivered.sent, lost, time_us);
     let failure: Option<Failure> = outcome.err().or(delivered.refused);
-    if let Some(failure) = failure.filter(|failure| failure.reason != Reason::Breaker) {
+    if let Some(failure) = failure {
         connection::warn_lost(&failure, lost);
     }
 }

@@ -87,6 +87,26 @@ impl<'a> Event<'a> {
         classify::relation_named(table).is_some_and(classify::is_temporary)
     }
 
+    /// Whether the command takes columns of a table away, or their names.
+    pub fn takes_columns(self) -> bool {
+        match self.statement() {
+            Some((node, NodeTag::T_RenameStmt)) => {
+                // SAFETY: the tag says what it is.
+                let rename = unsafe { &*node.cast::<pg_sys::RenameStmt>() };
+                rename.renameType == pg_sys::ObjectType::OBJECT_COLUMN
+            }
+            Some((node, NodeTag::T_AlterTableStmt)) => {
+                // SAFETY: as above.
+                let alter = unsafe { &*node.cast::<pg_sys::AlterTableStmt>() };
+                let commands = tree::nodes::<pg_sys::AlterTableCmd>(alter.cmds);
+                let drop = pg_sys::AlterTableType::AT_DropColumn;
+                // SAFETY: the members of this list are such commands.
+                commands.iter().any(|command| unsafe { &**command }.subtype == drop)
+            }
+            _ => false,
+        }
+    }
+
     /// What an ALTER TABLE does to the tree, if this is one that does.
     pub fn alterations(self) -> Vec<Alteration> {
         let Some((node, NodeTag::T_AlterTableStmt)) = self.statement() else { return Vec::new() };

@@ -1,25 +1,30 @@
-//! A trigger as it fires: its event, its rows, its arguments; and what is kept for each trigger.
+//! A trigger as it fires: its event, its rows, its arguments.
 //!
-//! Owns the raw `TriggerData`. Invariant: what is kept for a trigger was made from its table's
-//! definition as it is now. The table is locked while its triggers fire, so no message about it can
-//! come between the look at the count of changes and the use of what is kept. If that broke, a row
-//! would be noted under a column's old place, or under the root of a tree that it has left.
+//! Owns the raw `TriggerData`. Invariant: what is handed out of it is used only during the call.
 
-use std::cell::{Cell, RefCell};
+mod kept;
+
 use std::ffi::{c_char, c_int};
-use std::rc::Rc;
 
 use pg_cache_core::message::row::Version;
+use pgrx::pg_sys;
 use pgrx::pg_sys::ffi::pg_guard_ffi_boundary;
-use pgrx::{pg_guard, pg_sys};
 
 use super::call::Call;
 use super::error::Outcome;
 
+pub use kept::{Kept, changes, watch};
+
 unsafe extern "C-unwind" {
     // Not among pgrx's bindings. It raises only on values that are no values.
     fn datumIsEqual(one: pg_sys::Datum, two: pg_sys::Datum, by_value: bool, length: c_int) -> bool;
-    // Nor this one, which fetches what is toasted: guarded by hand where it is called.
+    // Nor these, guarded by hand where they are called.
+    fn get_primary_key_attnos(
+        table: pg_sys::Oid,
+        deferrable_ok: bool,
+        constraint: *mut pg_sys::Oid,
+    ) -> *mut pg_sys::Bitmapset;
+    // It fetches what is toasted.
     fn datum_image_eq(
         one: pg_sys::Datum,
         two: pg_sys::Datum,
@@ -129,29 +134,32 @@ pub struct Attached<'a> {
 }
 
 impl<'a> Attached<'a> {
-    /// Hands a trigger over that was created in this transaction: its table is locked.
-    pub fn created<T>(
+    /// Hands over all triggers of a table, until one is refused. A command may have locked it; of
+    /// its children it need not have locked all.
+    pub fn each(
         table: pg_sys::Oid,
-        trigger: pg_sys::Oid,
-        look: impl FnOnce(Attached<'_>) -> T,
-    ) -> Option<T> {
-        // SAFETY: locked by whoever created the trigger.
-        let relation = unsafe { pg_sys::relation_open(table, pg_sys::NoLock as i32) };
-        // SAFETY: just opened.
-        let opened = unsafe { &*relation };
+        mut look: impl FnMut(Attached<'_>) -> Outcome<()>,
+    ) -> Outcome<()> {
+        let lock = pg_sys::AccessShareLock as pg_sys::LOCKMODE;
+        // SAFETY: NULL if the table is gone.
+        let relation = unsafe { pg_sys::try_relation_open(table, lock) };
+        // SAFETY: NULL or just opened.
+        let Some(opened) = (unsafe { relation.as_ref() }) else { return Ok(()) };
         // SAFETY: NULL or the relation's own list.
-        let list = unsafe { opened.trigdesc.as_ref() };
-        let found = list.and_then(|list| {
+        let looked = unsafe { opened.trigdesc.as_ref() }.map_or(Ok(()), |list| {
             let count = usize::try_from(list.numtriggers).unwrap_or(0);
             // SAFETY: the list has that many members.
             let all = unsafe { std::slice::from_raw_parts(list.triggers, count) };
-            all.iter().find(|found| found.tgoid == trigger)
+            let relation = Relation { relation: opened };
+            all.iter().try_for_each(|trigger| look(Attached { trigger, relation }))
         });
-        let relation_of = Relation { relation: opened };
-        let seen = found.map(|trigger| look(Attached { trigger, relation: relation_of }));
         // SAFETY: opened above; an error closes it by itself.
-        unsafe { pg_sys::relation_close(relation, pg_sys::NoLock as i32) };
-        seen
+        unsafe { pg_sys::relation_close(relation, pg_sys::NoLock as pg_sys::LOCKMODE) };
+        looked
+    }
+
+    pub fn oid(self) -> pg_sys::Oid {
+        self.trigger.tgoid
     }
 
     /// The trigger's own name.
@@ -218,6 +226,8 @@ pub struct Attribute {
     pub collation: pg_sys::Oid,
     by_value: bool,
     length: i16,
+    /// Computed when it is read: the rows that a trigger sees have no value for it.
+    pub is_virtual: bool,
 }
 
 impl Attribute {
@@ -228,6 +238,7 @@ impl Attribute {
             collation: attribute.attcollation,
             by_value: attribute.attbyval,
             length: attribute.attlen,
+            is_virtual: attribute.attgenerated as u8 == b'v',
         }
     }
 
@@ -301,30 +312,35 @@ impl Relation<'_> {
     /// The columns by which a row is known: of the primary key, or of the replica identity. Their
     /// numbers, in rising order; none if there is neither.
     pub fn key(self) -> Vec<i16> {
-        let by = [
-            pg_sys::IndexAttrBitmapKind::INDEX_ATTR_BITMAP_PRIMARY_KEY,
-            pg_sys::IndexAttrBitmapKind::INDEX_ATTR_BITMAP_IDENTITY_KEY,
-        ];
-        let relation = std::ptr::from_ref(self.relation).cast_mut();
-        for kind in by {
-            // SAFETY: an open relation; a palloc'ed set, or NULL for the empty one.
-            let set = unsafe { pg_sys::RelationGetIndexAttrBitmap(relation, kind) };
-            let mut numbers = Vec::new();
-            let mut member = -1;
-            loop {
-                // SAFETY: a set of PostgreSQL's own.
-                member = unsafe { pg_sys::bms_next_member(set, member) };
-                if member < 0 {
-                    break;
-                }
-                let number = member + pg_sys::FirstLowInvalidHeapAttributeNumber;
-                numbers.extend(i16::try_from(number).ok().filter(|number| *number > 0));
-            }
-            if !numbers.is_empty() {
-                return numbers;
-            }
+        let table = self.oid();
+        // The index's own list leaves out those whose check may be deferred.
+        let mut constraint = pg_sys::InvalidOid;
+        // SAFETY: reads pg_constraint.
+        let find = || unsafe { get_primary_key_attnos(table, true, &raw mut constraint) };
+        // SAFETY: on the backend's one thread.
+        let numbers = members(unsafe { pg_guard_ffi_boundary(find) });
+        if !numbers.is_empty() {
+            return numbers;
         }
-        Vec::new()
+        let relation = std::ptr::from_ref(self.relation).cast_mut();
+        let identity = pg_sys::IndexAttrBitmapKind::INDEX_ATTR_BITMAP_IDENTITY_KEY;
+        // SAFETY: an open relation.
+        members(unsafe { pg_sys::RelationGetIndexAttrBitmap(relation, identity) })
+    }
+}
+
+/// The columns of a set of PostgreSQL's own, or of NULL for the empty one.
+fn members(set: *const pg_sys::Bitmapset) -> Vec<i16> {
+    let mut numbers = Vec::new();
+    let mut member = -1;
+    loop {
+        // SAFETY: such a set.
+        member = unsafe { pg_sys::bms_next_member(set, member) };
+        if member < 0 {
+            return numbers;
+        }
+        let number = member + pg_sys::FirstLowInvalidHeapAttributeNumber;
+        numbers.extend(i16::try_from(number).ok().filter(|number| *number > 0));
     }
 }
 
@@ -392,97 +408,5 @@ impl Row {
             (Some(one), Some(two)) => same_bytes(attribute, one, two),
             _ => false,
         }
-    }
-}
-
-thread_local! {
-    static CHANGES: Cell<u64> = const { Cell::new(0) };
-}
-
-/// What else a table's rows are written by: the schema's name, casts to JSON and their functions.
-const WATCHED: [pg_sys::SysCacheIdentifier::Type; 3] = [
-    pg_sys::SysCacheIdentifier::NAMESPACEOID,
-    pg_sys::SysCacheIdentifier::CASTSOURCETARGET,
-    pg_sys::SysCacheIdentifier::PROCOID,
-];
-
-/// Counts changes of tables' definitions. Once per backend.
-pub fn watch() {
-    let nothing = pg_sys::Datum::from(0usize);
-    // SAFETY: the callback lives as long as the library, which is never unloaded.
-    unsafe { pg_sys::CacheRegisterRelcacheCallback(Some(changed), nothing) };
-    for cache in WATCHED {
-        // SAFETY: as above.
-        unsafe { pg_sys::CacheRegisterSyscacheCallback(cache as c_int, Some(renamed), nothing) };
-    }
-}
-
-#[pg_guard]
-extern "C-unwind" fn renamed(_argument: pg_sys::Datum, _cache: c_int, _hash: u32) {
-    CHANGES.set(CHANGES.get() + 1);
-}
-
-#[pg_guard]
-extern "C-unwind" fn changed(_argument: pg_sys::Datum, _relation: pg_sys::Oid) {
-    CHANGES.set(CHANGES.get() + 1);
-}
-
-/// How many changes of tables' definitions this backend has heard of.
-pub fn changes() -> u64 {
-    CHANGES.get()
-}
-
-/// What each trigger needs at every row, made when it first fires after a change of any table. Any:
-/// what is made from one table's definition may hang on another's, the root's of its partitions.
-pub struct Kept<T> {
-    changes: Cell<u64>,
-    /// The one that fired last stands last.
-    of_triggers: RefCell<Vec<(pg_sys::Oid, Rc<T>)>>,
-}
-
-/// Statements fire the triggers of a few tables; more than this are made anew.
-const KEPT_MAX: usize = 64;
-
-impl<T> Kept<T> {
-    pub const fn new() -> Self {
-        Self { changes: Cell::new(0), of_triggers: RefCell::new(Vec::new()) }
-    }
-
-    pub fn get(
-        &self,
-        fired: Fired<'_>,
-        make: impl FnOnce(Fired<'_>) -> Outcome<T>,
-    ) -> Outcome<Rc<T>> {
-        let trigger = fired.trigger().tgoid;
-        if let Some(kept) = self.find(trigger) {
-            return Ok(kept);
-        }
-        let seen = CHANGES.get();
-        let made = Rc::new(make(fired)?);
-        let mut of_triggers = self.of_triggers.borrow_mut();
-        // Making it reads catalogues, and with them messages about changes.
-        if seen == CHANGES.get() {
-            if of_triggers.len() >= KEPT_MAX {
-                of_triggers.clear();
-            }
-            of_triggers.push((trigger, Rc::clone(&made)));
-        }
-        Ok(made)
-    }
-
-    fn find(&self, trigger: pg_sys::Oid) -> Option<Rc<T>> {
-        let mut of_triggers = self.of_triggers.borrow_mut();
-        if self.changes.replace(CHANGES.get()) != CHANGES.get() {
-            of_triggers.clear();
-            return None;
-        }
-        let (last, kept) = of_triggers.last()?;
-        if *last == trigger {
-            return Some(Rc::clone(kept));
-        }
-        let place = of_triggers.iter().position(|(oid, _)| *oid == trigger)?;
-        let end = of_triggers.len() - 1;
-        of_triggers.swap(place, end);
-        of_triggers.last().map(|(_, kept)| Rc::clone(kept))
     }
 }

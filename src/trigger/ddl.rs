@@ -90,6 +90,10 @@ fn end(call: &Call) -> Outcome<Datum> {
             check::check_new(Oid::from(*table), Oid::from(*trigger))?;
         }
     }
+    if event.takes_columns() {
+        let tables = done.iter().filter_map(|done| done.relation);
+        tables.map(Oid::from).try_for_each(check::check_lost)?;
+    }
     // What DROP takes is told by sql_drop.
     let untold = done.is_empty() && !command.starts_with("DROP") && !event.alters_temporary_table();
     if untold || done.iter().any(matters) {

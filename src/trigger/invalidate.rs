@@ -8,6 +8,7 @@ use std::cell::RefCell;
 
 use pg_cache_core::error::{AFTER_A_CHANGE, Error, Flaw, Tracking};
 use pg_cache_core::key;
+use pg_cache_core::options::Known;
 use pg_cache_core::template::Template;
 
 use crate::commit;
@@ -61,7 +62,10 @@ impl Named {
             return Err(Flaw::Placeholder { template: text.to_owned() });
         }
         let writer = |column: &str| match trigger.relation().attribute(column) {
-            Some(attribute) => Ok(Writer::new(attribute)),
+            Some(attribute) => {
+                let known = Known { name: column, is_virtual: attribute.is_virtual };
+                known.with_value().map(|()| Writer::new(attribute))
+            }
             None => Err(Flaw::NoColumn { column: column.to_owned() }),
         };
         let columns = template.columns().map(writer).collect::<Result<_, Flaw>>()?;

@@ -9,7 +9,7 @@ use pg_cache_core::error::{AFTER_EACH_ROW, Flaw};
 use pg_cache_core::event::{write_number, write_string};
 use pg_cache_core::key;
 use pg_cache_core::message::Fields;
-use pg_cache_core::options::{Kind, Options};
+use pg_cache_core::options::{Kind, Known, Options};
 use pg_cache_core::template::Template;
 
 use crate::pg::error::{Outcome, Raised};
@@ -63,8 +63,8 @@ impl Sender {
         let options = Options::parse(kind, &trigger.arguments()).map_err(wrong)?;
         let table = trigger.relation();
         let columns = table.attributes();
-        let names: Vec<String> = columns.iter().map(|(name, _)| name.clone()).collect();
-        let chosen = options.choose(&names).map_err(wrong)?;
+        let known: Vec<Known<'_>> = columns.iter().map(known).collect();
+        let chosen = options.choose(&known).map_err(wrong)?;
         let target = Target::new(&options, &columns).map_err(wrong)?;
         let column = |place: &usize| {
             let (name, attribute) = &columns[*place];
@@ -213,6 +213,10 @@ impl Sender {
     }
 }
 
+fn known((name, attribute): &(String, Attribute)) -> Known<'_> {
+    Known { name, is_virtual: attribute.is_virtual }
+}
+
 impl Target {
     fn new(options: &Options, columns: &[(String, Attribute)]) -> Result<Self, Flaw> {
         let template =
@@ -220,7 +224,7 @@ impl Target {
         let writer = |name: &str| match columns.iter().find(|(column, _)| column == name) {
             None => Err(Flaw::NoColumn { column: name.to_owned() }),
             Some(_) if options.is_excepted(name) => Err(Flaw::Excepted { column: name.to_owned() }),
-            Some((_, attribute)) => Ok(Writer::new(*attribute)),
+            Some(column) => known(column).with_value().map(|()| Writer::new(column.1)),
         };
         let columns = template.columns().map(writer).collect::<Result<_, Flaw>>()?;
         Ok(Self { template, columns })

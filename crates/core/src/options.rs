@@ -65,6 +65,24 @@ pub struct Options {
     pub as_hash: bool,
 }
 
+/// A column of the table.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Known<'a> {
+    pub name: &'a str,
+    /// Computed when it is read: the rows that a trigger sees have no value for it.
+    pub is_virtual: bool,
+}
+
+impl Known<'_> {
+    /// Refuses what names a column that has no value.
+    pub fn with_value(self) -> Result<(), Flaw> {
+        match self.is_virtual {
+            true => Err(Flaw::Virtual { column: self.name.to_owned() }),
+            false => Ok(()),
+        }
+    }
+}
+
 /// The columns that matter, by their places in the table.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Chosen {
@@ -144,24 +162,26 @@ impl Options {
         self.except.iter().any(|name| name == column)
     }
 
-    /// Finds the columns in the table, whose names are given in its order.
-    pub fn choose(&self, table: &[String]) -> Result<Chosen, Flaw> {
+    /// Finds the columns in the table, which are given in its order.
+    pub fn choose(&self, table: &[Known<'_>]) -> Result<Chosen, Flaw> {
         let find = |column: &String| {
-            let place = table.iter().position(|name| name == column);
+            let place = table.iter().position(|known| known.name == column);
             place.ok_or_else(|| Flaw::NoColumn { column: column.clone() })
         };
-        let places =
-            |names: &[String]| names.iter().map(find).collect::<Result<Vec<usize>, Flaw>>();
+        let valued = |column: &String| {
+            let place = find(column)?;
+            table[place].with_value().map(|()| place)
+        };
         let mut sent = match self.columns.is_empty() {
-            true => (0..table.len()).collect(),
-            false => places(&self.columns)?,
+            true => (0..table.len()).filter(|place| !table[*place].is_virtual).collect(),
+            false => self.columns.iter().map(valued).collect::<Result<Vec<_>, _>>()?,
         };
         sent.sort_unstable();
-        let except = places(&self.except)?;
+        let except = self.except.iter().map(find).collect::<Result<Vec<_>, _>>()?;
         sent.retain(|place| !except.contains(place));
-        let mut watched = places(&self.when)?;
+        let mut watched = self.when.iter().map(valued).collect::<Result<Vec<_>, _>>()?;
         if let Some(column) = watched.iter().find(|place| except.contains(place)) {
-            return Err(Flaw::Excepted { column: table[*column].clone() });
+            return Err(Flaw::Excepted { column: table[*column].name.to_owned() });
         }
         if watched.is_empty() {
             watched.clone_from(&sent);
@@ -197,8 +217,8 @@ mod tests {
         Options::parse(kind, &words)
     }
 
-    fn table() -> Vec<String> {
-        ["id", "name", "secret", "status"].map(str::to_owned).to_vec()
+    fn table() -> [Known<'static>; 4] {
+        ["id", "name", "secret", "status"].map(|name| Known { name, is_virtual: false })
     }
 
     #[test]
@@ -262,5 +282,19 @@ mod tests {
         }
         let both = parse(Kind::Publish, &["c", "except=secret", "when=secret"]).unwrap();
         assert_eq!(both.choose(&table()), Err(Flaw::Excepted { column: "secret".into() }));
+    }
+
+    #[test]
+    fn columns_without_a_value_are_left_out_or_refused() {
+        // Danger: a virtual generated column is sent as null, whatever it shows when it is read.
+        let mut table = table();
+        table[1].is_virtual = true;
+        let choose = |words: &[&str]| parse(Kind::Publish, words).unwrap().choose(&table);
+        let chosen = Chosen { sent: vec![0, 2, 3], watched: vec![0, 2, 3] };
+        assert_eq!(choose(&["c"]), Ok(chosen.clone()));
+        assert_eq!(choose(&["c", "except=name"]), Ok(chosen));
+        for option in ["columns=id,name", "when=name"] {
+            assert_eq!(choose(&["c", option]), Err(Flaw::Virtual { column: "name".into() }));
+        }
     }
 }

@@ -34,6 +34,15 @@ struct Holders {
 pub struct Notices(Arc<Mutex<Vec<DbError>>>);
 
 impl Notices {
+    /// A connection, and what the server says on it besides results.
+    pub fn listen(conninfo: &str) -> (Client, Notices) {
+        let notices = Notices::default();
+        let heard = notices.clone();
+        let mut config = Config::from_str(conninfo).unwrap();
+        config.notice_callback(move |notice| heard.0.lock().unwrap().push(notice));
+        (config.connect(NoTls).unwrap(), notices)
+    }
+
     /// All warnings so far.
     pub fn warnings(&self) -> Vec<DbError> {
         self.of("WARNING")
@@ -225,11 +234,7 @@ impl Scene {
 
     /// The superuser, and what the server says besides results.
     pub fn connect_listening(&self) -> (Client, Notices) {
-        let notices = Notices::default();
-        let heard = notices.clone();
-        let mut config = Config::from_str(&self.postgres().conninfo(&self.database)).unwrap();
-        config.notice_callback(move |notice| heard.0.lock().unwrap().push(notice));
-        (config.connect(NoTls).unwrap(), notices)
+        Notices::listen(&self.postgres().conninfo(&self.database))
     }
 
     /// Creates an ordinary role that no other scene has, and returns its name.

@@ -258,7 +258,8 @@ fn a_partition_speaks_in_the_name_of_its_root() {
 
 #[test]
 fn when_and_columns_say_which_updates_count() {
-    // Danger: a counter that changes at every click floods the subscribers of the status.
+    // Danger: a counter that changes at every click floods the subscribers of the status; or who
+    // asked for nothing but the id of what changed its status hears of no change.
     let scene = Scene::new();
     let mut client = scene.connect();
     client
@@ -268,7 +269,9 @@ fn when_and_columns_say_which_updates_count() {
              CREATE TRIGGER a AFTER INSERT OR UPDATE OR DELETE ON t FOR EACH ROW
                  EXECUTE FUNCTION redis_stream('when', 'when=status');
              CREATE TRIGGER b AFTER INSERT OR UPDATE OR DELETE ON t FOR EACH ROW
-                 EXECUTE FUNCTION redis_stream('columns', 'columns=status,big');",
+                 EXECUTE FUNCTION redis_stream('columns', 'columns=status,big');
+             CREATE TRIGGER c AFTER INSERT OR UPDATE OR DELETE ON t FOR EACH ROW
+                 EXECUTE FUNCTION redis_stream('both', 'columns=id,big', 'when=status');",
         )
         .unwrap();
     repair(&mut client);
@@ -292,21 +295,27 @@ fn when_and_columns_say_which_updates_count() {
         changes("columns"),
         ["INSERT null", r#"UPDATE ["status"]"#, r#"UPDATE ["big"]"#, "DELETE null"]
     );
+    assert_eq!(changes("both"), ["INSERT null", "UPDATE []", "DELETE null"]);
 }
 
 #[test]
 fn without_a_primary_key_the_replica_identity_tells_rows_apart() {
-    // Danger: a key that is not one.
+    // Danger: a key that is not one; or none, because its check may be deferred.
     let scene = Scene::new();
     let mut client = scene.connect();
     client
         .batch_execute(
             "CREATE TABLE a (x int NOT NULL, y int); CREATE UNIQUE INDEX ax ON a (x);
              ALTER TABLE a REPLICA IDENTITY USING INDEX ax;
-             CREATE TABLE b (x int); CREATE TABLE c (x int PRIMARY KEY, y int);",
+             CREATE TABLE b (x int); CREATE TABLE c (x int PRIMARY KEY, y int);
+             CREATE TABLE d (y int, z int, x int, PRIMARY KEY (x, y) DEFERRABLE);
+             CREATE TABLE f (y int NOT NULL, x int PRIMARY KEY DEFERRABLE INITIALLY DEFERRED);
+             CREATE UNIQUE INDEX fy ON f (y); ALTER TABLE f REPLICA IDENTITY USING INDEX fy;
+             CREATE TABLE g (y int, x int, PRIMARY KEY (x) DEFERRABLE) PARTITION BY LIST (x);
+             CREATE TABLE g1 (x int NOT NULL, y int); ALTER TABLE g ATTACH PARTITION g1 DEFAULT;",
         )
         .unwrap();
-    for table in ["a", "b", "c"] {
+    for table in ["a", "b", "c", "d", "f", "g"] {
         let except = if table == "c" { ", 'except=x'" } else { "" };
         client
             .batch_execute(&format!(
@@ -318,11 +327,19 @@ fn without_a_primary_key_the_replica_identity_tells_rows_apart() {
     repair(&mut client);
     client
         .batch_execute(
-            "INSERT INTO a VALUES (1, 2); INSERT INTO b VALUES (1); \
-                        INSERT INTO c VALUES (1, 2)",
+            "INSERT INTO a VALUES (1, 2); INSERT INTO b VALUES (1);
+             INSERT INTO c VALUES (1, 2); INSERT INTO d VALUES (1, 2, 3);
+             INSERT INTO f VALUES (1, 2); INSERT INTO g VALUES (1, 2)",
         )
         .unwrap();
-    for (table, key) in [("a", json!({"x": 1})), ("b", json!(null)), ("c", json!({}))] {
+    for (table, key) in [
+        ("a", json!({"x": 1})),
+        ("b", json!(null)),
+        ("c", json!({})),
+        ("d", json!({"y": 1, "x": 3})),
+        ("f", json!({"x": 2})),
+        ("g", json!({"x": 2})),
+    ] {
         assert_eq!(events(&scene.redis, table)[0]["key"], key, "{table}");
     }
 }

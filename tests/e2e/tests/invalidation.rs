@@ -162,9 +162,8 @@ fn a_row_without_a_value_for_the_key_is_refused() {
     let error = client.batch_execute("INSERT INTO u VALUES (NULL, 1)").unwrap_err();
     assert_eq!(error.code().unwrap().code(), "22004");
     assert!(error.as_db_error().unwrap().message().contains("\"id\""));
-    client.batch_execute("ALTER TABLE u DROP id").unwrap();
-    let error = client.batch_execute("INSERT INTO u VALUES (1)").unwrap_err();
-    assert_eq!(error.code().unwrap().code(), "42703");
+    let error = client.batch_execute("ALTER TABLE u DROP id").unwrap_err();
+    assert_eq!(error.code().unwrap().code(), "2BP01");
     assert!(error.as_db_error().unwrap().message().contains("\"k\" on public.u: column \"id\""));
 }
 
@@ -276,10 +275,10 @@ fn a_trigger_that_cannot_name_a_key_is_refused_when_it_is_created() {
         refused(&mut client, "INSERT INTO t VALUES (2)", state, said);
         client.batch_execute("DROP TRIGGER bad ON t").unwrap();
     }
-    client.batch_execute("ALTER EVENT TRIGGER pg_cache_ddl_end ENABLE ALWAYS").unwrap();
     let named = format!("CREATE TRIGGER bad {row} EXECUTE FUNCTION redis_invalidate('v:{{v}}')");
     client.batch_execute(&named).unwrap();
     refused(&mut client, "INSERT INTO t VALUES (3)", "22004", "column \"v\" must not be null");
     client.batch_execute("ALTER TABLE t RENAME v TO w").unwrap();
     refused(&mut client, "INSERT INTO t VALUES (4, 'a')", "42703", "column \"v\" does not exist");
+    client.batch_execute("ALTER EVENT TRIGGER pg_cache_ddl_end ENABLE ALWAYS").unwrap();
 }

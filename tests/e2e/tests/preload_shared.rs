@@ -3,10 +3,10 @@
 
 use std::time::{Duration, Instant};
 
-use pg_cache_e2e::cached;
 use pg_cache_e2e::counters::{Counters, counted};
 use pg_cache_e2e::outcome::sqlstate;
 use pg_cache_e2e::registry::count;
+use pg_cache_e2e::{Notices, cached};
 use pg_cache_testbed::{Pair, eventually};
 use postgres::{Client, NoTls};
 
@@ -221,6 +221,39 @@ fn commits_do_not_wait_for_what_readers_found_out() {
     for writer in &mut writers {
         assert_eq!(cached(writer, "k:1", QUERY), Ok(format!(r#"[{{"v":{direct}}}]"#)));
     }
+}
+
+#[test]
+fn a_session_that_never_tried_is_told_that_its_messages_are_lost() {
+    // Danger: others have opened the breaker, and whoever connects meanwhile loses every event
+    // without a word; or the word that a query was computed is the only one for a minute.
+    let (mut pair, mut client) = with_table();
+    let attach = "CREATE TRIGGER e AFTER UPDATE ON t FOR EACH ROW EXECUTE FUNCTION";
+    client.batch_execute(&format!("{attach} redis_stream('s')")).unwrap();
+    pair.redis.stop();
+    let until = Instant::now() + Duration::from_secs(3);
+    while Instant::now() < until {
+        cached(&mut pair.postgres.connect(), "k:1", QUERY).unwrap();
+    }
+    let update = "UPDATE t SET v = v + 1";
+    let lost = "redis is not usable, 1 message is lost";
+    let mut untried = 0;
+    for _ in 0..10 {
+        let (mut other, notices) = Notices::listen(&pair.postgres.conninfo("test"));
+        other.batch_execute(update).unwrap();
+        other.batch_execute(update).unwrap();
+        let warnings = notices.warnings();
+        assert_eq!(warnings.len(), 1, "{warnings:?}");
+        assert_eq!(warnings[0].message(), lost);
+        untried += usize::from(warnings[0].detail().unwrap().contains("is not tried again yet"));
+    }
+    assert!(untried >= 5, "{untried}");
+    let (mut other, notices) = Notices::listen(&pair.postgres.conninfo("test"));
+    other.batch_execute("SET pg_cache.url = 'unix:///nowhere'").unwrap();
+    cached(&mut other, "k:1", QUERY).unwrap();
+    other.batch_execute(update).unwrap();
+    let said: Vec<String> = notices.warnings().iter().map(|w| w.message().into()).collect();
+    assert_eq!(said, ["redis is not usable, computing without the cache", lost]);
 }
 
 #[test]

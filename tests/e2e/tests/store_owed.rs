@@ -5,6 +5,7 @@ use std::time::Duration;
 use pg_cache_e2e::Scene;
 use pg_cache_e2e::events::get;
 use pg_cache_e2e::outbox::rows;
+use pg_cache_e2e::outcome::sqlstate;
 use pg_cache_e2e::registry::{count, repair, table_key};
 use pg_cache_testbed::eventually;
 use postgres::Client;
@@ -166,6 +167,74 @@ fn what_is_sent_again_brings_no_older_row_back() {
     run(&mut client, &format!("ALTER DATABASE {} RESET pg_cache.fault_point", scene.database()));
     settled(&mut client);
     assert_eq!(stored(&scene, 1), Some(3));
+}
+
+#[test]
+fn a_row_that_is_written_before_a_generation_is_made_leaves_no_old_one() {
+    // Danger: right behind redis_register, or after CREATE EXTENSION, no worker has registered
+    // anything yet, the commit tells nobody, and the old row stays for ever.
+    for way in WAYS {
+        let scene = Scene::new();
+        let mut client = storing(&scene, way);
+        let image = |value: i64| (!way.is_empty()).then_some(value);
+        run(&mut client, "BEGIN; SELECT redis_register(buckets => 50); UPDATE t SET v = 1; COMMIT");
+        settled(&mut client);
+        assert_eq!(stored(&scene, 1), image(1), "{way}: in its own transaction");
+        run(&mut client, "INSERT INTO t SELECT i, 2 FROM generate_series(2, 1500) i");
+        run(&mut client, "UPDATE t SET v = 2");
+        settled(&mut client);
+        assert_eq!((stored(&scene, 1), stored(&scene, 1500)), (Some(2), Some(2)), "{way}");
+        let holder = unmade(&scene, &mut client);
+        let (mut writer, notices) = scene.connect_listening();
+        run(&mut writer, "UPDATE t SET v = 3 WHERE id = 1");
+        let said: Vec<String> = notices.warnings().iter().map(|w| w.message().into()).collect();
+        assert_eq!(said, ["redis is not usable, the change is noted in redis_debt"], "{way}");
+        run(&mut writer, "SET pg_cache.pending_keys_max = 100; UPDATE t SET v = 4 WHERE id > 1");
+        run(&mut writer, "SET pg_cache.on_unreachable = error");
+        let refused = writer.batch_execute("UPDATE t SET v = 5").unwrap_err();
+        assert_eq!(sqlstate(&refused), "08006", "{way}");
+        assert_eq!(stored(&scene, 1), Some(2), "{way}: nobody has registered");
+        drop(holder);
+        settled(&mut client);
+        let found = [stored(&scene, 1), stored(&scene, 2), stored(&scene, 1500)];
+        assert_eq!(found, [image(3), image(4), image(4)], "{way}: before the worker");
+    }
+}
+
+#[test]
+fn a_key_that_is_named_before_a_generation_is_made_goes() {
+    // Danger: as above, of a key that the application set itself: no sidecar, so no sweep.
+    let scene = Scene::new();
+    let mut client = scene.connect();
+    run(
+        &mut client,
+        "CREATE TABLE t (id int PRIMARY KEY, v int);
+         CREATE TRIGGER k AFTER UPDATE ON t FOR EACH ROW
+             EXECUTE FUNCTION redis_invalidate('k:{id}');
+         INSERT INTO t SELECT i, 0 FROM generate_series(1, 1500) i",
+    );
+    repair(&mut client);
+    for (what, settings) in [("at the end", ""), ("early", "SET pg_cache.pending_keys_max = 100;")]
+    {
+        let mut set = redis::cmd("MSET");
+        (1..=1500).for_each(|id| _ = set.arg(format!("k:{id}")).arg("old"));
+        set.exec(&mut scene.redis.client()).unwrap();
+        let holder = unmade(&scene, &mut client);
+        run(&mut client, &format!("{settings} UPDATE t SET v = v + 1"));
+        assert_eq!(get(&scene.redis, "k:1").as_deref(), Some("old"));
+        drop(holder);
+        settled(&mut client);
+        assert_eq!(scene.redis.cli(&["KEYS", "k:*"]).trim(), "", "{what}");
+    }
+}
+
+/// Begins a generation that no worker can make, until what is returned is dropped.
+#[must_use]
+fn unmade(scene: &Scene, client: &mut Client) -> Client {
+    let mut holder = scene.connect();
+    run(&mut holder, "BEGIN; LOCK TABLE redis_alive");
+    run(client, "SELECT redis_register()");
+    holder
 }
 
 #[test]

@@ -167,6 +167,7 @@ fn condition(sqlstate: &str) -> &'static str {
         "25001" => "active_sql_transaction",
         "25006" => "read_only_sql_transaction",
         "28P01" => "invalid_password",
+        "2BP01" => "dependent_objects_still_exist",
         "39P01" => "trigger_protocol_violated",
         "38000" => "external_routine_exception",
         "40000" => "transaction_rollback",

@@ -46,8 +46,16 @@ pub enum Flaw {
     NoColumn {
         column: String,
     },
+    /// The same, found by the command that takes it away.
+    ColumnGoes {
+        column: String,
+    },
     /// Named by an option or a template, and not to be read.
     Excepted {
+        column: String,
+    },
+    /// Named by an option or a template, and without a value in the rows that a trigger sees.
+    Virtual {
         column: String,
     },
     /// It fires at another time than it must.
@@ -61,6 +69,14 @@ pub enum Flaw {
 }
 
 impl Sending {
+    /// What a command that takes columns away is told; `None` if the flaw is none of its doing.
+    pub fn of_lost_column(mut self) -> Option<Sending> {
+        let Flaw::NoColumn { column } = &mut self.flaw else { return None };
+        let column = std::mem::take(column);
+        self.flaw = Flaw::ColumnGoes { column };
+        Some(self)
+    }
+
     pub(super) fn sqlstate(&self) -> &'static str {
         match &self.flaw {
             Flaw::Target(error) => error.sqlstate(),
@@ -71,6 +87,8 @@ impl Sending {
             | Flaw::OptionInvalid { .. }
             | Flaw::Excepted { .. } => "22023",
             Flaw::NoColumn { .. } => "42703",
+            Flaw::ColumnGoes { .. } => "2BP01",
+            Flaw::Virtual { .. } => "42P10",
             Flaw::Timing { .. } | Flaw::Placeholder { .. } => "39P01",
             Flaw::TooLarge { .. } => "54000",
         }
@@ -90,8 +108,12 @@ impl Sending {
             Flaw::UnknownOption { option, .. } => format!("unknown option \"{option}\""),
             Flaw::OptionInvalid { option, .. } => format!("invalid option \"{option}\""),
             Flaw::NoColumn { column } => format!("column \"{column}\" does not exist"),
+            Flaw::ColumnGoes { column } => format!("column \"{column}\" would be missing"),
             Flaw::Excepted { column } => {
                 format!("column \"{column}\" is excepted and needed all the same")
+            }
+            Flaw::Virtual { column } => {
+                format!("column \"{column}\" is a virtual generated column")
             }
             Flaw::Timing { wanted } => format!("must be {wanted}"),
             Flaw::TooLarge { .. } => "message is too large".into(),
@@ -104,6 +126,7 @@ impl Sending {
             Flaw::Target(error) => return error.detail(),
             Flaw::UnknownOption { known, .. } => format!("Known options: {known}."),
             Flaw::OptionInvalid { why, .. } => sentence(why),
+            Flaw::Virtual { .. } => "It has no value in the rows that a trigger sees.".into(),
             Flaw::TooLarge { bytes, bytes_max } => {
                 format!("It has {bytes} bytes; pg_cache.value_bytes_max is {bytes_max}.")
             }
@@ -122,7 +145,11 @@ impl Sending {
             Flaw::NoTarget { wanted, function } => {
                 format!("Write {function}('name of the {wanted}', options).")
             }
+            Flaw::ColumnGoes { .. } => {
+                "Drop the trigger first, and create it again for the table as it is then.".into()
+            }
             Flaw::Excepted { .. } => "Leave it out of except, or out of the rest.".into(),
+            Flaw::Virtual { .. } => "Name the columns that it is computed from.".into(),
             Flaw::TooLarge { .. } => {
                 "Leave large columns out by except, or raise pg_cache.value_bytes_max.".into()
             }
@@ -152,7 +179,9 @@ impl Sending {
                 why: "It must be a number above zero.".into(),
             },
             Flaw::NoColumn { column: column() },
+            Flaw::ColumnGoes { column: column() },
             Flaw::Excepted { column: column() },
+            Flaw::Virtual { column: "full_name".into() },
             Flaw::Timing { wanted: AFTER_EACH_ROW },
             Flaw::Timing { wanted: AFTER_A_CHANGE },
             Flaw::TooLarge { bytes: 9_000_000, bytes_max: 8_388_608 },
@@ -185,9 +214,11 @@ mod tests {
             Flaw::NoKey => 8,
             Flaw::Placeholder { .. } => 9,
             Flaw::NullColumn { .. } => 10,
+            Flaw::Virtual { .. } => 11,
+            Flaw::ColumnGoes { .. } => 12,
         };
         let listed: std::collections::BTreeSet<i32> =
             Sending::examples().iter().map(variant).collect();
-        assert_eq!(listed, (0..=10).collect());
+        assert_eq!(listed, (0..=12).collect());
     }
 }
