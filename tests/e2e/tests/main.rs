@@ -70,6 +70,7 @@ mod stampede;
 mod standby;
 mod store_keys;
 mod store_owed;
+mod store_unsure;
 mod symbols;
 mod tracking;
 mod tracking_ships;

@@ -1,0 +1,133 @@
+//! `redis_store` where a token is not there, or is nobody's any more: what was spilled, what a
+//! rollback or a loss took away, what a transaction that failed has left.
+
+use std::time::Duration;
+
+use pg_cache_core::key::EntryKeys;
+use pg_cache_e2e::Scene;
+use pg_cache_e2e::events::get;
+use pg_cache_e2e::outbox::rows;
+use pg_cache_e2e::registry::{WORKERS, count, repair};
+use pg_cache_testbed::eventually;
+use postgres::Client;
+
+const SOON: Duration = Duration::from_secs(30);
+
+/// More than the session of [`spilling`] keeps in memory.
+const MANY: i32 = 800;
+
+/// A table of so many rows, each stored under `t:{id}`, by the worker.
+fn storing(scene: &Scene, ids: i32) -> Client {
+    let mut client = scene.connect();
+    client
+        .batch_execute(&format!(
+            "CREATE TABLE t (id int PRIMARY KEY, v int);
+             INSERT INTO t SELECT i, 0 FROM generate_series(1, {ids}) i;
+             CREATE TRIGGER e AFTER INSERT OR UPDATE OR DELETE ON t FOR EACH ROW
+                 EXECUTE FUNCTION redis_store('t:{{id}}', 'durable')"
+        ))
+        .unwrap();
+    repair(&mut client);
+    client
+}
+
+#[track_caller]
+fn run(client: &mut Client, sql: &str) {
+    client.batch_execute(sql).unwrap_or_else(|error| panic!("{sql}: {error:?}"));
+}
+
+/// A session whose large transactions go into the outbox while they run.
+fn spilling(scene: &Scene) -> Client {
+    let mut client = scene.connect();
+    run(&mut client, "SET pg_cache.pending_events_bytes_max = '64kB'");
+    client
+}
+
+/// A session that deletes keys while its transaction runs.
+fn settling(scene: &Scene) -> Client {
+    let mut client = scene.connect();
+    run(&mut client, "SET pg_cache.pending_keys_max = 100");
+    client
+}
+
+/// Until [`let_go`], workers come and send nothing.
+fn hold(scene: &Scene) {
+    let mut client = scene.connect();
+    let fault = "SET pg_cache.fault_point = 'relay.sending:exit'";
+    run(&mut client, &format!("ALTER DATABASE {} {fault}", scene.database()));
+    let end = "SELECT count(pg_terminate_backend(pid)) FROM pg_stat_activity
+               WHERE backend_type = 'pg_cache worker' AND datname = current_database()";
+    eventually(SOON, "no worker is there", || {
+        count(&mut client, end);
+        count(&mut client, WORKERS) == 0
+    });
+}
+
+/// Waits until all is sent.
+#[track_caller]
+fn let_go(scene: &Scene) {
+    let mut client = scene.connect();
+    let reset = "RESET pg_cache.fault_point";
+    run(&mut client, &format!("ALTER DATABASE {} {reset}", scene.database()));
+    eventually(SOON, "all is sent", || {
+        run(&mut client, "SELECT redis_wake()");
+        rows(&mut client) == 0 && count(&mut client, "SELECT count(*) FROM redis_debt") == 0
+    });
+}
+
+#[track_caller]
+fn stored(scene: &Scene, id: i32) -> Option<i64> {
+    let row: serde_json::Value =
+        serde_json::from_str(&get(&scene.redis, &format!("t:{id}"))?).unwrap();
+    row["v"].as_i64()
+}
+
+/// Whether a transaction has its mark beside a key.
+fn has_token(scene: &Scene, key: &str) -> bool {
+    let name = String::from_utf8(EntryKeys::new(key.as_bytes()).token()).unwrap();
+    !matches!(&scene.redis.cli(&["GET", &name])[..], "" | "?")
+}
+
+#[test]
+fn a_row_of_a_large_transaction_does_not_stay_in_the_place_of_a_newer_one() {
+    // Danger: the newer one's token is taken away by somebody who rolls back, or lost; the large
+    // transaction's image, which comes first and needs none, is set, and the newer one is refused:
+    // an old row stays for good, with Redis in the best of health.
+    let scene = Scene::new();
+    storing(&scene, MANY);
+    let mut large = spilling(&scene);
+    let mut other = settling(&scene);
+    for (what, value) in [("rolled back", 1), ("lost", 3)] {
+        hold(&scene);
+        run(&mut large, &format!("UPDATE t SET v = {value}"));
+        assert!(rows(&mut large) > 0, "it waits");
+        run(&mut other, &format!("UPDATE t SET v = {value} + 1 WHERE id = 1"));
+        assert!(has_token(&scene, "t:1"), "{what}: that of the newer one");
+        match what {
+            "lost" => _ = scene.redis.cli(&["FLUSHALL"]),
+            _ => run(&mut other, "BEGIN; UPDATE t SET v = 9 WHERE id <= 100; ROLLBACK"),
+        }
+        assert!(!has_token(&scene, "t:1"), "{what}");
+        let_go(&scene);
+        assert_eq!(stored(&scene, 1), Some(value + 1), "{what}");
+        assert_eq!(stored(&scene, 2), Some(value), "{what}: of all others");
+    }
+    // What an outage owes takes away what may be old, mark or not, before its own row comes.
+    let mut lost = scene.connect();
+    run(&mut lost, "SET pg_cache.url = 'unix:///nowhere'");
+    hold(&scene);
+    run(&mut lost, "UPDATE t SET v = 7 WHERE id = 3");
+    eventually(SOON, "it is paid", || {
+        run(&mut other, "SELECT redis_wake()");
+        count(&mut other, "SELECT count(*) FROM redis_debt") == 0
+    });
+    assert_eq!((stored(&scene, 3), rows(&mut other)), (None, 1));
+    let_go(&scene);
+    assert_eq!(stored(&scene, 3), Some(7));
+    // Whoever writes next takes away what was left beside its key.
+    run(&mut other, "UPDATE t SET v = 5 WHERE id = 1; DELETE FROM t WHERE id = 2");
+    let_go(&scene);
+    assert_eq!((stored(&scene, 1), stored(&scene, 2)), (Some(5), None));
+    let left = scene.redis.cli(&["KEYS", "pgc:s:*"]);
+    assert!(!left.contains(":t:1\n") && !left.contains(":t:2\n"), "{left}");
+}
