@@ -7,6 +7,7 @@ use pg_cache_core::key::EntryKeys;
 use pg_cache_e2e::Scene;
 use pg_cache_e2e::events::get;
 use pg_cache_e2e::outbox::rows;
+use pg_cache_e2e::outcome::sqlstate;
 use pg_cache_e2e::registry::{WORKERS, count, repair};
 use pg_cache_testbed::eventually;
 use postgres::Client;
@@ -88,6 +89,14 @@ fn has_token(scene: &Scene, key: &str) -> bool {
     !matches!(&scene.redis.cli(&["GET", &name])[..], "" | "?")
 }
 
+/// How many transactions have.
+fn tokens(scene: &Scene) -> usize {
+    let mut redis = scene.redis.client();
+    let names: Vec<String> = redis::cmd("KEYS").arg("pgc:s:*").query(&mut redis).unwrap();
+    let values = names.iter().map(|name| redis::cmd("GET").arg(name).query(&mut redis).unwrap());
+    values.filter(|token: &String| token != "?").count()
+}
+
 #[test]
 fn a_row_of_a_large_transaction_does_not_stay_in_the_place_of_a_newer_one() {
     // Danger: the newer one's token is taken away by somebody who rolls back, or lost; the large
@@ -130,4 +139,50 @@ fn a_row_of_a_large_transaction_does_not_stay_in_the_place_of_a_newer_one() {
     assert_eq!((stored(&scene, 1), stored(&scene, 2)), (Some(5), None));
     let left = scene.redis.cli(&["KEYS", "pgc:s:*"]);
     assert!(!left.contains(":t:1\n") && !left.contains(":t:2\n"), "{left}");
+}
+
+#[test]
+fn who_fails_at_the_end_leaves_no_token() {
+    // Danger: each commit that fails leaves a mark beside its keys for ever, which no policy of
+    // eviction takes.
+    let scene = Scene::new();
+    let mut client = storing(&scene, 2);
+    let mut other = scene.connect();
+    // PostgreSQL finds out last of all.
+    run(&mut client, "BEGIN ISOLATION LEVEL SERIALIZABLE; SELECT sum(v) FROM t");
+    run(&mut other, "BEGIN ISOLATION LEVEL SERIALIZABLE; SELECT sum(v) FROM t");
+    run(&mut client, "INSERT INTO t VALUES (11, 1)");
+    run(&mut other, "INSERT INTO t VALUES (12, 1)");
+    run(&mut client, "COMMIT");
+    assert_eq!(sqlstate(&other.batch_execute("COMMIT").unwrap_err()), "40001");
+    let_go(&scene);
+    assert_eq!((stored(&scene, 11), stored(&scene, 12)), (Some(1), None));
+    eventually(SOON, "none after a failure of serialization", || tokens(&scene) == 0);
+    // Another's token is not ours to take.
+    run(&mut other, "SET pg_cache.fault_point = 'commit.settled:error'");
+    hold(&scene);
+    run(&mut client, "UPDATE t SET v = 5 WHERE id = 1");
+    other.batch_execute("UPDATE t SET v = 6 WHERE id = 2").unwrap_err();
+    // The client hears of an error before the transaction ends.
+    eventually(SOON, "that of the one that waits", || tokens(&scene) == 1);
+    assert!(has_token(&scene, "t:1"));
+    let_go(&scene);
+    assert_eq!((stored(&scene, 1), tokens(&scene)), (Some(5), 0));
+}
+
+#[test]
+fn who_finds_no_room_in_the_outbox_has_touched_nothing() {
+    // Danger: a full outbox is noticed when the tokens are laid and the stored rows are gone.
+    let scene = Scene::new();
+    let mut client = storing(&scene, 1);
+    run(&mut client, "UPDATE t SET v = 1");
+    let_go(&scene);
+    hold(&scene);
+    run(&mut client, "SET pg_cache.outbox_mb_max = 1");
+    let fill = "INSERT INTO t SELECT i, 0 FROM generate_series(100, 9100) i";
+    run(&mut client, fill);
+    let before = tokens(&scene);
+    let refused = client.batch_execute("UPDATE t SET v = 2 WHERE id = 1").unwrap_err();
+    assert_eq!(sqlstate(&refused), "53400");
+    assert_eq!((tokens(&scene), stored(&scene, 1)), (before, Some(1)));
 }
