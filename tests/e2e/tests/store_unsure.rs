@@ -4,9 +4,10 @@
 use std::time::Duration;
 
 use pg_cache_core::key::EntryKeys;
+use pg_cache_core::message::{Message, Stored};
 use pg_cache_e2e::Scene;
 use pg_cache_e2e::events::get;
-use pg_cache_e2e::outbox::rows;
+use pg_cache_e2e::outbox::{put, rows};
 use pg_cache_e2e::outcome::sqlstate;
 use pg_cache_e2e::registry::{WORKERS, count, repair};
 use pg_cache_testbed::eventually;
@@ -53,8 +54,13 @@ fn settling(scene: &Scene) -> Client {
 
 /// Until [`let_go`], workers come and send nothing.
 fn hold(scene: &Scene) {
+    have_workers_die(scene, "relay.sending");
+}
+
+/// Until [`let_go`], workers die there.
+fn have_workers_die(scene: &Scene, place: &str) {
     let mut client = scene.connect();
-    let fault = "SET pg_cache.fault_point = 'relay.sending:exit'";
+    let fault = format!("SET pg_cache.fault_point = '{place}:exit'");
     run(&mut client, &format!("ALTER DATABASE {} {fault}", scene.database()));
     let end = "SELECT count(pg_terminate_backend(pid)) FROM pg_stat_activity
                WHERE backend_type = 'pg_cache worker' AND datname = current_database()";
@@ -185,4 +191,45 @@ fn who_finds_no_room_in_the_outbox_has_touched_nothing() {
     let refused = client.batch_execute("UPDATE t SET v = 2 WHERE id = 1").unwrap_err();
     assert_eq!(sqlstate(&refused), "53400");
     assert_eq!((tokens(&scene), stored(&scene, 1)), (before, Some(1)));
+}
+
+#[test]
+fn what_is_tried_again_goes_in_order_too() {
+    // Danger: what was put aside is sent in one go, the worker dies, and an older row stands in the
+    // place of the newer one until all of it is sent again.
+    let scene = Scene::new();
+    let mut client = scene.connect();
+    repair(&mut client);
+    let redis = &scene.redis;
+    let token = String::from_utf8(EntryKeys::new(b"k").token()).unwrap();
+    redis.cli(&["RPUSH", &token, "in the way"]);
+    let store = |token: &str, value: &str| Message::Store {
+        key: b"k"[..].into(),
+        token: token.as_bytes().into(),
+        ttl_ms: None,
+        value: Stored::Text(value.as_bytes().into()),
+    };
+    put(&mut client, &[store("?1.1.1.1.1", "old"), store("1.1.2.1.1", "new")]);
+    let aside = "SELECT count(*) FROM redis_outbox WHERE number < -(1::bigint << 61)";
+    eventually(SOON, "both are put aside", || {
+        run(&mut client, "SELECT redis_wake()");
+        count(&mut client, aside) == 2
+    });
+    have_workers_die(&scene, "relay.retried");
+    redis.cli(&["DEL", &token]);
+    redis.cli(&["SET", &token, "1.1.2.1.1"]);
+    let sent = || {
+        let told = redis.cli(&["INFO", "commandstats"]);
+        let calls = told.split("cmdstat_evalsha:calls=").nth(1);
+        calls.and_then(|rest| rest.split(',').next()).map_or(0, |calls| calls.parse().unwrap())
+    };
+    let before: u32 = sent();
+    eventually(SOON, "sent again and again", || {
+        run(&mut client, "SELECT redis_wake()");
+        sent() >= before + 4
+    });
+    assert_eq!((get(redis, "k"), count(&mut client, aside)), (None, 2));
+    assert_eq!(redis.cli(&["GET", &token]), "1.1.2.1.1", "the newer one has not been sent");
+    let_go(&scene);
+    assert_eq!(get(redis, "k").as_deref(), Some("new"));
 }
