@@ -71,21 +71,25 @@ pub fn listener() -> Listener {
         before_prepare: || settle(true),
         released: |level| {
             TRANSACTION.with_borrow_mut(|transaction| {
-                transaction.log.release(level);
-                transaction.laid.release(level);
+                let Transaction { log, ready, laid, .. } = transaction;
+                log.release(level);
+                ready.iter_mut().for_each(|ready| ready.release(level));
+                laid.release(level);
             });
         },
         rolled_back: |level| {
             let lost = if host::skips("guard.eventsavepoint") { 1 } else { level };
             TRANSACTION.with_borrow_mut(|transaction| {
-                transaction.log.roll_back(lost);
-                transaction.laid.roll_back(level);
+                let Transaction { log, ready, laid, .. } = transaction;
+                log.roll_back(lost);
+                ready.iter_mut().for_each(|ready| ready.roll_back(lost));
+                laid.roll_back(lost);
             });
         },
         committed: || {
             let (ready, left) = TRANSACTION
                 .with_borrow_mut(|transaction| (transaction.ready.take(), transaction.left(false)));
-            DUE.set(ready);
+            DUE.set(ready.filter(|ready| ready.len() > 0));
             LEFT.set(left);
         },
         ended: || {
@@ -279,7 +283,7 @@ fn settle(is_prepare: bool) -> Outcome<()> {
     connection::introduce();
     TRANSACTION.with_borrow_mut(|transaction| {
         let ready = transaction.ready.get_or_insert_default();
-        delivery::add(ready, inline);
+        delivery::add(ready, xact::level(), inline);
     });
     Ok(())
 }

@@ -17,11 +17,11 @@ pub struct Left {
 }
 
 impl Left {
-    /// Those that would stay: the others go by themselves, or the worker takes them away.
+    /// But for those of what was prepared: the worker takes them away.
     pub fn take_away(&self) {
-        let stays = |token: &&Token| token.lasts && !token.is_prepared;
+        let is_ours = |token: &&Token| !token.is_prepared;
         connection::tell(|session| {
-            let tokens = self.tokens.iter().flat_map(|tokens| tokens.iter()).filter(stays);
+            let tokens = self.tokens.iter().flat_map(|tokens| tokens.iter()).filter(is_ours);
             Ok(tokens::take_away(session, &self.prefix, tokens)?)
         });
     }
