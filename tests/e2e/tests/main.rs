@@ -13,6 +13,7 @@ mod command_fuzz;
 mod command_replies;
 mod command_roles;
 mod commands;
+mod commands_late;
 mod commits;
 mod consumers;
 mod debts;
