@@ -1,8 +1,9 @@
 //! Messages as they go to Redis after a commit. What goes, and under which names, is settled before
 //! it; behind it that is only written down, part by part, while Redis works on the part before.
 //!
-//! Invariant: they go in order, each at most once, but for those whose savepoint was undone. Answers are counted, errors among them; whatever
-//! ends the connection ends the rest, and nothing is sent again: a subscriber would hear it twice.
+//! Invariant: they go in order, each at most once, but for those whose savepoint was undone.
+//! Answers are counted, errors among them; whatever ends the connection ends the rest, and nothing
+//! is sent again: a subscriber would hear it twice.
 
 use std::collections::HashMap;
 use std::iter;
