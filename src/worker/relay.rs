@@ -270,7 +270,7 @@ impl Relay {
             let aside = &self.aside;
             let is_passed_over = |one: &Waiting| aside.passes_over(&target_of(one));
             let mut batch = queue.aside(from, BATCH, &Snapshot::active(), is_passed_over);
-            // Whoever owed has paid: all of this was sent before.
+            // As when it was sent first: nothing goes behind an unsure one to its key.
             batch.hold(|_| false);
             let is_held = |target: &[u8]| aside.passes_over(target);
             let sent = match send_past(&self.claims, &batch.waiting, is_held) {
