@@ -209,7 +209,7 @@ fn settle(end: End) -> Outcome<()> {
     LAST.set(None);
     TRANSACTION.with_borrow_mut(|transaction| transaction.settled = Some(end));
     let Some(xid) = xact::xid() else { return Ok(()) };
-    let tokens = events::tokens(end == End::Prepare);
+    let tokens = events::tokens(end == End::Prepare)?;
     let begun = early::finish()?;
     let taken = TRANSACTION.with_borrow_mut(|transaction| {
         // Once prepared, nobody waits for us, and what was bumped may be lost with its table.
@@ -242,7 +242,7 @@ fn deliver(
     xid: u64,
     owing: &Owing,
     coarse: bool,
-    tokens: &[Token],
+    tokens: &Rc<Vec<Token>>,
     begun: Option<Deadline>,
 ) -> Outcome<bool> {
     host::fault_point("commit.settle");
@@ -265,7 +265,10 @@ fn deliver(
             let may_skip = end == End::Commit && tokens.is_empty() && !is_former;
             match may_skip && ahead::has_told(&found, &buckets, &owing.owed, &deadline) {
                 true => Ok(()),
-                false => delivery.settle(&buckets, &owing.owed.keys, tokens),
+                false => {
+                    events::laying(&found.prefix, tokens);
+                    delivery.settle(&buckets, &owing.owed.keys, tokens)
+                }
             }
         }
         // Nobody can use a generation that was not made, and who makes it waits for us; unless we

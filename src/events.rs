@@ -19,20 +19,24 @@
 //! store one key the last counts, in whatever order they arrive.
 
 mod delivery;
+mod left;
 
 use std::cell::RefCell;
+use std::rc::Rc;
 
 use pg_cache_core::message::hold::UNSURE;
 use pg_cache_core::message::log::{Entry, Log};
 use pg_cache_core::message::row::{self, Row};
 use pg_cache_core::message::{Event, Message, Stored};
-use pg_cache_core::token::{self, Token};
+use pg_cache_core::token::{self, Laid, Token};
 
 use crate::client::messages::Outgoing;
 use crate::pg::error::Outcome;
 use crate::pg::xact::{self, Listener};
 use crate::pg::{guc, host, identity};
 use crate::{commit, connection, outbox, registry, stats};
+
+use self::left::Left;
 
 /// What is written to the outbox at once when memory is short, at the least, so that a transaction
 /// with large messages at a lower level does not write them one by one.
@@ -48,12 +52,16 @@ struct Transaction {
     settled: Option<bool>,
     /// What is ready to leave, once it has committed.
     ready: Option<Outgoing>,
+    /// Its tokens, and the database's prefix with which they were laid.
+    laid: Laid,
+    prefix: Vec<u8>,
 }
 
 thread_local! {
     static TRANSACTION: RefCell<Transaction> = RefCell::new(Transaction::default());
     /// Of a transaction that has committed and holds its locks still.
     static DUE: RefCell<Option<Outgoing>> = const { RefCell::new(None) };
+    static LEFT: RefCell<Option<Left>> = const { RefCell::new(None) };
 }
 
 /// Listens to the ends of transactions.
@@ -61,32 +69,57 @@ pub fn listener() -> Listener {
     Listener {
         before_commit: || settle(false),
         before_prepare: || settle(true),
-        released: |level| with_log(|log| log.release(level)),
+        released: |level| {
+            TRANSACTION.with_borrow_mut(|transaction| {
+                let Transaction { log, ready, laid, .. } = transaction;
+                log.release(level);
+                ready.iter_mut().for_each(|ready| ready.release(level));
+                laid.release(level);
+            });
+        },
         rolled_back: |level| {
             let lost = if host::skips("guard.eventsavepoint") { 1 } else { level };
-            with_log(|log| log.roll_back(lost));
+            TRANSACTION.with_borrow_mut(|transaction| {
+                let Transaction { log, ready, laid, .. } = transaction;
+                log.roll_back(lost);
+                ready.iter_mut().for_each(|ready| ready.roll_back(lost));
+                laid.roll_back(lost);
+            });
         },
         committed: || {
-            let ready = TRANSACTION.with_borrow_mut(|transaction| transaction.ready.take());
-            DUE.set(ready);
+            let (ready, left) = TRANSACTION
+                .with_borrow_mut(|transaction| (transaction.ready.take(), transaction.left(false)));
+            DUE.set(ready.filter(|ready| ready.len() > 0));
+            LEFT.set(left);
         },
         ended: || {
-            TRANSACTION.with(|transaction| {
-                if let Ok(mut transaction) = transaction.try_borrow_mut() {
-                    *transaction = Transaction::default();
-                }
+            let ended = TRANSACTION.with(|transaction| {
+                transaction.try_borrow_mut().map(|mut ended| std::mem::take(&mut *ended))
             });
+            // Of one that committed nothing is left here, and of one that prepared all must stay.
+            let left = ended.ok().and_then(|mut ended| ended.left(ended.settled != Some(true)));
+            if let Some(left) = left {
+                left.take_away();
+            }
         },
         let_go: || {
             if let Some(due) = DUE.take() {
                 delivery::send(due);
             }
+            if let Some(left) = LEFT.take() {
+                left.take_away();
+            }
         },
     }
 }
 
-fn with_log(work: impl FnOnce(&mut Log)) {
-    TRANSACTION.with_borrow_mut(|transaction| work(&mut transaction.log));
+impl Transaction {
+    /// What stands in Redis for nobody, when it is over.
+    fn left(&mut self, is_aborted: bool) -> Option<Left> {
+        let tokens = self.laid.end(is_aborted);
+        let prefix = std::mem::take(&mut self.prefix);
+        (!tokens.is_empty()).then_some(Left { prefix, tokens })
+    }
 }
 
 /// Notes a message. It leaves with the commit, or with the rollback never does.
@@ -144,8 +177,27 @@ fn spill(level: u32) -> Outcome<()> {
 }
 
 /// The tokens to lay before the commit: for each key that is stored, that of the message that
-/// counts. It keeps it, unless it is withdrawn.
-pub fn tokens(is_prepare: bool) -> Vec<Token> {
+/// counts. It keeps it, unless it is withdrawn. Whoever finds no room for the message lays none.
+pub fn tokens(is_prepare: bool) -> Outcome<Rc<Vec<Token>>> {
+    let tokens = Rc::new(tokens_of_all(is_prepare));
+    if tokens.iter().any(|token| token.lasts) {
+        outbox::refuse_if_full()?;
+    }
+    Ok(tokens)
+}
+
+/// They may stand in Redis from now on.
+pub fn laying(prefix: &[u8], tokens: &Rc<Vec<Token>>) {
+    if tokens.is_empty() {
+        return;
+    }
+    TRANSACTION.with_borrow_mut(|transaction| {
+        prefix.clone_into(&mut transaction.prefix);
+        transaction.laid.lay(xact::level(), tokens.clone());
+    });
+}
+
+fn tokens_of_all(is_prepare: bool) -> Vec<Token> {
     TRANSACTION.with_borrow_mut(|transaction| {
         let all_last = is_prepare || transaction.spilled;
         let places = row::counting(transaction.log.entries());
@@ -231,7 +283,7 @@ fn settle(is_prepare: bool) -> Outcome<()> {
     connection::introduce();
     TRANSACTION.with_borrow_mut(|transaction| {
         let ready = transaction.ready.get_or_insert_default();
-        delivery::add(ready, inline);
+        delivery::add(ready, xact::level(), inline);
     });
     Ok(())
 }

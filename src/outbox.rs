@@ -84,6 +84,18 @@ pub fn spill(first_seq: u64, messages: &[Message]) -> Outcome<()> {
     write(first_seq, messages, false)
 }
 
+/// Refuses a transaction that is to leave something, before it has touched anything else.
+pub fn refuse_if_full() -> Outcome<()> {
+    if xact::xid() == Some(WRITTEN.get().xid) || !registry::is_installed() {
+        return Ok(());
+    }
+    if let Some(table) = lock()? {
+        check_room(&table)?;
+        table.keep_lock();
+    }
+    Ok(())
+}
+
 /// Has the worker woken when this transaction has committed.
 pub fn wake_after_commit() {
     IS_WAITED_FOR.set(true);

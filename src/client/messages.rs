@@ -1,8 +1,9 @@
 //! Messages as they go to Redis after a commit. What goes, and under which names, is settled before
 //! it; behind it that is only written down, part by part, while Redis works on the part before.
 //!
-//! Invariant: they go in order, each at most once. Answers are counted, errors among them; whatever
-//! ends the connection ends the rest, and nothing is sent again: a subscriber would hear it twice.
+//! Invariant: they go in order, each at most once, but for those whose savepoint was undone.
+//! Answers are counted, errors among them; whatever ends the connection ends the rest, and nothing
+//! is sent again: a subscriber would hear it twice.
 
 use std::collections::HashMap;
 use std::iter;
@@ -10,7 +11,7 @@ use std::sync::LazyLock;
 use std::time::Duration;
 
 use pg_cache_core::key::EntryKeys;
-use pg_cache_core::message::log::Entry;
+use pg_cache_core::message::log::{Entry, Log};
 use pg_cache_core::message::{Fields, Message, Stored, To};
 use pg_cache_core::reply::{self, Reply};
 use pg_cache_core::resp::{write_argument, write_command};
@@ -38,7 +39,8 @@ const STREAM_NODE_ENTRIES: u32 = 100;
 /// Messages, ready to be sent.
 #[derive(Default)]
 pub struct Outgoing {
-    entries: Vec<Entry>,
+    /// What was settled late, in a savepoint, goes with that if it is rolled back.
+    log: Log,
     /// Taken before the commit: it may be large, and behind it nothing may fail.
     room: Vec<u8>,
 }
@@ -62,15 +64,26 @@ pub struct Delivered {
 
 impl Outgoing {
     pub fn len(&self) -> usize {
-        self.entries.iter().map(Entry::count).sum()
+        self.log.entries().iter().map(Entry::count).sum()
     }
 
-    /// Adds some, their names with the database's prefix.
-    pub fn extend(&mut self, entries: impl Iterator<Item = Entry>) {
-        self.entries.extend(entries);
-        let all: usize = self.entries.iter().map(Entry::bytes).sum();
-        let largest = self.entries.iter().map(Entry::bytes).max().unwrap_or_default();
+    /// Adds some, settled at a nest level, their names with the database's prefix.
+    pub fn extend(&mut self, level: u32, entries: impl Iterator<Item = Entry>) {
+        self.log.append(level, entries);
+        let entries = self.log.entries();
+        let all: usize = entries.iter().map(Entry::bytes).sum();
+        let largest = entries.iter().map(Entry::bytes).max().unwrap_or_default();
         self.room.reserve(all.min(PART_BYTES_MAX + largest));
+    }
+
+    /// A savepoint became part of the level below it.
+    pub fn release(&mut self, level: u32) {
+        self.log.release(level);
+    }
+
+    /// A savepoint at this level and all above it are undone.
+    pub fn roll_back(&mut self, level: u32) {
+        self.log.roll_back(level);
     }
 
     /// Sends all of it, as far as the time allows. An error means that the connection is lost.
@@ -80,9 +93,9 @@ impl Outgoing {
         left: impl Fn() -> Duration,
         delivered: &mut Delivered,
     ) -> Result<(), Failure> {
-        let Self { entries, mut room } = self;
+        let Self { mut log, mut room } = self;
         let mut packer = Packer::default();
-        let mut entries = entries.into_iter();
+        let mut entries = log.take().into_iter();
         let pack = |out: &mut Vec<u8>| packer.part(out, &mut entries);
         session.pour(&mut room, pack, left, |answer| delivered.take(answer))?;
         Ok(())

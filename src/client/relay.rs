@@ -16,6 +16,7 @@ use std::sync::LazyLock;
 
 use pg_cache_core::key::{EntryKeys, stream_record};
 use pg_cache_core::message::batch::{Call, calls};
+use pg_cache_core::message::hold::{IN_ORDER, UNSURE};
 use pg_cache_core::message::place::Place;
 use pg_cache_core::message::{Message, Stored};
 use pg_cache_core::queue::{QUEUES, QueueKeys};
@@ -344,7 +345,9 @@ fn store(key: &[u8], token: &[u8], ttl_ms: Option<u64>, value: &Stored) -> Cmd {
         Stored::Hash(_) => "hash",
         Stored::Nothing => "nothing",
     };
-    command.arg(token).arg(kind).arg(ttl_ms.map(|ttl| ttl.to_string()).unwrap_or_default());
+    let way = if token.starts_with(UNSURE) { &[][..] } else { IN_ORDER };
+    command.arg([way, token].concat());
+    command.arg(kind).arg(ttl_ms.map(|ttl| ttl.to_string()).unwrap_or_default());
     match value {
         Stored::Text(text) => {
             command.arg(&text[..]);

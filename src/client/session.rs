@@ -385,6 +385,15 @@ impl Session {
     }
 }
 
+impl Drop for Session {
+    /// Nothing of what nobody waits for any more is to arrive later.
+    fn drop(&mut self) {
+        if !self.open {
+            self.transport.abandon();
+        }
+    }
+}
+
 /// The parts of one reply to a look. With one too few or too many, each behind it would be taken
 /// for another.
 pub fn parts(reply: Value, count: usize) -> RedisResult<Vec<Option<Vec<u8>>>> {

@@ -1,16 +1,20 @@
-//! The book of tokens that prepared transactions laid: reading it, and settling what it says.
+//! The book of tokens that prepared transactions laid: reading it, and settling what it says. And
+//! taking away those of what was undone.
 //!
-//! Invariant: a token is taken away only if it is the one that the book has: another transaction
+//! Invariant: a token is taken away only if it is the very one that is meant: another transaction
 //! may have laid its own in its place.
 
 use std::sync::LazyLock;
 
-use pg_cache_core::token::Fate;
+use pg_cache_core::key::EntryKeys;
+use pg_cache_core::token::{Fate, Token};
 use redis::{RedisResult, Script};
 
 use super::session::Session;
 
-static RELEASE: LazyLock<Script> = LazyLock::new(|| Script::new(include_str!("lua/release_1.lua")));
+const RELEASE_TEXT: &str = include_str!("lua/release_1.lua");
+
+static RELEASE: LazyLock<Script> = LazyLock::new(|| Script::new(RELEASE_TEXT));
 
 /// How many entries a step looks at, about.
 const STEP_ENTRIES: u64 = 200;
@@ -50,4 +54,26 @@ pub fn settle(session: &mut Session, book: &[u8], fates: &[(&Entry, Fate)]) -> R
         return Ok(());
     }
     redis::cmd("HDEL").arg(book).arg(struck).exec(session)
+}
+
+/// Takes away tokens of what was undone, and does not wait for the answers.
+pub fn take_away<'a>(
+    session: &mut Session,
+    prefix: &[u8],
+    tokens: impl Iterator<Item = &'a Token>,
+) -> RedisResult<()> {
+    let mut pipeline = redis::pipe();
+    for Token { key, token, .. } in tokens {
+        let is_known = pipeline.cmd_iter().next().is_some();
+        let call = match is_known {
+            true => pipeline.cmd("EVALSHA").arg(RELEASE.get_hash()),
+            false => pipeline.cmd("EVAL").arg(RELEASE_TEXT),
+        };
+        call.arg(1).arg(EntryKeys::new(&[prefix, key].concat()).token()).arg(&token[..]);
+    }
+    let calls = pipeline.cmd_iter().count();
+    if calls > 0 {
+        session.post(&pipeline.get_packed_pipeline(), calls)?;
+    }
+    Ok(())
 }

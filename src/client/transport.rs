@@ -20,7 +20,7 @@ use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::io::Errno;
 use rustix::net::{
     AddressFamily, RecvFlags, SendFlags, SocketAddrUnix, SocketFlags, SocketType, connect, recv,
-    send, socket_with,
+    send, socket_with, sockopt::set_socket_linger,
 };
 
 use super::{Host, Wait};
@@ -96,6 +96,14 @@ impl Transport {
         let mut byte = [0];
         let found = recv(&self.stream, &mut byte, flags).map(|(got, _)| got);
         !matches!(found, Ok(1..) | Err(Errno::AGAIN | Errno::INTR))
+    }
+
+    /// Has the system forget what it has not delivered yet. It would go on trying for minutes after
+    /// the end of the connection, and whoever has written since would be overwritten.
+    pub fn abandon(&self) {
+        if let Stream::Tcp(stream) = &self.stream {
+            _ = set_socket_linger(stream, Some(Duration::ZERO));
+        }
     }
 
     pub fn send(&mut self, mut bytes: &[u8]) -> io::Result<()> {

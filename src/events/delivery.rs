@@ -15,10 +15,10 @@ use crate::{connection, stats};
 
 /// Adds them in their order. A key whose token could not be laid cannot be stored: somebody else's
 /// image might be the newer one.
-pub fn add(ready: &mut Outgoing, entries: Vec<Entry>) {
+pub fn add(ready: &mut Outgoing, level: u32, entries: Vec<Entry>) {
     let has_no_token =
         |message: &Message| matches!(message, Message::Store { token, .. } if token.is_empty());
-    ready.extend(entries.into_iter().filter(|entry| !has_no_token(&entry.message)));
+    ready.extend(level, entries.into_iter().filter(|entry| !has_no_token(&entry.message)));
 }
 
 /// Sends what is ready.

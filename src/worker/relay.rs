@@ -269,12 +269,15 @@ impl Relay {
             let Some(queue) = Queue::open_for_relay() else { return Ok(End::Abort(Ok(None))) };
             let aside = &self.aside;
             let is_passed_over = |one: &Waiting| aside.passes_over(&target_of(one));
-            let batch = queue.aside(from, BATCH, &Snapshot::active(), is_passed_over);
+            let mut batch = queue.aside(from, BATCH, &Snapshot::active(), is_passed_over);
+            // As when it was sent first: nothing goes behind an unsure one to its key.
+            batch.hold(|_| false);
             let is_held = |target: &[u8]| aside.passes_over(target);
             let sent = match send_past(&self.claims, &batch.waiting, is_held) {
                 Ok(sent) => sent,
                 Err(failure) => return Ok(End::Abort(Err(failure))),
             };
+            host::fault_point("relay.retried");
             let mut delivered = 0;
             for (waiting, fate) in batch.waiting.iter().zip(sent.fates) {
                 match fate {

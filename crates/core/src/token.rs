@@ -5,6 +5,8 @@
 //! whoever finds one can find out whether its transaction may still commit: while it may, its token
 //! must stay, however long that takes; without it the value would never be set.
 
+use std::rc::Rc;
+
 /// A key that is to be stored after the commit, and the mark that says by whom.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Token {
@@ -40,6 +42,45 @@ pub fn writer(token: &[u8]) -> Option<u64> {
 /// under which it stands.
 pub fn book(system: u64, database: u32, shard: u32) -> Vec<u8> {
     format!("pgc:p:{{{system}.{database}.{shard}}}").into_bytes()
+}
+
+/// The tokens that the running transaction has laid, by the levels of its savepoints.
+///
+/// Invariant: what is undone, be it the transaction or a savepoint of it, has its tokens taken away
+/// afterwards. They would stay for good: no message uses them.
+#[derive(Debug, Default)]
+pub struct Laid {
+    standing: Vec<(u32, Rc<Vec<Token>>)>,
+    undone: Vec<Rc<Vec<Token>>>,
+}
+
+impl Laid {
+    /// These may stand in Redis from now on.
+    pub fn lay(&mut self, level: u32, tokens: Rc<Vec<Token>>) {
+        self.standing.push((level, tokens));
+    }
+
+    /// A savepoint became part of the level below it.
+    pub fn release(&mut self, level: u32) {
+        for (of, _) in self.standing.iter_mut().filter(|(of, _)| *of >= level) {
+            *of = level.saturating_sub(1);
+        }
+    }
+
+    /// A savepoint at this level and all above it are undone.
+    pub fn roll_back(&mut self, level: u32) {
+        let undone = self.standing.extract_if(.., |(of, _)| *of >= level);
+        self.undone.extend(undone.map(|(_, tokens)| tokens));
+    }
+
+    /// The transaction is over: those of what was undone, of all of it if it was aborted.
+    pub fn end(&mut self, is_aborted: bool) -> Vec<Rc<Vec<Token>>> {
+        if is_aborted {
+            self.roll_back(0);
+        }
+        self.standing.clear();
+        std::mem::take(&mut self.undone)
+    }
 }
 
 /// What is known of the transaction that laid a token.
@@ -88,6 +129,37 @@ mod tests {
             assert_eq!(writer(other.as_bytes()), None, "{other}");
         }
         assert_eq!(book(7, 5, 0), b"pgc:p:{7.5.0}");
+    }
+
+    #[test]
+    fn what_is_undone_has_its_tokens_taken_away() {
+        // Danger: a mark stays beside a key for good; or one goes that its message needs.
+        let tokens = |key: u8| {
+            let token = [b't', key].into();
+            Rc::new(vec![Token { key: [key].into(), token, lasts: true, is_prepared: false }])
+        };
+        let fill = |laid: &mut Laid| {
+            laid.lay(1, tokens(1));
+            laid.lay(3, tokens(2));
+            laid.release(3);
+            laid.lay(3, tokens(3));
+            laid.roll_back(3);
+        };
+        let ended = |mut laid: Laid, is_aborted| -> Vec<u8> {
+            let left = laid.end(is_aborted);
+            assert!(laid.end(true).is_empty(), "once");
+            left.iter().flat_map(|tokens| tokens.iter().map(|token| token.key[0])).collect()
+        };
+        let mut laid = Laid::default();
+        fill(&mut laid);
+        assert_eq!(ended(laid, false), [3]);
+        let mut laid = Laid::default();
+        fill(&mut laid);
+        laid.roll_back(2);
+        assert_eq!(ended(laid, false), [3, 2]);
+        let mut laid = Laid::default();
+        fill(&mut laid);
+        assert_eq!(ended(laid, true), [3, 1, 2]);
     }
 
     #[test]

@@ -96,6 +96,44 @@ fn a_change_that_is_noted_late_is_never_served_old() {
 }
 
 #[test]
+fn what_is_noted_late_and_undone_is_never_sent() {
+    // Danger: a savepoint of the other extension's is rolled back, and what was noted in it leaves
+    // all the same: an event of what never happened, and a row that is not there.
+    for options in ["", ", 'durable'"] {
+        let (scene, mut client, _) = scene_with(options);
+        let undone = "INSERT INTO t VALUES (2, 'b'); INSERT INTO t VALUES (3, 'c');
+                      RAISE division_by_zero";
+        let late = format!(
+            "DO $do$ BEGIN
+                 INSERT INTO t VALUES (1, 'a');
+                 BEGIN {undone}; EXCEPTION WHEN division_by_zero THEN NULL; END;
+                 BEGIN INSERT INTO t VALUES (4, 'd'); EXCEPTION WHEN OTHERS THEN NULL; END;
+                 BEGIN
+                     BEGIN INSERT INTO t VALUES (5, 'e'); EXCEPTION WHEN OTHERS THEN NULL; END;
+                     {undone};
+                 EXCEPTION WHEN division_by_zero THEN NULL; END;
+                 INSERT INTO t VALUES (6, 'f');
+             END $do$"
+        );
+        for work in ["SELECT 1", "INSERT INTO t VALUES (0, 'z')"] {
+            client.batch_execute("TRUNCATE t").unwrap();
+            scene.redis.cli(&["DEL", "s", "t:0", "t:1", "t:4", "t:6"]);
+            transaction(&mut client, work, &late);
+            holds(&scene, "t:6", "f");
+            eventually(SOON, "all is sent", || rows(&mut client) == 0);
+            let first = if work == "SELECT 1" { vec![] } else { vec!["z"] };
+            let expected = [&first[..], &["a", "d", "f"]].concat();
+            assert_eq!(told(&scene.redis, "s", "v"), expected, "{options}");
+            let absent = |key: &&str| get(&scene.redis, key).is_none();
+            assert_eq!(["t:2", "t:3", "t:5"].iter().filter(|key| absent(key)).count(), 3);
+            eventually(SOON, "no token is left of what was undone", || {
+                scene.redis.cli(&["KEYS", "pgc:s:*"]).trim().is_empty()
+            });
+        }
+    }
+}
+
+#[test]
 fn what_is_noted_late_is_prepared_with_the_rest() {
     // Danger: who commits what was prepared knows nothing of it.
     let conf = [("max_worker_processes", "16"), ("max_prepared_transactions", "5")];

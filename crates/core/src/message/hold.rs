@@ -13,6 +13,10 @@ use super::Message;
 /// What stands before a token of which nobody knows whether it was laid.
 pub const UNSURE: &[u8] = b"?";
 
+/// What the relay puts before the others: they come in the order of their commits, so they may also
+/// follow one that was unsure.
+pub const IN_ORDER: &[u8] = b"+";
+
 /// How many of these, from the front, may go: each with its transaction, if it is understood.
 pub fn sendable<'a>(
     batch: impl Iterator<Item = (u64, Option<&'a Message>)>,

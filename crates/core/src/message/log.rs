@@ -117,10 +117,7 @@ impl Log {
 
     /// The same of a message about a key, and what it tells of the row.
     pub fn push_of(&mut self, level: u32, durable: bool, message: Message, row: Row) {
-        if self.marks.last().is_none_or(|mark| mark.level < level) {
-            let (length, bytes) = (self.entries.len(), self.bytes);
-            self.marks.push(Mark { level, length, bytes });
-        }
+        self.mark(level);
         self.bytes += message.bytes();
         let seq = self.next_seq;
         self.next_seq += 1;
@@ -147,6 +144,24 @@ impl Log {
         self.push(level, durable, event.to_message());
         if let Some(last) = self.entries.last_mut() {
             last.more.bytes.reserve_exact(room);
+        }
+    }
+
+    /// Appends what another log held, at the places that it had there.
+    pub fn append(&mut self, level: u32, entries: impl Iterator<Item = Entry>) {
+        self.mark(level);
+        for entry in entries {
+            self.bytes += entry.bytes();
+            self.next_seq = entry.seq + entry.count() as u64;
+            self.entries.push(entry);
+        }
+    }
+
+    /// From here on something is made at this level.
+    fn mark(&mut self, level: u32) {
+        if self.marks.last().is_none_or(|mark| mark.level < level) {
+            let (length, bytes) = (self.entries.len(), self.bytes);
+            self.marks.push(Mark { level, length, bytes });
         }
     }
 
@@ -257,6 +272,26 @@ mod tests {
         let to_message = |payload: &Vec<u8>| Event { to: stream("a", None), payload }.to_message();
         let expected: Vec<_> = (0..).zip(payloads.iter().map(to_message)).collect();
         assert_eq!(made(log.take()), expected);
+    }
+
+    #[test]
+    fn what_is_appended_goes_with_its_savepoint() {
+        // Danger: what was settled in a savepoint leaves although that was rolled back.
+        let entry = |number: u32| {
+            let mut log = Log::default();
+            (0..=number).for_each(|number| log.push(1, false, message(number)));
+            log.take().pop().unwrap()
+        };
+        let mut log = Log::default();
+        log.append(1, [entry(0), entry(1)].into_iter());
+        log.append(2, [entry(2)].into_iter());
+        log.append(3, [entry(3)].into_iter());
+        log.release(3);
+        assert_eq!(log.bytes(), (0..4).map(|number| message(number).bytes()).sum::<usize>());
+        log.roll_back(2);
+        log.append(2, [entry(7)].into_iter());
+        log.release(2);
+        assert_eq!(made(log.take()), [0, 1, 7].map(|number| (number.into(), message(number))));
     }
 
     #[derive(Debug, Clone)]
