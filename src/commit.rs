@@ -97,12 +97,14 @@ pub fn listener() -> Listener {
         released: |level| {
             LAST.set(None);
             with_pending(|pending| pending.release(level));
+            TRANSACTION.with_borrow_mut(|transaction| transaction.ledger.release(level));
         },
         rolled_back: |level| {
             // The guard's name is for tests that show what the stack is good for.
             let lost = if host::skips("guard.savepoint") { 1 } else { level };
             LAST.set(None);
             with_pending(|pending| pending.roll_back(lost));
+            TRANSACTION.with_borrow_mut(|transaction| transaction.ledger.roll_back(lost));
         },
         committed: || {},
         ended: || {
@@ -333,8 +335,9 @@ fn owe(xid: u64, mut debts: Vec<Debt<'_>>, coarse: bool) -> Outcome<()> {
     if is_too_much {
         debts.clear();
     }
-    let debts = TRANSACTION
-        .with_borrow_mut(|transaction| transaction.ledger.enter(debts, coarse || is_too_much));
+    let debts = TRANSACTION.with_borrow_mut(|transaction| {
+        transaction.ledger.enter(xact::level(), debts, coarse || is_too_much)
+    });
     // A time of its own: the other may have run out over Redis, and an autovacuum that truncates
     // the table is gone in a moment.
     lock(&Deadline::start(), registry::lock_debts)?;

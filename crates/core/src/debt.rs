@@ -6,7 +6,8 @@
 //! would take away the new image, or the token that lets it in. A transaction has one row for a
 //! tag: if a second name of the same tag would need another, every key is owed.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::HashMap;
+use std::collections::hash_map::Entry;
 
 use crate::pending::{Keys, Owed};
 use crate::tag::Tag;
@@ -37,32 +38,58 @@ impl Debt<'_> {
         Debt { tag: Tag::CATALOGUE, key: Some(b"*"), yields: false };
 }
 
-/// What a transaction has written down so far.
+/// What a transaction has written down so far, and in which of its levels: a rollback to a savepoint
+/// takes the rows with it.
 #[derive(Debug, Default)]
 pub struct Ledger {
-    tags: HashSet<Tag>,
-    has_all: bool,
+    tags: HashMap<Tag, u32>,
+    all: Option<u32>,
+    /// No row is of a deeper level.
+    deepest: u32,
 }
 
 impl Ledger {
     /// The rows to write for these debts, one for a tag; `all`: for every key as well.
-    pub fn enter<'a>(&mut self, debts: Vec<Debt<'a>>, mut all: bool) -> Vec<Debt<'a>> {
+    pub fn enter<'a>(&mut self, level: u32, debts: Vec<Debt<'a>>, mut all: bool) -> Vec<Debt<'a>> {
         let mut named: HashMap<Tag, Option<&[u8]>> = HashMap::new();
         let mut rows = Vec::with_capacity(debts.len());
+        self.deepest = self.deepest.max(level);
         for debt in debts {
-            if self.tags.insert(debt.tag) {
+            if let Entry::Vacant(free) = self.tags.entry(debt.tag) {
+                free.insert(level);
                 named.insert(debt.tag, debt.key);
                 rows.push(debt);
             } else if debt.key.is_some() {
                 all |= named.get(&debt.tag) != Some(&debt.key);
             }
         }
-        if all && !std::mem::replace(&mut self.has_all, true) {
-            self.tags.insert(Debt::ALL_KEYS.tag);
+        if all && self.all.is_none() {
+            self.all = Some(level);
+            self.tags.entry(Debt::ALL_KEYS.tag).or_insert(level);
             rows.retain(|row| row.tag != Debt::ALL_KEYS.tag);
             rows.insert(0, Debt::ALL_KEYS);
         }
         rows
+    }
+
+    /// A level has ended well: its rows are those of the one below.
+    pub fn release(&mut self, level: u32) {
+        if self.deepest < level {
+            return;
+        }
+        let below = level.saturating_sub(1);
+        self.tags.values_mut().chain(&mut self.all).for_each(|of| *of = (*of).min(below));
+        self.deepest = below;
+    }
+
+    /// A level and all above it are undone.
+    pub fn roll_back(&mut self, level: u32) {
+        if self.deepest < level {
+            return;
+        }
+        self.tags.retain(|_, of| *of < level);
+        self.all = self.all.filter(|of| *of < level);
+        self.deepest = level.saturating_sub(1);
     }
 }
 
@@ -127,7 +154,7 @@ mod tests {
 
     /// For each key: whether a debt names it, and whether that yields.
     fn told(owing: &Owing, has_arrived: bool) -> Vec<(&'static str, bool, bool)> {
-        let debts = Ledger::default().enter(owing.debts(has_arrived), false);
+        let debts = Ledger::default().enter(1, owing.debts(has_arrived), false);
         let of = |name: &'static str| {
             let found: Vec<_> =
                 debts.iter().filter(|d| d.tag == Tag::key(name.as_bytes())).collect();
@@ -150,7 +177,7 @@ mod tests {
             ("durable", false, false),
         ];
         assert_eq!(told(&owing(), true), expected);
-        assert_eq!(Ledger::default().enter(owing().debts(true), false).len(), 6);
+        assert_eq!(Ledger::default().enter(1, owing().debts(true), false).len(), 6);
     }
 
     #[test]
@@ -186,12 +213,30 @@ mod tests {
         let tag = Debt { key: None, ..a };
         let catalogue = Debt { tag: Tag::CATALOGUE, ..tag };
         let mut ledger = Ledger::default();
-        assert_eq!(ledger.enter(vec![a, a, tag], false), [a]);
-        assert_eq!(ledger.enter(vec![tag, named(2, b"c")], false), [named(2, b"c")]);
-        assert_eq!(ledger.enter(vec![b], false), [Debt::ALL_KEYS]);
-        assert_eq!(ledger.enter(vec![b], true), []);
-        assert_eq!(Ledger::default().enter(vec![a, b], false), [Debt::ALL_KEYS, a]);
-        assert_eq!(Ledger::default().enter(vec![tag, a], false), [Debt::ALL_KEYS, tag]);
-        assert_eq!(Ledger::default().enter(vec![a, catalogue], true), [Debt::ALL_KEYS, a]);
+        assert_eq!(ledger.enter(1, vec![a, a, tag], false), [a]);
+        assert_eq!(ledger.enter(1, vec![tag, named(2, b"c")], false), [named(2, b"c")]);
+        assert_eq!(ledger.enter(1, vec![b], false), [Debt::ALL_KEYS]);
+        assert_eq!(ledger.enter(1, vec![b], true), []);
+        assert_eq!(Ledger::default().enter(1, vec![a, b], false), [Debt::ALL_KEYS, a]);
+        assert_eq!(Ledger::default().enter(1, vec![tag, a], false), [Debt::ALL_KEYS, tag]);
+        assert_eq!(Ledger::default().enter(1, vec![a, catalogue], true), [Debt::ALL_KEYS, a]);
+    }
+
+    #[test]
+    fn what_is_undone_is_owed_again() {
+        // Danger: a tag whose row went with its savepoint counts as owed for the rest of the
+        // transaction, and readers are served what it changed.
+        let (a, b) = (named(1, b"a"), named(2, b"b"));
+        let mut ledger = Ledger::default();
+        assert_eq!(ledger.enter(1, vec![a], false), [a]);
+        assert_eq!(ledger.enter(3, vec![a, b], true), [Debt::ALL_KEYS, b]);
+        ledger.release(3);
+        ledger.roll_back(3);
+        assert_eq!(ledger.enter(2, vec![b], true), []);
+        ledger.roll_back(2);
+        assert_eq!(ledger.enter(1, vec![a, b], true), [Debt::ALL_KEYS, b]);
+        ledger.release(2);
+        ledger.roll_back(2);
+        assert_eq!(ledger.enter(1, vec![b], true), []);
     }
 }

@@ -149,3 +149,25 @@ fn what_is_noted_late_is_prepared_with_the_rest() {
     eventually(SOON, "both are sent", || told(&pair.redis, "s", "v").len() == 2);
     assert_eq!(told(&pair.redis, "s", "v"), ["a", "b"]);
 }
+
+#[test]
+fn what_is_owed_late_and_undone_is_owed_again() {
+    // Danger: the row of the debt goes with its savepoint, the tag counts as owed, and readers are
+    // served what was before.
+    let (scene, mut client, _notices) = scene_with("");
+    client.batch_execute("SELECT redis_track('other')").unwrap();
+    repair(&mut client);
+    let mut holds_the_worker_up = scene.connect();
+    holds_the_worker_up
+        .batch_execute("BEGIN; LOCK TABLE redis_server IN ROW EXCLUSIVE MODE")
+        .unwrap();
+    client.batch_execute("SET pg_cache.url = 'unix:///nowhere'").unwrap();
+    let undone = "DO $$ BEGIN
+        BEGIN INSERT INTO other VALUES (1); RAISE EXCEPTION 'undo';
+        EXCEPTION WHEN raise_exception THEN NULL; END;
+        INSERT INTO other VALUES (2);
+    END $$";
+    transaction(&mut client, "CREATE TEMPORARY TABLE has_xid (v int)", undone);
+    let owed = "SELECT count(*) FROM redis_debt WHERE tag <> -1";
+    assert_eq!(count(&mut client, owed), 1);
+}
