@@ -153,11 +153,14 @@ fn fork(command: &mut Command, lifetime: Lifetime) -> io::Result<Child> {
     command.spawn()
 }
 
-/// Makes `command` run under the service account, without the caller's `PG*` variables.
+/// Makes `command` run under the service account, without the caller's `PG*` variables but those
+/// that it was given itself.
 pub fn as_service(command: &mut Command) {
+    let is_given = |name: &OsString| command.get_envs().any(|(given, _)| given == name);
     let inherited: Vec<OsString> = std::env::vars_os()
         .map(|(name, _)| name)
         .filter(|name| name.to_str().is_some_and(|n| n.starts_with("PG") && n != "PG_MAJOR"))
+        .filter(|name| !is_given(name))
         .collect();
     for name in inherited {
         command.env_remove(name);
