@@ -18,7 +18,7 @@ use crate::connection;
 use crate::pg::error::Outcome;
 use crate::pg::snapshot::{Fresh, Snapshot};
 use crate::pg::transaction::{self, End};
-use crate::pg::{activity, table, utility, xact};
+use crate::pg::{activity, host, table, utility, xact};
 use crate::registry::{self, Registration};
 
 use super::waiting::outwait_writers;
@@ -42,6 +42,7 @@ struct Debt {
 /// Pays one step of the debts.
 pub fn pay(registration: &Registration) -> Step<Pass> {
     let Some(relation) = registry::known_server_table() else { return Ok(Pass::Absent) };
+    host::fault_point("worker.pay");
     outwait_writers(relation)?;
     activity::show("paying debts");
     let paid = transaction::run(|| {

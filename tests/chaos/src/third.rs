@@ -65,6 +65,26 @@ pub fn judge(
     Ok(Verdict::CacheIsWrong)
 }
 
+/// Judges a difference whose snapshot is exported in the row: neither side is asked again.
+pub fn judge_fixed(session: &Session<'_>, index: usize, row: &Row) -> Result<Verdict, Error> {
+    let text = |column| row.get::<_, Option<String>>(column).unwrap_or_default();
+    let Some(mut another) = session.world.connect(session.side) else {
+        return Ok(Verdict::CacheIsWrong);
+    };
+    enter(&mut another, &text(3))?;
+    let computed = session.world.questions[index].computed();
+    let sql = format!(
+        "SELECT $1::text::jsonb = o.d, $2::text::jsonb = o.d FROM (SELECT ({computed}) AS d) AS o"
+    );
+    let row = another.query_one(&sql, &[&text(1), &text(2)])?;
+    Ok(match (row.get(0), row.get(1)) {
+        (true, _) => Verdict::PostgresIsBehind,
+        (false, true) => Verdict::CacheIsWrong,
+        // The schema is another one by now.
+        (false, false) => Verdict::Gone,
+    })
+}
+
 /// Whether a new session finds what the cache said, under a snapshot of this session's. None: there
 /// is no other session to be had.
 fn ask_another(
@@ -92,13 +112,18 @@ fn agrees(
     question: &Question,
     cached: &str,
 ) -> Result<bool, Error> {
-    another.batch_execute(&format!(
-        "SET statement_timeout = '15s'; SET ROLE reader; \
-         BEGIN ISOLATION LEVEL REPEATABLE READ; SET TRANSACTION SNAPSHOT '{snapshot}'"
-    ))?;
+    enter(&mut another, snapshot)?;
     let sql = format!("SELECT $1::text::jsonb = ({})", question.computed());
     let row = another.query_one(&sql, &[&cached])?;
     Ok(row.get(0))
+}
+
+/// Begins under another session's snapshot.
+fn enter(another: &mut Client, snapshot: &str) -> Result<(), Error> {
+    another.batch_execute(&format!(
+        "SET statement_timeout = '15s'; SET ROLE reader; \
+         BEGIN ISOLATION LEVEL REPEATABLE READ; SET TRANSACTION SNAPSHOT '{snapshot}'"
+    ))
 }
 
 #[cfg(test)]

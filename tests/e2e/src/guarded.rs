@@ -109,6 +109,11 @@ impl Stage {
     /// What a program finds under the key once nothing is owed any more.
     pub fn finds_old(&mut self) -> bool {
         repair(&mut self.admin);
+        self.finds_old_now()
+    }
+
+    /// The same as of this moment.
+    pub fn finds_old_now(&self) -> bool {
         let found = crate::events::get(&self.scene.redis, KEY);
         println!("found under {KEY}: {found:?}");
         found.as_deref() == Some(OLD)
