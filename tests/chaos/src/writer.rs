@@ -272,7 +272,7 @@ fn pick<'a>(ways: &'a [Way], random: &mut Rng) -> &'a Way {
 }
 
 fn pick_by<'a, T>(all: &'a [T], weight: fn(&T) -> u32, random: &mut Rng) -> &'a T {
-    let mut left = random.u32(..all.iter().map(weight).sum());
+    let mut left = random.u32(..all.iter().map(&weight).sum::<u32>());
     for one in all {
         if left < weight(one) {
             return one;

@@ -82,6 +82,7 @@ mod types;
 mod unreachable;
 mod values;
 mod verify;
+mod verify_beside;
 mod verify_rights;
 mod worker;
 mod worker_life;
