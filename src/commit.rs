@@ -210,7 +210,8 @@ fn settle(end: End) -> Outcome<()> {
     let begun = early::finish()?;
     let taken = TRANSACTION.with_borrow_mut(|transaction| {
         // Once prepared, nobody waits for us, and what was bumped may be lost with its table.
-        transaction.coarse |= end == End::Prepare && transaction.early.is_some();
+        let forgets = host::skips("guard.preparedearly");
+        transaction.coarse |= end == End::Prepare && transaction.early.is_some() && !forgets;
         if end == End::Commit {
             let pending = transaction.pending.as_ref();
             transaction.ahead.before_commit(pending.map_or(0, Pending::count));

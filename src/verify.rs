@@ -311,7 +311,7 @@ fn examined(
     }
 }
 
-/// What a call would be served. Otherwise why not; or nothing, if the query is to be analysed again.
+/// What a call would be served. Otherwise why not; or nothing: the query is to be analysed again.
 fn looked(reading: &Reading<'_>, under: &Under) -> Result<Datum, Option<Skip>> {
     match reading.look(under) {
         Ok(Looked::Hit(served)) => Ok(served),

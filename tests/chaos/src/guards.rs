@@ -105,7 +105,7 @@ impl Guard {
             // Programs that read Redis find what is old.
             Guard::KeepLease | Guard::Savepoint => "S2:",
             // They find what was never committed.
-            Guard::OwnXid => "S3:",
+            Guard::OwnXid | Guard::Flush => "S3:",
             // Either of both, whichever chance brings first.
             Guard::Ahead | Guard::Covers => "S",
             _ => "S1:",

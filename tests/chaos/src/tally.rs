@@ -238,8 +238,8 @@ impl Tally {
         let percent = 100.0 * hits as f64 / reads.max(1) as f64;
         let count = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
         format!(
-            "checked reads {reads} ({} on a standby), hits {hits} ({percent:.1} %), S2 checks {}, poller looks {}, \
-             redis_verify {}, violations {}, excused {} (PostgreSQL behind {}, vanished {}, \
+            "checked reads {reads} ({} on a standby), hits {hits} ({percent:.1} %), \
+             S2 checks {}, poller looks {}, redis_verify {}, violations {}, excused {} (PostgreSQL behind {}, vanished {}, \
              partitions on a standby {}), seed {seed}",
             count(&self.standby_reads),
             count(&self.named_checks),

@@ -198,4 +198,25 @@ mod tests {
         }
         assert_eq!(world.tally.behind_sum(), 0);
     }
+    #[test]
+    fn a_cursor_is_not_excused_by_whatever_changes_beside_it() {
+        // Danger: any change of the schema hides what an old snapshot is served.
+        let world = world(false);
+        let mut session = Session::open(&world, Side::Primary).expect("a session");
+        let index = index_of(&world, "wide:x");
+        let question = &world.questions[index];
+        world.changes.begin(&["wide"]);
+        let until = Instant::now() + Duration::from_secs(20);
+        while world.tally.violations() == 0 {
+            session.client.query_one(&question.check(), &[]).expect("it may fill");
+            connect(&world).batch_execute("UPDATE wide SET v = v + 1").expect("done");
+            let open = format!("BEGIN; DECLARE c CURSOR FOR {}", question.check_by_rows());
+            session.client.batch_execute(&open).expect("a cursor");
+            let rows = session.client.query("FETCH 1 FROM c", &[]).expect("a row");
+            session.judge_rows(index, &rows).expect("a judgement");
+            session.client.batch_execute("COMMIT").expect("an end");
+            assert!(Instant::now() < until, "a stale entry is served, and nobody says so");
+        }
+        assert!(world.tally.violation_details()[0].contains("cursor"));
+    }
 }

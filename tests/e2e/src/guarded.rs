@@ -1,8 +1,9 @@
 //! Scenes that go wrong without one guard of the protocol: each is played twice, with the guard and
 //! without it.
 //!
-//! Owns the table that they write and read: a row, its key, its versions. The invariant: but for the
-//! guard, both plays are the same. Break it and the guard is credited with what something else does.
+//! Owns the table that they write and read: a row, its key, its versions. The invariant: but for
+//! the guard, both plays are the same. Break it and the guard is credited with what something else
+//! does.
 
 use std::thread::JoinHandle;
 use std::time::Duration;

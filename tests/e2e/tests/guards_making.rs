@@ -3,7 +3,7 @@
 
 use pg_cache_e2e::Scene;
 use pg_cache_e2e::gate::Gate;
-use pg_cache_e2e::guarded::{CHANGE, OLD, Stage, assert_needed};
+use pg_cache_e2e::guarded::{CHANGE, OLD, Stage, assert_needed, served};
 use pg_cache_e2e::registry::{repair, table_key};
 
 #[test]
@@ -63,4 +63,21 @@ fn the_worker_keeps_the_lists() {
 fn bump_goes_to_a_table_of_any_generation() {
     // Danger: a writer bumps nothing while the worker makes the table.
     assert_needed("guard.stub", |fault| finds_what_was_bumped_in_a_stub(fault, |_, _| ()));
+}
+
+#[test]
+fn debts_are_paid_with_a_bump() {
+    // Danger: a reader that sees neither the debt nor its payment fills the old value.
+    assert_needed("guard.paybump", |fault| {
+        let mut stage = Stage::new();
+        stage.replace_worker(fault);
+        let mut old = stage.connect("nothing:skip");
+        old.batch_execute("BEGIN ISOLATION LEVEL REPEATABLE READ; SELECT 1").unwrap();
+        let mut writer = stage.connect("nothing:skip");
+        writer.batch_execute("SET pg_cache.url = 'unix:///nonexistent.sock'").unwrap();
+        writer.batch_execute(CHANGE).unwrap();
+        repair(&mut stage.admin);
+        assert_eq!(served(&mut old), OLD, "as its snapshot has it");
+        stage.served() == OLD
+    });
 }

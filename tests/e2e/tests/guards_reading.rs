@@ -124,28 +124,48 @@ fn a_generation_counts_while_it_is_alive() {
     });
 }
 
+/// Nothing in the query's tree, so nothing in its fingerprint, tells one configuration from the
+/// other.
+const WORDS: &str = "CREATE TEXT SEARCH CONFIGURATION words (COPY = simple);
+                     CREATE TABLE e (t text); INSERT INTO e VALUES ('running');
+                     SELECT redis_track('e')";
+const ASKED: &str = "SELECT to_tsvector('words', t)::text AS w FROM e";
+const STEMS: &str =
+    "ALTER TEXT SEARCH CONFIGURATION words ALTER MAPPING FOR asciiword WITH english_stem";
+
+/// A reader asks while a change of the schema is visible and has not sent its messages yet, after
+/// `meanwhile`. Whether another one is served what it left there.
+fn leaves_old_words(stage: &mut Stage, fault: &str, meanwhile: impl Fn(&Stage)) -> bool {
+    stage.admin.batch_execute(WORDS).unwrap();
+    let mut reader = stage.connect(fault);
+    cached(&mut reader, "words", ASKED).unwrap();
+    let ended = Gate::new();
+    let changing = stage.start(&ended.at("commit.ended"), STEMS);
+    ended.met();
+    meanwhile(stage);
+    cached(&mut reader, "words", ASKED).unwrap();
+    ended.open();
+    changing.join().unwrap();
+    let mut other = stage.scene.connect();
+    cached(&mut other, "words", ASKED).unwrap() != direct(&mut other, ASKED).unwrap()
+}
+
 #[test]
 fn nothing_is_used_before_the_messages_of_a_schema_change() {
     // Danger: it is visible, and the backend cannot know of it yet: what it fills is of before.
     assert_needed("guard.cataloguewait", |fault| {
-        let mut stage = Stage::new();
-        // Nothing in the query's tree, so nothing in its fingerprint, tells one from the other.
-        let schema = "CREATE TEXT SEARCH CONFIGURATION words (COPY = simple);
-                      CREATE TABLE e (t text); INSERT INTO e VALUES ('running');
-                      SELECT redis_track('e')";
-        stage.admin.batch_execute(schema).unwrap();
-        let query = "SELECT to_tsvector('words', t)::text AS w FROM e";
-        let mut reader = stage.connect(fault);
-        cached(&mut reader, "words", query).unwrap();
-        let ended = Gate::new();
-        let change = "ALTER TEXT SEARCH CONFIGURATION words
-                      ALTER MAPPING FOR asciiword WITH english_stem";
-        let changing = stage.start(&ended.at("commit.ended"), change);
-        ended.met();
-        cached(&mut reader, "words", query).unwrap();
-        ended.open();
-        changing.join().unwrap();
-        let mut other = stage.scene.connect();
-        cached(&mut other, "words", query).unwrap() != direct(&mut other, query).unwrap()
+        leaves_old_words(&mut Stage::new(), fault, |_| ())
+    });
+}
+
+#[test]
+fn a_schema_change_waits_for_the_messages_of_those_that_it_drops() {
+    // Danger: the reader waits for the last change, and the messages of the first are not sent.
+    assert_needed("guard.messages", |fault| {
+        leaves_old_words(&mut Stage::new(), "nothing:skip", |stage| {
+            let mut other = stage.connect(fault);
+            let change = "SET pg_cache.commit_timeout_ms = 200; CREATE VIEW v AS SELECT 1 AS a";
+            other.batch_execute(change).unwrap();
+        })
     });
 }

@@ -69,6 +69,24 @@ fn who_is_prepared_owes() {
 }
 
 #[test]
+fn who_is_prepared_owes_what_it_settled_early() {
+    // Danger: keys that were settled are not noted any more, and their bump is lost.
+    assert_needed("guard.preparedearly", |fault| {
+        let mut stage = Stage::new();
+        let mut writer = stage.connect(fault);
+        let name = stage.scene.database().to_owned();
+        writer.batch_execute("SET pg_cache.pending_keys_max = 1; BEGIN").unwrap();
+        writer.batch_execute(CHANGE).unwrap();
+        writer.batch_execute(&format!("PREPARE TRANSACTION '{name}'")).unwrap();
+        stage.lose_everything();
+        repair(&mut stage.admin);
+        assert_eq!(stage.served(), OLD, "not committed yet");
+        writer.batch_execute(&format!("COMMIT PREPARED '{name}'")).unwrap();
+        stage.finds_old()
+    });
+}
+
+#[test]
 fn the_lock_of_an_early_settlement_outlives_its_savepoint() {
     // Danger: the worker does not wait for a writer whose bump is lost.
     assert_needed("guard.lockkept", |fault| {
