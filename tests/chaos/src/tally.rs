@@ -239,8 +239,9 @@ impl Tally {
         let count = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
         format!(
             "checked reads {reads} ({} on a standby), hits {hits} ({percent:.1} %), \
-             S2 checks {}, poller looks {}, redis_verify {}, violations {}, excused {} (PostgreSQL behind {}, vanished {}, \
-             partitions on a standby {}), seed {seed}",
+             S2 checks {}, poller looks {}, redis_verify {}, violations {}, \
+             excused {} (PostgreSQL behind {}, vanished {}, partitions on a standby {}), \
+             seed {seed}",
             count(&self.standby_reads),
             count(&self.named_checks),
             count(&self.looks),

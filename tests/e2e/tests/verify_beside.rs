@@ -22,7 +22,7 @@ fn reported_beside(change: &str) -> Vec<(String, String)> {
 
 #[test]
 fn what_shows_in_old_snapshots_too_is_no_breach() {
-    // Danger: an alarm at night: TRUNCATE and rewrites do not wait for who reads by an old snapshot.
+    // Danger: an alarm at night: TRUNCATE and rewrites do not wait for old snapshots.
     for change in [
         "TRUNCATE users",
         "ALTER TABLE users ALTER v TYPE int USING v + 1",
