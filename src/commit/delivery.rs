@@ -12,6 +12,7 @@ use pg_cache_core::tag::Bucket;
 use pg_cache_core::token::Token;
 
 use crate::client::failure::Failure;
+use crate::client::making::made;
 use crate::client::scripts::{self, Settlement};
 use crate::pg::snapshot::Snapshot;
 use crate::pg::{host, xact};
@@ -50,21 +51,49 @@ impl<'a> Delivery<'a> {
     /// One round trip.
     pub fn settle(&self, buckets: &[Bucket], keys: &Keys, tokens: &[Token]) -> Result<(), Failure> {
         let started = Instant::now();
-        let settled = self.send(buckets, keys, tokens);
+        let is_apart = host::skips("guard.bumpfirst") || host::skips("commit.together");
+        let settled = match is_apart {
+            true => self.send_apart(buckets, keys),
+            false => self.send(buckets, keys, tokens),
+        };
         let time_us = stats::us_since(started);
         stats::delivered(settled.is_ok(), buckets.len(), keys.len(), time_us);
         settled
     }
 
     fn send(&self, buckets: &[Bucket], keys: &Keys, tokens: &[Token]) -> Result<(), Failure> {
-        if buckets.contains(&Bucket::CATALOGUE) {
+        if buckets.contains(&Bucket::CATALOGUE) && !host::skips("guard.messages") {
             self.let_messages_pass()?;
         }
-        let settlement = self.settlement(buckets, keys, tokens);
+        let bumps_nothing = host::skips("guard.stub") && !self.finds_its_table()?;
+        let settlement = self.settlement(if bumps_nothing { &[] } else { buckets }, keys, tokens);
         connection::ask_within(self.deadline.left(), |session| {
             let found = settlement.settle(session)?;
+            if bumps_nothing {
+                return Err(Failure::new(Reason::Generation, "nothing was bumped"));
+            }
             self.registration.check_told(session.server(), &found, self.is_former)
         })
+    }
+
+    /// For tests: a moment between BUMP and DEL, which one request leaves to nobody.
+    fn send_apart(&self, buckets: &[Bucket], keys: &Keys) -> Result<(), Failure> {
+        let no_keys = Keys::default();
+        let mut steps = [(buckets, &no_keys), (&[][..], keys)];
+        if host::skips("guard.bumpfirst") {
+            steps.reverse();
+        }
+        self.send(steps[0].0, steps[0].1, &[])?;
+        host::fault_point("commit.apart");
+        self.send(steps[1].0, steps[1].1, &[])
+    }
+
+    /// For tests: whether the table is of the generation that was read.
+    fn finds_its_table(&self) -> Result<bool, Failure> {
+        let table = &self.registration.table;
+        let found =
+            connection::ask_within(self.deadline.left(), |session| Ok(made(session, table)?))?;
+        Ok(found.is_of(self.registration.generation))
     }
 
     /// Sends it and leaves the answer for later.

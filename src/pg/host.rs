@@ -192,7 +192,25 @@ pub fn pid() -> i32 {
 /// it is good for.
 #[cfg(feature = "faults")]
 pub fn skips(guard: &'static str) -> bool {
-    super::guc::fault_point().strip_prefix(guard) == Some(":skip")
+    fault_action(guard) == Some("skip")
+}
+
+/// What the setting says of a name: it is a list of `name:action` by commas.
+#[cfg(feature = "faults")]
+fn fault_action(name: &str) -> Option<&'static str> {
+    let all = super::guc::fault_point().split(',').filter_map(|one| one.split_once(':'));
+    all.into_iter().find(|(point, _)| *point == name).map(|(_, action)| action)
+}
+
+/// Says at `PATH.met` that somebody is here, and waits until there is something at `PATH`.
+#[cfg(feature = "faults")]
+fn await_file(path: &str) {
+    const TIME_MAX: Duration = Duration::from_secs(60);
+    let start = Instant::now();
+    let _ = std::fs::write(format!("{path}.met"), "");
+    while !std::path::Path::new(path).exists() && start.elapsed() < TIME_MAX {
+        std::thread::sleep(TRY_PAUSE);
+    }
 }
 
 #[cfg(not(feature = "faults"))]
@@ -208,15 +226,13 @@ pub fn fault_point(_name: &'static str) {}
 /// Test builds only: does what `pg_cache.fault_point` says if it names this point.
 #[cfg(feature = "faults")]
 pub fn fault_point(name: &'static str) {
-    let setting = super::guc::fault_point();
-    let Some(action) = setting.strip_prefix(name).and_then(|rest| rest.strip_prefix(':')) else {
-        return;
-    };
+    let Some(action) = fault_action(name) else { return };
     match action {
         "panic" => panic!("fault point {name}"),
         "error" => pgrx::error!("fault point {name}"),
         // SAFETY: ends this backend as a FATAL would.
         "exit" => unsafe { pg_sys::proc_exit(1) },
+        _ if action.starts_with("await_") => await_file(&action["await_".len()..]),
         _ => {
             let pause_ms = action.strip_prefix("sleep_").and_then(|ms| ms.parse().ok());
             std::thread::sleep(Duration::from_millis(pause_ms.unwrap_or(0)));

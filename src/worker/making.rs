@@ -42,7 +42,11 @@ pub fn register_and_make(server: &Server) -> Step<Pass> {
     host::fault_point("worker.claimed");
     activity::show("making the tag table");
     let base = transaction::empty();
-    if host::skips("guard.claim") {
+    let forgets = host::skips("guard.keeplists");
+    if forgets {
+        connection::ask(|session| Ok(redis::cmd("DEL").arg(&table[..]).exec(session)?))?;
+    }
+    if forgets || host::skips("guard.claim") {
         connection::ask(|session| Ok(claim(session, &table, &nonce)?))?;
     }
     if !connection::ask(|session| Ok(make(session, &table, &nonce, &generation, base)?))? {

@@ -98,6 +98,20 @@ impl Guard {
         self == Guard::Flush
     }
 
+    /// How the violations begin that a run without it must show: each promise has a checker of its
+    /// own, and each of these must be able to fail.
+    pub fn shows(self) -> &'static str {
+        match self {
+            // Programs that read Redis find what is old.
+            Guard::KeepLease | Guard::Savepoint => "S2:",
+            // They find what was never committed.
+            Guard::OwnXid | Guard::Flush => "S3:",
+            // Either of both, whichever chance brings first.
+            Guard::Ahead | Guard::Covers => "S",
+            _ => "S1:",
+        }
+    }
+
     pub fn plan(self) -> Plan {
         let troubles: &[&str] = match self {
             Guard::Debt => &["freeze", "cutting"],

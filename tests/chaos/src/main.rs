@@ -68,7 +68,7 @@ fn setup(words: &[String]) -> Result<Setup, String> {
             "--calm" => setup.only = Some(Vec::new()),
             "--untracked" => setup.tracked = false,
             "--keep-guard" => setup.keep_guard = true,
-            "--first" => setup.stop_at_first = true,
+            "--first" => setup.stop_at = Some(""),
             "--only" => {
                 let names: Vec<String> = words
                     .next()

@@ -142,19 +142,20 @@ fn question(key: String, query: &str, argument: Option<i32>, weight: u32) -> Que
 impl Question {
     /// Yields `same boolean, cached text, computed text`, the latter two null where they are equal.
     pub fn check(&self) -> String {
-        self.over(&format!("'{}'", self.key), "")
+        self.over(&format!("'{}'", self.key), "", "")
     }
 
     /// The same in each of five rows, which the caller may fetch one after the other: the snapshot
-    /// grows old between them.
+    /// grows old between them. Where they differ, a fourth column names it for others.
     pub fn check_by_rows(&self) -> String {
         // The key depends on the row, so that it is asked anew for each; the computed side need
         // not be: its snapshot is the same.
         let key = format!("'{}' || left(g::text, 0)", self.key);
-        self.over(&key, "generate_series(1, 5) AS g, LATERAL")
+        let snapshot = ", CASE WHEN t.same THEN NULL ELSE pg_export_snapshot() END";
+        self.over(&key, "generate_series(1, 5) AS g, LATERAL", snapshot)
     }
 
-    fn over(&self, key: &str, rows: &str) -> String {
+    fn over(&self, key: &str, rows: &str, more: &str) -> String {
         let cached = match self.argument {
             Some(value) => {
                 format!("redis_cached({key}, {TTL_SECONDS}, $q${}$q$, {value})", self.query)
@@ -165,7 +166,7 @@ impl Question {
         // OFFSET 0 keeps the planner from asking twice.
         format!(
             "SELECT t.same, CASE WHEN t.same THEN NULL ELSE t.c::text END, \
-                    CASE WHEN t.same THEN NULL ELSE t.d::text END \
+                    CASE WHEN t.same THEN NULL ELSE t.d::text END {more} \
                FROM {rows} (SELECT s.c, s.d, s.c::jsonb = s.d AS same \
                        FROM (SELECT {cached} AS c, \
                                     ({computed}) AS d OFFSET 0) AS s OFFSET 0) AS t"

@@ -111,11 +111,12 @@ fn inside(
 fn exported(session: &mut Session<'_>, random: &mut fastrand::Rng) -> Result<(), Error> {
     let world = session.world;
     let Some(mut owner) = world.connect(session.side) else { return Ok(()) };
+    let mark = world.mark(session.side);
     owner.batch_execute("BEGIN ISOLATION LEVEL REPEATABLE READ")?;
     let name: String = owner.query_one("SELECT pg_export_snapshot()", &[])?.get(0);
     for _ in 0..random.u32(1..4) {
         world.tally.rest(Duration::from_millis(random.u64(..40)));
-        session.begin();
+        session.begin_from(mark);
         session.client.batch_execute(&format!(
             "BEGIN ISOLATION LEVEL REPEATABLE READ; SET TRANSACTION SNAPSHOT '{name}'"
         ))?;
@@ -141,7 +142,7 @@ fn cursor(session: &mut Session<'_>, random: &mut fastrand::Rng) -> Result<(), E
     session.client.batch_execute(&declare)?;
     for _ in 0..5 {
         let rows = session.client.query("FETCH 1 FROM c", &[])?;
-        session.judge_rows(index, &rows);
+        session.judge_rows(index, &rows)?;
         world.tally.rest(Duration::from_millis(random.u64(..30)));
     }
     session.client.batch_execute("COMMIT")

@@ -10,7 +10,7 @@ use std::time::Duration;
 use fastrand::Rng;
 
 use crate::world::{Setup, Side, World};
-use crate::{habit, named, plain, reader, trouble, writer};
+use crate::{habit, named, plain, reader, replay, trouble, verify, writer};
 
 /// Beyond the end a run may wait for statements that hang and servers that stop.
 const EXTRA_TIME_MAX: Duration = Duration::from_secs(60);
@@ -26,6 +26,8 @@ pub struct Outcome {
     pub line: String,
     pub report: String,
     pub reads: u64,
+    pub standby_reads: u64,
+    pub verified: u64,
     pub hits: u64,
     pub named_checks: u64,
     pub looks: u64,
@@ -63,8 +65,12 @@ pub fn run(setup: Setup) -> Outcome {
     for _ in 0..world.setup.readers {
         start(Box::new(|world, random| reader::read(world, Side::Primary, random)));
     }
+    start(Box::new(verify::prove));
     if world.setup.standby {
-        start(Box::new(|world, random| reader::read(world, Side::Standby, random)));
+        start(Box::new(replay::watch));
+        for _ in 0..world.setup.standby_readers {
+            start(Box::new(|world, random| reader::read(world, Side::Standby, random)));
+        }
     }
     world.tally.rest(world.setup.time);
     world.tally.end();
@@ -73,6 +79,7 @@ pub fn run(setup: Setup) -> Outcome {
             world.tally.violation(format!("a thread of the harness failed: {}", words(&*panic)));
         }
     }
+    verify::once(&world, Side::Primary);
     drop(alive);
     outcome(&world)
 }
@@ -101,6 +108,8 @@ fn outcome(world: &World) -> Outcome {
         line: tally.line(world.setup.seed),
         report: tally.report(),
         reads: tally.reads.load(Relaxed),
+        standby_reads: tally.standby_reads.load(Relaxed),
+        verified: tally.verified.load(Relaxed),
         hits: tally.hits(),
         named_checks: tally.named_checks.load(Relaxed),
         looks: tally.looks.load(Relaxed),

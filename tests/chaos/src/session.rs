@@ -38,7 +38,12 @@ impl<'w> Session<'w> {
 
     /// A transaction, or a statement by itself, begins.
     pub fn begin(&mut self) {
-        self.mark = self.world.mark();
+        self.begin_from(self.world.mark(self.side));
+    }
+
+    /// The same with a snapshot that somebody took before.
+    pub fn begin_from(&mut self, mark: Mark) {
+        self.mark = mark;
     }
 
     /// Asks a question and judges the answer. `inside`: in a transaction block.
@@ -63,36 +68,56 @@ impl<'w> Session<'w> {
             self.prepared.insert(index, statement);
         }
         let row = self.client.query_one(&self.prepared[&index], &[])?;
-        self.world.tally.reads.fetch_add(1, Ordering::Relaxed);
+        self.has_read();
         Ok(row)
     }
 
     fn differs(&mut self, index: usize, inside: bool, how: &str, row: &Row) -> Result<(), Error> {
-        let tally = &self.world.tally;
         if self.is_unpromised(index)? {
-            tally.unpromised.fetch_add(1, Ordering::Relaxed);
+            self.world.tally.unpromised.fetch_add(1, Ordering::Relaxed);
             return Ok(());
         }
         let first = self.describe(index, how, row);
-        match third::judge(self, index, inside, row)? {
-            Verdict::PostgresIsBehind => tally.behind(&self.world.questions[index].key),
+        let verdict = third::judge(self, index, inside, row);
+        self.take(index, verdict, first)
+    }
+
+    fn take(
+        &mut self,
+        index: usize,
+        verdict: Result<Verdict, Error>,
+        first: String,
+    ) -> Result<(), Error> {
+        let (world, key) = (self.world, &self.world.questions[index].key);
+        let tally = &world.tally;
+        let has_changed = world.changed_since(self.mark, key);
+        match &verdict {
+            Ok(Verdict::PostgresIsBehind) => tally.behind(key),
             // Only what a change of the schema can explain may vanish.
-            Verdict::Gone if self.changed_lately() => tally.vanished(),
-            Verdict::CacheIsWrong if self.is_ambiguous(index) => tally.ambiguous(),
-            Verdict::Gone | Verdict::CacheIsWrong => tally.violation(first),
+            Ok(Verdict::Gone) if has_changed => tally.vanished(),
+            Ok(Verdict::CacheIsWrong) if has_changed && self.is_ambiguous(index) => {
+                tally.ambiguous();
+            }
+            // Nobody could be asked: what no change can explain needs no third voice.
+            Err(_) if world.changed_since(Mark::default(), key) => tally.vanished(),
+            _ => tally.violation(first),
         }
-        Ok(())
+        verdict.map(|_| ())
     }
 
     /// Whether PostgreSQL itself may answer in two ways: on a standby, DETACH PARTITION
     /// CONCURRENTLY waits for no old snapshot. A plan that was made before still reads the
-    /// partition, as that snapshot should, and one that is made now does not.
+    /// partition, as that snapshot should, and one that is made now does not. Only under a snapshot
+    /// from before it.
     fn is_ambiguous(&self, index: usize) -> bool {
         self.side == Side::Standby && self.world.questions[index].key.starts_with("parts")
     }
 
-    fn changed_lately(&self) -> bool {
-        self.side == Side::Standby || self.world.changed_since(self.mark)
+    fn has_read(&self) {
+        let tally = &self.world.tally;
+        tally.reads.fetch_add(1, Ordering::Relaxed);
+        let on_standby = u64::from(self.side == Side::Standby);
+        tally.standby_reads.fetch_add(on_standby, Ordering::Relaxed);
     }
 
     fn is_unpromised(&mut self, index: usize) -> Result<bool, Error> {
@@ -132,18 +157,16 @@ impl<'w> Session<'w> {
     }
 
     /// Judges rows of a cursor over `check_by_rows`.
-    pub fn judge_rows(&mut self, index: usize, rows: &[Row]) {
+    pub fn judge_rows(&mut self, index: usize, rows: &[Row]) -> Result<(), Error> {
         for row in rows {
-            self.world.tally.reads.fetch_add(1, Ordering::Relaxed);
-            let same: bool = row.get(0);
-            if !same && self.world.changed_since(self.mark) {
-                // Planned before the change: neither side can be asked again at this snapshot.
-                self.world.tally.vanished();
-            } else if !same {
-                let details = self.describe(index, "cursor", row);
-                self.world.tally.violation(details);
+            self.has_read();
+            if !row.get::<_, bool>(0) {
+                let first = self.describe(index, "cursor", row);
+                let verdict = third::judge_fixed(self, index, row);
+                self.take(index, verdict, first)?;
             }
         }
+        Ok(())
     }
 
     /// Adds what this backend counted since the last time to the run's.

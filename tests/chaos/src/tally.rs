@@ -26,21 +26,27 @@ pub struct Family {
 #[derive(Debug)]
 pub struct Tally {
     pub reads: AtomicU64,
+    /// Those of them that a standby answered.
+    pub standby_reads: AtomicU64,
     /// Answers of redis_cached compared by sessions of the poller's side: GET after COMMIT.
     pub named_checks: AtomicU64,
     pub looks: AtomicU64,
     /// Differences in which the cache was right and PostgreSQL's session behind, by key family: see
     /// `third`.
     behind: Mutex<BTreeMap<String, u64>>,
-    /// Differences while the schema changed, of which nobody can tell any more.
+    /// Differences while something changed in the schema that the query hangs on, of which nobody
+    /// can tell any more.
     vanished: AtomicU64,
-    /// Differences about partitions on a standby, where PostgreSQL has no one answer.
+    /// Differences about partitions that changed while a snapshot of a standby was held, where
+    /// PostgreSQL has no one answer.
     ambiguous: AtomicU64,
     /// Checks that fell into a time for which nothing is promised.
     pub unpromised: AtomicU64,
     pub transactions: AtomicU64,
+    /// Entries that redis_verify recomputed.
+    pub verified: AtomicU64,
     over: AtomicBool,
-    stop_at_first: bool,
+    stop_at: Option<&'static str>,
     start: Instant,
     violations: Mutex<Vec<String>>,
     violation_count: AtomicU64,
@@ -51,9 +57,10 @@ pub struct Tally {
 }
 
 impl Tally {
-    pub fn new(stop_at_first: bool) -> Tally {
+    pub fn new(stop_at: Option<&'static str>) -> Tally {
         Tally {
             reads: AtomicU64::new(0),
+            standby_reads: AtomicU64::new(0),
             named_checks: AtomicU64::new(0),
             looks: AtomicU64::new(0),
             behind: Mutex::default(),
@@ -61,8 +68,9 @@ impl Tally {
             ambiguous: AtomicU64::new(0),
             unpromised: AtomicU64::new(0),
             transactions: AtomicU64::new(0),
+            verified: AtomicU64::new(0),
             over: AtomicBool::new(false),
-            stop_at_first,
+            stop_at,
             start: Instant::now(),
             violations: Mutex::default(),
             violation_count: AtomicU64::new(0),
@@ -110,11 +118,12 @@ impl Tally {
 
     pub fn violation(&self, details: String) {
         self.violation_count.fetch_add(1, Ordering::Relaxed);
+        let is_awaited = self.stop_at.is_some_and(|begin| details.starts_with(begin));
         let mut kept = self.violations.lock().unwrap_or_else(PoisonError::into_inner);
-        if kept.len() < DETAILS_MAX {
-            kept.push(format!("at {:.3} s: {details}", self.elapsed().as_secs_f64()));
+        if kept.len() < DETAILS_MAX || is_awaited {
+            kept.push(format!("{details}\n  at {:.3} s", self.elapsed().as_secs_f64()));
         }
-        if self.stop_at_first {
+        if is_awaited {
             self.end();
         }
     }
@@ -207,11 +216,13 @@ impl Tally {
         let behind = self.behind.lock().unwrap_or_else(PoisonError::into_inner);
         let _ = writeln!(
             text,
-            "{} transactions of writers; {} checks in times without promise\n\
-             the cache right and PostgreSQL's session behind, as a new session proved: {} ({}); \
-             differences that were gone at once, while the schema changed: {}; about partitions \
-             on a standby: {}",
+            "{} transactions of writers; {} entries recomputed by redis_verify\n\
+             not counted: {} checks in times without promise; {} differences in which the cache \
+             was right and PostgreSQL's session behind, as a new session proved ({}); {} that were \
+             gone at once, while what the query hangs on changed; {} about partitions that changed \
+             under a snapshot of the standby",
             count(&self.transactions),
+            count(&self.verified),
             count(&self.unpromised),
             sum,
             listed(&behind),
@@ -225,12 +236,21 @@ impl Tally {
     pub fn line(&self, seed: u64) -> String {
         let (reads, hits) = (self.reads.load(Ordering::Relaxed), self.hits());
         let percent = 100.0 * hits as f64 / reads.max(1) as f64;
+        let count = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
         format!(
-            "checked reads {reads}, hits {hits} ({percent:.1} %), S2 checks {}, poller looks {}, \
-             violations {}, seed {seed}",
-            self.named_checks.load(Ordering::Relaxed),
-            self.looks.load(Ordering::Relaxed),
-            self.violations()
+            "checked reads {reads} ({} on a standby), hits {hits} ({percent:.1} %), \
+             S2 checks {}, poller looks {}, redis_verify {}, violations {}, \
+             excused {} (PostgreSQL behind {}, vanished {}, partitions on a standby {}), \
+             seed {seed}",
+            count(&self.standby_reads),
+            count(&self.named_checks),
+            count(&self.looks),
+            count(&self.verified),
+            self.violations(),
+            self.behind_sum() + count(&self.vanished) + count(&self.ambiguous),
+            self.behind_sum(),
+            count(&self.vanished),
+            count(&self.ambiguous),
         )
     }
 }

@@ -12,6 +12,9 @@ use std::sync::{Mutex, PoisonError};
 /// How many statements of the last changes are kept.
 const RECENT_MAX: usize = 10;
 
+/// Of how many changes the standby may be behind before it is taken to be behind all of them.
+const POSITIONS_MAX: usize = 100;
+
 #[derive(Debug, Default)]
 pub struct Weather {
     /// Odd while it storms.
@@ -55,17 +58,24 @@ impl Weather {
     }
 }
 
-/// Counts changes of the catalogue.
+/// Counts changes of the catalogue, one after the other, and remembers what each touches.
 #[derive(Debug, Default)]
 pub struct Changes {
-    begun: AtomicU64,
+    begun: Mutex<Vec<Touched>>,
     ended: AtomicU64,
+    /// Where the primary's log was when so many had ended.
+    positions: Mutex<VecDeque<(u64, u64)>>,
+    /// How many of them the standby is known to have replayed.
+    replayed: AtomicU64,
     recent: Mutex<VecDeque<String>>,
 }
 
+/// The beginnings of keys.
+type Touched = &'static [&'static str];
+
 impl Changes {
-    pub fn begin(&self) {
-        self.begun.fetch_add(1, Ordering::SeqCst);
+    pub fn begin(&self, touched: Touched) {
+        self.begun.lock().unwrap_or_else(PoisonError::into_inner).push(touched);
     }
 
     /// For the details of a violation: what was done last.
@@ -86,14 +96,38 @@ impl Changes {
         self.ended.fetch_add(1, Ordering::SeqCst);
     }
 
+    /// All that have ended so far stand in the primary's log before this position.
+    pub fn logged(&self, position: u64) {
+        let mut positions = self.positions.lock().unwrap_or_else(PoisonError::into_inner);
+        positions.push_back((self.mark(), position));
+        while positions.len() > POSITIONS_MAX {
+            positions.pop_front();
+        }
+    }
+
+    /// The standby has replayed up to this position, or is away and may come back with less.
+    pub fn replayed_to(&self, position: Option<u64>) {
+        let positions = self.positions.lock().unwrap_or_else(PoisonError::into_inner);
+        let passed = |(_, logged): &&(u64, u64)| position.is_some_and(|now| *logged <= now);
+        let last = positions.iter().rev().find(passed);
+        self.replayed.store(last.map_or(0, |(ended, _)| *ended), Ordering::SeqCst);
+    }
+
     /// How many had ended at this moment.
     pub fn mark(&self) -> u64 {
         self.ended.load(Ordering::SeqCst)
     }
 
-    /// Whether one was under way at some moment since then.
-    pub fn any_since(&self, mark: u64) -> bool {
-        self.begun.load(Ordering::SeqCst) != mark
+    /// How many the standby had replayed at this moment, at the least.
+    pub fn mark_of_standby(&self) -> u64 {
+        self.replayed.load(Ordering::SeqCst)
+    }
+
+    /// Whether one that touches this key was under way at some moment since then.
+    pub fn any_since(&self, mark: u64, key: &str) -> bool {
+        let begun = self.begun.lock().unwrap_or_else(PoisonError::into_inner);
+        let since = begun.iter().skip(usize::try_from(mark).unwrap_or(0));
+        since.copied().flatten().any(|touched| key.starts_with(touched))
     }
 }
 
@@ -119,12 +153,34 @@ mod tests {
         // A late message of PostgreSQL's own would be taken for a stale entry.
         let changes = Changes::default();
         let mark = changes.mark();
-        assert!(!changes.any_since(mark));
-        changes.begin();
+        assert!(!changes.any_since(mark, "parts:1"));
+        changes.begin(&["parts", "base"]);
         let during = changes.mark();
-        assert!(changes.any_since(mark) && changes.any_since(during));
+        assert!(changes.any_since(mark, "parts:1") && changes.any_since(during, "base:x"));
+        assert!(!changes.any_since(mark, "items:1"), "what it does not touch has no excuse");
         changes.end();
-        assert!(changes.any_since(mark) && changes.any_since(during));
-        assert!(!changes.any_since(changes.mark()));
+        assert!(changes.any_since(mark, "parts:1") && changes.any_since(during, "parts:1"));
+        assert!(!changes.any_since(changes.mark(), "parts:1"));
+    }
+
+    #[test]
+    fn a_standby_is_excused_until_it_has_replayed_a_change_and_no_longer() {
+        // Whatever a standby answers would be excused for as long as anything ever changed.
+        let changes = Changes::default();
+        changes.begin(&["parts"]);
+        changes.end();
+        changes.logged(100);
+        changes.replayed_to(Some(99));
+        assert!(changes.any_since(changes.mark_of_standby(), "parts:1"));
+        changes.replayed_to(Some(100));
+        assert!(!changes.any_since(changes.mark_of_standby(), "parts:1"));
+        changes.begin(&["parts"]);
+        assert!(changes.any_since(changes.mark_of_standby(), "parts:1"), "it may be there already");
+        changes.end();
+        changes.logged(200);
+        changes.replayed_to(Some(150));
+        assert!(changes.any_since(changes.mark_of_standby(), "parts:1"));
+        changes.replayed_to(None);
+        assert_eq!(changes.mark_of_standby(), 0, "it may go back to what it has on disk");
     }
 }

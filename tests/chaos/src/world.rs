@@ -44,8 +44,11 @@ pub struct Setup {
     /// Only questions whose key contains this.
     pub questions: Option<String>,
     pub readers: usize,
+    /// Readers of the standby, if there is one.
+    pub standby_readers: usize,
     pub writers: usize,
-    pub stop_at_first: bool,
+    /// Ends at the first violation that begins so.
+    pub stop_at: Option<&'static str>,
 }
 
 impl Default for Setup {
@@ -62,8 +65,9 @@ impl Default for Setup {
             changes: None,
             questions: None,
             readers: 6,
+            standby_readers: 1,
             writers: 3,
-            stop_at_first: false,
+            stop_at: None,
         }
     }
 }
@@ -78,20 +82,27 @@ impl Setup {
             changes: (!plan.changes).then(|| "none".to_owned()),
             only: Some(plan.troubles.iter().map(|name| (*name).to_owned()).collect()),
             time: plan.time,
-            stop_at_first: true,
+            stop_at: Some(guard.shows()),
             ..Setup::default()
         }
     }
 
-    /// No table is tracked.
-    pub fn untracked() -> Setup {
+    /// As without the guard, but nobody reads the primary.
+    pub fn of_standby_without(guard: Guard) -> Setup {
+        let changes = Some("none".to_owned());
+        let (standby, readers, standby_readers) = (true, 0, 4);
+        Setup { standby, changes, readers, standby_readers, ..Setup::without(guard) }
+    }
+
+    /// No table is tracked: ends when that has broken this promise.
+    pub fn untracked(promise: &'static str) -> Setup {
         let (time, only) = (Duration::from_secs(20), Some(Vec::new()));
         Setup {
             tracked: false,
             standby: false,
             time,
             only,
-            stop_at_first: true,
+            stop_at: Some(promise),
             ..Setup::default()
         }
     }
@@ -159,7 +170,7 @@ impl World {
         for question in questions.iter_mut().filter(|question| !question.key.contains(&wanted)) {
             question.weight = 0;
         }
-        let tally = Tally::new(setup.stop_at_first);
+        let tally = Tally::new(setup.stop_at);
         World {
             setup,
             tally,
@@ -181,14 +192,17 @@ impl World {
 
     /// A connection, or None if there is none to be had just now.
     pub fn connect(&self, side: Side) -> Option<Client> {
+        let client = Client::connect(&self.address(side)?, NoTls);
+        client.map_err(|error| self.tally.error(&error)).ok()
+    }
+
+    /// Where a server of this kind is, if there is one.
+    pub fn address(&self, side: Side) -> Option<String> {
         let addresses = self.addresses.read().unwrap_or_else(PoisonError::into_inner);
-        let address = match side {
+        match side {
             Side::Primary => Some(addresses.primary.clone()),
             Side::Standby => addresses.standby.clone(),
-        };
-        drop(addresses);
-        let client = Client::connect(&address?, NoTls);
-        client.map_err(|error| self.tally.error(&error)).ok()
+        }
     }
 
     /// A connection to the primary, for as long as the run goes on.
@@ -222,12 +236,17 @@ impl World {
         addresses.redis = redis.socket().to_owned();
     }
 
-    pub fn mark(&self) -> Mark {
-        Mark(self.changes.mark())
+    /// Where what begins now on this server stands among the changes of the catalogue.
+    pub fn mark(&self, side: Side) -> Mark {
+        match side {
+            Side::Primary => Mark(self.changes.mark()),
+            Side::Standby => Mark(self.changes.mark_of_standby()),
+        }
     }
 
-    pub fn changed_since(&self, mark: Mark) -> bool {
-        self.changes.any_since(mark.0)
+    /// Whether PostgreSQL itself may have answered this question by an old schema.
+    pub fn changed_since(&self, mark: Mark, key: &str) -> bool {
+        self.changes.any_since(mark.0, key)
     }
 
     /// For the thread of troubles.

@@ -20,6 +20,9 @@ const SESSION: &str = "SET statement_timeout = '10s'; SET lock_timeout = '300ms'
                        SET idle_in_transaction_session_timeout = '20s'";
 const PREPARED_MAX: usize = 4;
 
+/// Behind all that this session has committed, in bytes of log.
+const POSITION: &str = "SELECT pg_wal_lsn_diff(pg_current_wal_insert_lsn(), '0/0')::bigint";
+
 /// Writes rows until the run is over.
 pub fn write(world: &World, mut random: Rng) {
     while let Some(mut client) = world.insist(Side::Primary) {
@@ -30,7 +33,7 @@ pub fn write(world: &World, mut random: Rng) {
                 settings(world, &mut client, &mut random)?;
                 let way = pick(WAYS, &mut random);
                 let script = (way.script)(&mut random);
-                let mark = Some(world.mark());
+                let mark = Some(world.mark(Side::Primary));
                 perform(world, &mut client, &mut random, &script, mark)?;
                 world.tally.transactions.fetch_add(1, Ordering::Relaxed);
                 end_a_prepared_one(world, &mut client, &mut random)?;
@@ -54,7 +57,8 @@ pub fn change(world: &World, mut random: Rng) {
                 let often = world.setup.changes.is_some();
                 let most_ms = if often { 150 } else { 1200 };
                 world.tally.rest(Duration::from_millis(random.u64(50..most_ms)));
-                let way = pick(CHANGES, &mut random);
+                let change = pick_by(CHANGES, |change| change.way.weight, &mut random);
+                let way = &change.way;
                 if !way.name.contains(world.setup.changes.as_deref().unwrap_or_default()) {
                     continue;
                 }
@@ -69,7 +73,16 @@ pub fn change(world: &World, mut random: Rng) {
                 if tracking && !world.setup.tracked {
                     continue;
                 }
-                change_once(world, &mut client, &mut random, &script, tracking)?;
+                let alone = tracking
+                    .then(|| world.blinking.write().unwrap_or_else(PoisonError::into_inner));
+                world.changes.begin(change.touches);
+                let done = change_once(world, &mut client, &mut random, &script, alone.is_some());
+                world.changes.end();
+                drop(alone);
+                world.tally.transactions.fetch_add(1, Ordering::Relaxed);
+                done?;
+                let row = client.query_one(POSITION, &[])?;
+                world.changes.logged(u64::try_from(row.get::<_, i64>(0)).unwrap_or(u64::MAX));
             }
             Ok(())
         };
@@ -86,11 +99,9 @@ fn change_once(
     script: &Script,
     tracking: bool,
 ) -> Result<(), Error> {
-    let alone = tracking.then(|| world.blinking.write().unwrap_or_else(PoisonError::into_inner));
-    world.changes.begin();
     // Nobody else changes the catalogue: a difference in here has no excuse.
     let mut result = perform(world, client, random, script, None);
-    if alone.is_some() {
+    if tracking {
         // Readers come back only when it is tracked for certain.
         while !world.tally.is_over() && !tracked_again(client) {
             match world.insist(Side::Primary) {
@@ -101,8 +112,6 @@ fn change_once(
             result = client.batch_execute(SESSION);
         }
     }
-    world.changes.end();
-    world.tally.transactions.fetch_add(1, Ordering::Relaxed);
     result
 }
 
@@ -202,7 +211,7 @@ fn look_inside(
     };
     world.tally.reads.fetch_add(1, Ordering::Relaxed);
     let same: bool = row.get(0);
-    if !same && mark.is_some_and(|mark| world.changed_since(mark)) {
+    if !same && mark.is_some_and(|mark| world.changed_since(mark, &question.key)) {
         world.tally.vanished();
     } else if !same {
         let text = |column| row.get::<_, Option<String>>(column).unwrap_or_else(|| "null".into());
@@ -259,13 +268,16 @@ fn end_a_prepared_one(world: &World, client: &mut Client, random: &mut Rng) -> R
 }
 
 fn pick<'a>(ways: &'a [Way], random: &mut Rng) -> &'a Way {
-    let sum: u32 = ways.iter().map(|way| way.weight).sum();
-    let mut left = random.u32(..sum);
-    for way in ways {
-        if left < way.weight {
-            return way;
+    pick_by(ways, |way| way.weight, random)
+}
+
+fn pick_by<'a, T>(all: &'a [T], weight: fn(&T) -> u32, random: &mut Rng) -> &'a T {
+    let mut left = random.u32(..all.iter().map(&weight).sum::<u32>());
+    for one in all {
+        if left < weight(one) {
+            return one;
         }
-        left -= way.weight;
+        left -= weight(one);
     }
-    &ways[0]
+    &all[0]
 }

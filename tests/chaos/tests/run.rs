@@ -22,5 +22,7 @@ fn no_promise_is_broken_whatever_happens_to_the_servers() {
     assert_eq!(outcome.violations, 0, "{}\n{}", outcome.details.join("\n"), outcome.line);
     assert!(outcome.reads >= READS_MIN, "it hardly read: {}", outcome.line);
     assert!(outcome.hits * 10 >= outcome.reads, "hardly a hit was checked: {}", outcome.line);
+    assert!(outcome.standby_reads > 0, "the standby was not read: {}", outcome.line);
+    assert!(outcome.verified > 0, "redis_verify looked at nothing: {}", outcome.line);
     assert!(outcome.named_checks > 0 && outcome.looks > 0, "S2 was not checked: {}", outcome.line);
 }

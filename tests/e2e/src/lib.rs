@@ -6,6 +6,8 @@
 pub mod counters;
 pub mod events;
 pub mod express;
+pub mod gate;
+pub mod guarded;
 pub mod jobs;
 pub mod kills;
 pub mod late;

@@ -108,6 +108,68 @@ fn a_hot_standby_fills_and_is_served() {
     assert_eq!(verified(), 1);
 }
 
+/// Whether the cached answer is the query's own, under one snapshot.
+fn is_exact(client: &mut Client) -> bool {
+    let query = "SELECT v FROM t ORDER BY v";
+    let sql = format!(
+        "SELECT redis_cached('t', 60, '{query}')::jsonb
+                = (SELECT coalesce(jsonb_agg(to_jsonb(x)), '[]') FROM ({query}) AS x)"
+    );
+    client.query_one(&sql, &[]).unwrap().get(0)
+}
+
+fn position(client: &mut Client, function: &str) -> i64 {
+    let sql = format!("SELECT pg_wal_lsn_diff({function}(), '0/0')::bigint");
+    client.query_one(&sql, &[]).unwrap().get(0)
+}
+
+#[test]
+fn a_hot_standby_follows_what_its_primary_changes() {
+    // Danger: a standby serves what was replaced, or an old snapshot on it what is newer.
+    let scene = Scene::new();
+    let primary = Postgres::start_with(&[("pg_cache.url", &scene.redis.url())]);
+    primary.register("test");
+    let mut writer = primary.connect();
+    let table = "CREATE TABLE t AS SELECT g AS v FROM generate_series(1, 3) g";
+    writer.batch_execute(&format!("{table}; SELECT redis_track('t')")).unwrap();
+    writer.batch_execute("SELECT * FROM redis_repair()").unwrap();
+    let standby = primary.standby(&[("hot_standby_feedback", "on")]);
+    let mut reader = standby.connect();
+    let caught_up = |writer: &mut Client, reader: &mut Client| {
+        let written = position(writer, "pg_current_wal_lsn");
+        eventually(Duration::from_secs(20), "it is replayed", || {
+            position(reader, "pg_last_wal_replay_lsn") >= written
+        });
+    };
+    let hits = |client: &mut Client| counted(client, |c| assert!(is_exact(c))).1.hits;
+    let change = "UPDATE t SET v = v + 1";
+    for round in 0..3 {
+        caught_up(&mut writer, &mut reader);
+        eventually(Duration::from_secs(20), "the standby fills and hits", || {
+            hits(&mut reader) == 1
+        });
+        let mut old = standby.connect();
+        old.batch_execute("BEGIN ISOLATION LEVEL REPEATABLE READ").unwrap();
+        assert_eq!(hits(&mut old), 1);
+        writer.batch_execute(change).unwrap();
+        // Somewhere in here it is replayed.
+        for _ in 0..20 {
+            assert!(is_exact(&mut reader) && is_exact(&mut old), "round {round}");
+        }
+        caught_up(&mut writer, &mut reader);
+        eventually(Duration::from_secs(20), "the new rows are a hit", || hits(&mut reader) == 1);
+        assert_eq!(hits(&mut old), 0, "it is older than the entry");
+        assert!(hits(&mut writer) == 1 && is_exact(&mut reader));
+        // The scene would show a standby that does not look at who wrote.
+        old.batch_execute("SET pg_cache.fault_point = 'guard.hit:skip'").unwrap();
+        assert!(!is_exact(&mut old), "round {round}: without the guard nothing is wrong");
+    }
+    reader.batch_execute("SET pg_cache.fault_point = 'guard.versions:skip'").unwrap();
+    writer.batch_execute(change).unwrap();
+    caught_up(&mut writer, &mut reader);
+    assert!(!is_exact(&mut reader), "without versions nothing is wrong");
+}
+
 #[test]
 fn what_a_standby_cannot_do_is_refused_by_its_name() {
     // Danger: "cannot assign TransactionIds during recovery", an internal error, at the commit.
