@@ -106,8 +106,6 @@ impl Guard {
             Guard::KeepLease | Guard::Savepoint => "S2:",
             // They find what was never committed.
             Guard::OwnXid | Guard::Flush => "S3:",
-            // Either of both, whichever chance brings first.
-            Guard::Ahead | Guard::Covers => "S",
             _ => "S1:",
         }
     }
