@@ -3,13 +3,18 @@
 //! Owns `habits` and `extras`: tables without named keys, for a transaction that names any tells at
 //! its commit. Nobody else writes them, so no lock breaks the habit.
 
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use fastrand::Rng;
 use postgres::{Client, Error};
 
 use crate::guards::Guard;
+use crate::session::Session;
 use crate::world::{Side, World};
+
+/// What is asked of the two tables.
+const KEYS: [&str; 2] = ["habits:x", "extras:x"];
 
 /// Writes until the run is over.
 pub fn write(world: &World, mut random: Rng) {
@@ -31,9 +36,9 @@ fn go_on(world: &World, client: &mut Client, random: &mut Rng) -> Result<(), Err
         client.batch_execute("BEGIN")?;
         client.batch_execute(&format!("UPDATE habits SET n = n + 1 WHERE id = {id}"))?;
         world.tally.rest(Duration::from_millis(random.u64(..most_ms)));
-        let end = match random.u32(..20) {
-            0 => "UPDATE extras SET n = n + 1; COMMIT",
-            1 => "ROLLBACK",
+        let end = match random.u32(..24) {
+            0 | 1 => "UPDATE extras SET n = n + 1; COMMIT",
+            2 => "ROLLBACK",
             _ => "COMMIT",
         };
         if let Err(error) = client.batch_execute(end) {
@@ -43,8 +48,36 @@ fn go_on(world: &World, client: &mut Client, random: &mut Rng) -> Result<(), Err
             world.tally.error(&error);
             client.batch_execute("ROLLBACK")?;
         }
-        world.tally.transactions.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
+        world.tally.transactions.fetch_add(1, Ordering::Relaxed);
         world.tally.rest_for_reads(Duration::from_millis(random.u64(2..60)), random.u64(..200));
     }
     Ok(())
+}
+
+/// Asks for what is told ahead until the run is over: what is filled between telling and commit is
+/// rare among all that readers ask.
+pub fn read(world: &World, mut random: Rng) {
+    let is_asked = |index: &usize| KEYS.contains(&world.questions[*index].key.as_str());
+    let asked: Vec<usize> = (0..world.questions.len()).filter(is_asked).collect();
+    while !world.tally.is_over() {
+        let Some(mut session) = Session::open(world, Side::Primary) else {
+            world.tally.rest(Duration::from_millis(50));
+            continue;
+        };
+        while !world.tally.is_over() {
+            let mut round = || {
+                asked
+                    .iter()
+                    .try_for_each(|index| session.check(*index, false, "beside a habit"))?;
+                session.count()
+            };
+            if let Err(error) = round() {
+                world.tally.error(&error);
+                if session.client.batch_execute("ROLLBACK").is_err() {
+                    break;
+                }
+            }
+            world.tally.rest(Duration::from_millis(random.u64(1..20)));
+        }
+    }
 }

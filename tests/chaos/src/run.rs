@@ -59,6 +59,7 @@ pub fn run(setup: Setup) -> Outcome {
         start(Box::new(move |world, random| named::write(world, which, random)));
     }
     start(Box::new(habit::write));
+    start(Box::new(habit::read));
     for _ in 0..world.setup.writers {
         start(Box::new(writer::write));
     }
