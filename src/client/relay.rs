@@ -22,7 +22,7 @@ use pg_cache_core::queue::{QUEUES, QueueKeys};
 use pg_cache_core::reason::Reason;
 use redis::{Cmd, Pipeline, RedisError, RedisResult, Script, Value, from_redis_value};
 
-use super::failure::Failure;
+use super::failure::{Failure, is_about_server};
 use super::queues;
 use super::session::Session;
 
@@ -228,28 +228,6 @@ fn code_of(refused: &str) -> String {
 
 fn lost_claim() -> RedisError {
     redis::make_extension_error("BUSY".into(), Some("another worker has the stream".into()))
-}
-
-/// Whether the server, rather than this message, is in the way. A script that is not there was lost
-/// with all others; the next step brings them again.
-fn is_about_server(error: &RedisError) -> bool {
-    let code = error.code().unwrap_or_default();
-    let of_server = [
-        "NOSCRIPT",
-        "OOM",
-        "READONLY",
-        "LOADING",
-        "BUSY",
-        "MASTERDOWN",
-        "CLUSTERDOWN",
-        "NOAUTH",
-        "MISCONF",
-        "TRYAGAIN",
-        "NOREPLICAS",
-        "UNKILLABLE",
-        "EXECABORT",
-    ];
-    of_server.contains(&code)
 }
 
 fn pipeline(claims: &Claims, batch: &[(Place, &Message)], calls: &[Call]) -> Pipeline {

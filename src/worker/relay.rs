@@ -16,7 +16,9 @@ use std::collections::HashSet;
 
 use pg_cache_core::message::Message;
 use pg_cache_core::message::aside::{Aside, TARGETS_MAX};
+use pg_cache_core::message::hold;
 use pg_cache_core::message::horizon::Horizon;
+use pg_cache_core::message::place::Place;
 use pg_cache_core::reason::Reason;
 
 use crate::client::failure::Failure;
@@ -28,7 +30,7 @@ use crate::pg::transaction::{self, End};
 use crate::pg::{activity, error, host, identity, wal};
 use crate::{connection, registry};
 
-use super::Step;
+use super::{Step, Trouble};
 
 /// What one batch takes: one pipeline, one commit.
 const BATCH: Limits = Limits { rows: 1000, bytes: 1024 * 1024 };
@@ -67,6 +69,15 @@ struct Retry {
     is_complete_once: bool,
     cursor: Option<i64>,
     due_at_ms: u64,
+}
+
+/// What a step came to.
+#[derive(Default)]
+pub struct Relayed {
+    /// Whether anything was sent.
+    pub has_worked: bool,
+    /// Whether a debt is to be paid first.
+    pub is_held: bool,
 }
 
 /// What a batch came to.
@@ -114,14 +125,25 @@ pub fn is_anything_left() -> Outcome<bool> {
 }
 
 impl Relay {
-    /// Sends for a while; whether anything was sent.
-    pub fn step(&mut self) -> Step<bool> {
+    /// Sends for a while, while no debt can be paid.
+    pub fn step_past_debts(&mut self) -> Outcome<()> {
+        match self.step(&|_| true) {
+            Err(Trouble::Postgres(raised)) => Err(raised),
+            // The next one tells, and so does whoever waits for Redis.
+            Ok(_) | Err(Trouble::Redis(_)) => Ok(()),
+        }
+    }
+
+    /// Sends for a while. Of some transactions it is known that what they owe cannot be paid for
+    /// now.
+    pub fn step(&mut self, is_stuck: &dyn Fn(u64) -> bool) -> Step<Relayed> {
         let until_ms = host::monotonic_ms() + STEP_MS;
-        let mut has_worked = self.try_again()?;
+        let mut relayed = Relayed { has_worked: self.try_again()?, is_held: false };
         // Until it is known what is aside, something new could overtake it.
         while self.retry.is_complete_once {
-            let handled = self.batch()?;
-            has_worked |= handled.rows > 0 || handled.is_held;
+            let handled = self.batch(is_stuck)?;
+            relayed.has_worked |= handled.rows > 0;
+            relayed.is_held |= handled.is_held;
             if let Some(trouble) = handled.trouble {
                 return Err(trouble.into());
             }
@@ -136,7 +158,7 @@ impl Relay {
             }
             host::check_interrupts();
         }
-        Ok(has_worked)
+        Ok(relayed)
     }
 
     /// When nothing is left, now and then the whole outbox is walked: whoever put a row there by
@@ -151,7 +173,7 @@ impl Relay {
         is_due
     }
 
-    fn batch(&mut self) -> Step<Handled> {
+    fn batch(&mut self, is_stuck: &dyn Fn(u64) -> bool) -> Step<Handled> {
         let handled = transaction::run(|| {
             let Some(queue) = Queue::open_for_relay() else {
                 return Ok(End::Abort(Ok(Handled::default())));
@@ -160,9 +182,12 @@ impl Relay {
             let from = self.horizon.begin(|xid| snapshot.is_complete(xid));
             let mut batch = queue.next(from, BATCH, &snapshot);
             let is_found = !batch.waiting.is_empty();
+            let mut stuck = HashSet::new();
             if is_found {
                 let owing = registry::owing(&snapshot);
-                batch.hold(|xid| owing.as_ref().is_none_or(|owing| owing.contains(&xid)));
+                let is_owing = |xid| owing.as_ref().is_none_or(|owing| owing.contains(&xid));
+                batch.hold(|xid| is_owing(xid) && !is_stuck(xid));
+                stuck = behind_debts(&batch, |xid| is_owing(xid) && is_stuck(xid));
             }
             if is_found && batch.waiting.is_empty() {
                 return Ok(End::Commit(Ok(Handled { is_held: true, ..Handled::default() })));
@@ -173,9 +198,9 @@ impl Relay {
             }
             // An event must not outlive its commit.
             wal::Position::now().flush();
-            Ok(match self.deliver(&batch) {
+            Ok(match self.deliver(&batch, &stuck) {
                 Ok(sent) => {
-                    let handled = self.settle(&queue, &batch, sent);
+                    let handled = self.settle(&queue, &batch, &stuck, sent);
                     if let Some(last) = batch.waiting.last().filter(|_| handled.is_all) {
                         let (listed, next) = (snapshot.in_progress(), snapshot::next_xid());
                         self.horizon.advance(last.place.number, &listed, snapshot.xmax()..next);
@@ -195,16 +220,24 @@ impl Relay {
     }
 
     /// Sends a batch, but for what must not be sent.
-    fn deliver(&self, batch: &Batch) -> Result<Sent, Failure> {
+    fn deliver(&self, batch: &Batch, stuck: &HashSet<Place>) -> Result<Sent, Failure> {
         activity::show("sending events");
         host::fault_point("relay.sending");
-        let sent = send_past(&self.claims, &batch.waiting, |target| self.aside.holds(target));
+        let is_held =
+            |place: Place, target: &[u8]| self.aside.holds(target) || stuck.contains(&place);
+        let sent = send_past(&self.claims, &batch.waiting, is_held);
         host::fault_point("relay.sent");
         sent
     }
 
     /// Deletes what was delivered and puts aside what was refused.
-    fn settle(&mut self, queue: &Queue, batch: &Batch, sent: Sent) -> Handled {
+    fn settle(
+        &mut self,
+        queue: &Queue,
+        batch: &Batch,
+        stuck: &HashSet<Place>,
+        sent: Sent,
+    ) -> Handled {
         let mut rows = 0;
         for (waiting, fate) in batch.waiting.iter().zip(sent.fates) {
             match fate {
@@ -215,7 +248,9 @@ impl Relay {
                     tell_refused(&target_of(waiting), &failure);
                     self.put_aside(queue, waiting);
                 }
-                Fate::Waits if self.aside.holds(&target_of(waiting)) => {
+                Fate::Waits
+                    if stuck.contains(&waiting.place) || self.aside.holds(&target_of(waiting)) =>
+                {
                     self.put_aside(queue, waiting);
                 }
                 Fate::Waits => continue,
@@ -269,8 +304,13 @@ impl Relay {
             let Some(queue) = Queue::open_for_relay() else { return Ok(End::Abort(Ok(None))) };
             let aside = &self.aside;
             let is_passed_over = |one: &Waiting| aside.passes_over(&target_of(one));
-            let batch = queue.aside(from, BATCH, &Snapshot::active(), is_passed_over);
-            let is_held = |target: &[u8]| aside.passes_over(target);
+            let snapshot = Snapshot::active();
+            let batch = queue.aside(from, BATCH, &snapshot, is_passed_over);
+            let owing = registry::owing(&snapshot);
+            let is_owing = |xid| owing.as_ref().is_none_or(|owing| owing.contains(&xid));
+            let stuck = behind_debts(&batch, is_owing);
+            let is_held =
+                |place: Place, target: &[u8]| aside.passes_over(target) || stuck.contains(&place);
             let sent = match send_past(&self.claims, &batch.waiting, is_held) {
                 Ok(sent) => sent,
                 Err(failure) => return Ok(End::Abort(Err(failure))),
@@ -315,9 +355,9 @@ impl Relay {
 fn send_past(
     claims: &RefCell<Claims>,
     waiting: &[Waiting],
-    is_held: impl Fn(&[u8]) -> bool,
+    is_held: impl Fn(Place, &[u8]) -> bool,
 ) -> Result<Sent, Failure> {
-    let may_send = |message: &Message| !is_held(target(message));
+    let may_send = |place: Place, message: &Message| !is_held(place, message.target());
     match send(claims, waiting, may_send) {
         Err(failure) if ends_connection(&failure) => {}
         sent => return sent,
@@ -354,7 +394,7 @@ fn send_past(
 fn send_alone(
     claims: &RefCell<Claims>,
     one: &Waiting,
-    may_send: impl Fn(&Message) -> bool,
+    may_send: impl Fn(Place, &Message) -> bool,
 ) -> Result<Sent, Failure> {
     let mut breaks = 0;
     loop {
@@ -379,7 +419,7 @@ fn send_alone(
 fn send(
     claims: &RefCell<Claims>,
     waiting: &[Waiting],
-    may_send: impl Fn(&Message) -> bool,
+    may_send: impl Fn(Place, &Message) -> bool,
 ) -> Result<Sent, Failure> {
     let mut fates: Vec<Fate> = Vec::with_capacity(waiting.len());
     let mut chosen = Vec::with_capacity(waiting.len());
@@ -388,7 +428,7 @@ fn send(
         fates.push(match &one.message {
             Err(why) => Fate::Refused(relay::unreadable(why)),
             Ok(message) => {
-                if may_send(message) {
+                if may_send(one.place, message) {
                     places.push(at);
                     chosen.push((one.place, message));
                 }
@@ -407,24 +447,21 @@ fn send(
     Ok(Sent { fates, trouble: sent.trouble })
 }
 
-/// What is refused goes to one place, and what follows it there waits for it.
-fn target(message: &Message) -> &[u8] {
-    match message {
-        Message::Publish { channel, .. } => channel,
-        Message::Append { stream, .. } => stream,
-        Message::Store { key, .. } => key,
-        Message::Job { queue, .. }
-        | Message::Enqueue { queue, .. }
-        | Message::Done { queue, .. } => queue,
-        Message::Command { arguments } => {
-            arguments.get(1).or(arguments.first()).map_or(&[], |argument| &argument[..])
-        }
+/// What waits for debts that cannot be paid for now, and what waits behind it.
+fn behind_debts(batch: &Batch, is_owing: impl Fn(u64) -> bool) -> HashSet<Place> {
+    // Whoever owes is the exception.
+    if !batch.waiting.iter().any(|one| is_owing(one.place.xid)) {
+        return HashSet::new();
     }
+    let each = batch.waiting.iter().map(|one| (one.place.xid, target_of(one)));
+    let waits = hold::waiting(each, is_owing);
+    let waiting = batch.waiting.iter().zip(waits).filter(|(_, waits)| *waits);
+    waiting.map(|(one, _)| one.place).collect()
 }
 
 fn target_of(waiting: &Waiting) -> Target {
     match &waiting.message {
-        Ok(message) => target(message).into(),
+        Ok(message) => message.target().into(),
         // By itself: nobody knows what would follow it.
         Err(_) => waiting.place.to_string().into_bytes().into(),
     }

@@ -70,6 +70,21 @@ impl Message {
         }
     }
 
+    /// Where it goes: what is refused there, or waits, has all that follows it there wait.
+    pub fn target(&self) -> &[u8] {
+        match self {
+            Message::Publish { channel, .. } => channel,
+            Message::Append { stream, .. } => stream,
+            Message::Store { key, .. } => key,
+            Message::Job { queue, .. }
+            | Message::Enqueue { queue, .. }
+            | Message::Done { queue, .. } => queue,
+            Message::Command { arguments } => {
+                arguments.get(1).or(arguments.first()).map_or(&[], |argument| &argument[..])
+            }
+        }
+    }
+
     /// What it takes of memory, roughly.
     pub fn bytes(&self) -> usize {
         let parts = match self {

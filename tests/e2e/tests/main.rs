@@ -16,6 +16,7 @@ mod commands;
 mod commits;
 mod consumers;
 mod debts;
+mod debts_stuck;
 mod durable;
 mod durable_room;
 mod encodings;
