@@ -4,6 +4,7 @@
 //! the two had something that the other lacks, a bulk statement would send what a single row does
 //! not.
 
+pub mod adopted;
 pub mod aside;
 pub mod batch;
 pub mod codec;
