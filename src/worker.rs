@@ -11,6 +11,7 @@ mod debts;
 mod done;
 mod making;
 mod relay;
+mod sending;
 mod sweep;
 mod tokens;
 mod waiting;

@@ -55,6 +55,7 @@ mod queues_work;
 mod random_queries;
 mod read_through;
 mod relay;
+mod relay_bounds;
 mod relay_hangups;
 mod relay_kills;
 mod relay_order;
