@@ -90,9 +90,8 @@ fn how_fast_it_relays_what_is_no_event_of_a_stream() {
         ttl_ms: None,
         value: Stored::Text(vec![b'x'; 200].into()),
     };
-    let command = |key: &str| Message::Command {
-        arguments: vec![b"INCR"[..].into(), key.as_bytes().into()],
-    };
+    let command =
+        |key: &str| Message::Command { arguments: vec![b"INCR"[..].into(), key.as_bytes().into()] };
     let cases = [
         ("publish", vec![publish.clone()]),
         ("publish and append", vec![publish, append("s", &"x".repeat(200))]),
