@@ -23,8 +23,7 @@ use std::ops::Range;
 pub struct Horizon {
     from: u64,
     running: BTreeMap<u64, u64>,
-    /// The id to be given out next when it was advanced last, and where the log ended before.
-    next_xid: u64,
+    /// Where the log ended before it was advanced last.
     log_end: u64,
 }
 
@@ -58,12 +57,11 @@ impl Horizon {
     pub fn advance(&mut self, number: Option<u64>, moment: &Moment<'_>) {
         let Moment { listed, above, log_end } = moment;
         for xid in listed.iter().copied().chain(above.clone()) {
-            let is_new = self.next_xid > 0 && xid >= self.next_xid;
-            let bound = if is_new { self.log_end } else { self.from };
-            self.running.entry(xid).or_insert(bound);
+            // Whoever ran when it was advanced last is known; any other had no id then.
+            self.running.entry(xid).or_insert(self.log_end);
         }
         self.from = self.from.max(number.unwrap_or(*log_end));
-        (self.next_xid, self.log_end) = (above.end, *log_end);
+        self.log_end = *log_end;
     }
 
     /// The next walk begins at the front.
