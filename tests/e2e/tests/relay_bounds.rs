@@ -67,7 +67,6 @@ fn rows_that_were_deleted_are_not_walked_again_and_again() {
         wake(&mut client);
         rows(&mut client) == 0
     });
-    // The same worker, and a new one.
     for who in ["the same", "a new one"] {
         let before = count(&mut client, walked);
         for _ in 0..15 {
@@ -82,7 +81,9 @@ fn rows_that_were_deleted_are_not_walked_again_and_again() {
             wake(&mut client);
             events(&scene.redis, who) == ["0"]
         });
-        scene.quiet();
+        if who == "the same" {
+            scene.quiet();
+        }
     }
 }
 
