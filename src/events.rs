@@ -38,10 +38,6 @@ use crate::{commit, connection, outbox, registry, stats};
 
 use self::left::Left;
 
-/// What is written to the outbox at once when memory is short, at the least, so that a transaction
-/// with large messages at a lower level does not write them one by one.
-const SPILL_BYTES_MIN: usize = 256 * 1024;
-
 #[derive(Default)]
 struct Transaction {
     log: Log,
@@ -142,9 +138,7 @@ fn noted(push: impl FnOnce(&mut Log, u32)) -> Outcome<()> {
     let (must_spill, late) = TRANSACTION.with_borrow_mut(|transaction| {
         let log = &mut transaction.log;
         push(log, level);
-        let bytes_max = guc::pending_events_bytes_max();
-        let is_much = log.bytes_of(level) >= SPILL_BYTES_MIN.min(bytes_max);
-        let must_spill = log.bytes() > bytes_max && is_much;
+        let must_spill = log.must_spill(level, guc::pending_events_bytes_max());
         (must_spill, transaction.settled)
     });
     // Noted by something that runs before the commit record, and after us.

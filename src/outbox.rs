@@ -422,7 +422,7 @@ impl Fields {
             xid: xid.map_or(0, |xid| xid.value() as u64),
             seq: value(seq),
             at: value(at),
-            message: message.map(|message| text::bytes(message).to_vec()).unwrap_or_default(),
+            message: message.map(text::to_vec).unwrap_or_default(),
         }
     }
 }

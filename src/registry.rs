@@ -225,18 +225,23 @@ pub fn owes_anything(snapshot: &Snapshot) -> bool {
 
 /// The transactions that the snapshot sees owe something; `None` if the table is locked.
 pub fn owing(snapshot: &Snapshot) -> Option<HashSet<u64>> {
-    let table = open(|tables| tables.debt)?;
     let mut owing = HashSet::new();
-    if table.is_bare() {
-        return Some(owing);
-    }
-    let index = open(|tables| tables.debt_index)?;
-    table.walk(&index, i64::MIN..=i64::MAX, snapshot, |row| {
+    walk_debts(snapshot, |row| {
         let [_, xid] = row.values();
         owing.extend(xid.map(|xid| xid.value() as u64));
         ControlFlow::Continue(())
-    });
+    })?;
     Some(owing)
+}
+
+/// Shows the debts that the snapshot sees, in order; `None` if the table is locked.
+pub fn walk_debts(snapshot: &Snapshot, each: impl FnMut(&Row) -> ControlFlow<()>) -> Option<()> {
+    let table = open(|tables| tables.debt)?;
+    if !table.is_bare() {
+        let index = open(|tables| tables.debt_index)?;
+        table.walk(&index, i64::MIN..=i64::MAX, snapshot, each);
+    }
+    Some(())
 }
 
 /// Locks all the tables for writing until the transaction ends, if nobody is in the way: a worker
@@ -280,11 +285,6 @@ pub fn debt_table() -> Option<Oid> {
 /// The oid of `redis_server`.
 pub fn server_table() -> Option<Oid> {
     Tables::find().map(|tables| tables.server)
-}
-
-/// The same, as it is remembered.
-pub fn known_server_table() -> Option<Oid> {
-    Tables::known().map(|tables| tables.server)
 }
 
 /// The outbox and the index by which it is ordered, if they can be had without a wait.

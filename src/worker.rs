@@ -11,6 +11,7 @@ mod debts;
 mod done;
 mod making;
 mod relay;
+mod sending;
 mod sweep;
 mod tokens;
 mod waiting;
@@ -34,6 +35,8 @@ use crate::pg::transaction::{self, End};
 use crate::pg::{activity, bgworker, error, host, lockers, wal};
 use crate::registry::{self, Registration};
 use crate::stats;
+
+use self::relay::Relayed;
 
 /// How often a backend tries to start a worker.
 const WAKE_EVERY_MS: u64 = 100;
@@ -159,6 +162,8 @@ enum Pass {
     Worked,
     /// Nothing to do.
     Done,
+    /// Debts are left that Redis refuses, and nothing else.
+    Stuck,
     /// There is something to do, but not now.
     Blocked,
     /// The extension is not there.
@@ -188,7 +193,8 @@ fn run(errand: Errand) -> Outcome<()> {
         }
         // Whoever owes woke us before its commit record, which may wait for a replica; and whoever
         // commits what another session prepared wakes nobody.
-        let is_owing = matches!(pass, Pass::Done) && (somebody_owes() || somebody_sends());
+        let is_idle = matches!(pass, Pass::Done | Pass::Stuck);
+        let is_owing = is_idle && (somebody_owes() || somebody_sends());
         if matches!(pass, Pass::Worked) || is_owing {
             idle_since_ms = host::monotonic_ms();
             bgworker::wait(if is_owing { LOOK_EVERY_MS } else { 0 });
@@ -208,7 +214,7 @@ fn run(errand: Errand) -> Outcome<()> {
             lockers::resign();
             // Whoever owed while we held the lock found us running and started nobody.
             worker.has_resigned = true;
-            let more = matches!(pass, Pass::Done) && !matches!(worker.pass()?, Pass::Done);
+            let more = is_idle && !matches!(worker.pass()?, Pass::Done | Pass::Stuck);
             if !more || !lockers::become_worker() {
                 return worker.leave_a_waiter(errand);
             }
@@ -232,6 +238,7 @@ struct Worker {
     owes: bool,
     /// Somebody else may be the worker by now.
     has_resigned: bool,
+    debts: debts::Debts,
     relay: relay::Relay,
     sweep: sweep::Sweep,
     done: done::Done,
@@ -304,30 +311,67 @@ impl Worker {
             return Err(Failure::new(Reason::Identity, format!("role {}", server.role)).into());
         }
         let Some(registration) = usable(&look, &server)? else {
-            return making::register_and_make(&server);
+            let (relay, may_work) = (&mut self.relay, !self.has_resigned);
+            return making::register_and_make(&server, &mut || match may_work {
+                true => relay.step_past_debts(),
+                false => Ok(()),
+            });
         };
         // Before the events: what a transaction owes for a key would take away what it sets there.
         // And a Redis that is full takes no events, and takes debts.
-        let paid = if look.owes { Some(debts::pay(&registration)?) } else { None };
+        let paid = self.pay(&look, &registration)?;
         let relayed = match self.has_resigned {
-            true => relay::is_anything_new().map_err(Trouble::from),
-            false => self.relay.step(),
+            true => Ok(Relayed { has_worked: relay::is_anything_new()?, is_held: false }),
+            false => self.relay.step(&|xid| self.debts.is_stuck(xid)),
         };
         if let Err(Trouble::Postgres(raised)) = relayed {
             return Err(raised.into());
         }
-        if let Some(paid) = paid {
-            relayed?;
-            return Ok(paid);
+        if matches!(paid, Pass::Worked) {
+            relayed.map(|_| paid)
+        } else {
+            self.rest_of_step(&registration, paid, relayed)
         }
-        // Not behind events that never end, or that Redis does not take.
+    }
+
+    /// Pays debts, if there are any; what Redis says to that stops nothing else.
+    fn pay(&mut self, look: &Look, registration: &Registration) -> Outcome<Pass> {
+        if !look.owes {
+            self.debts.forget();
+            return Ok(Pass::Done);
+        }
+        if self.has_resigned {
+            let is_new = self.debts.is_anything_new()?;
+            return Ok(if is_new { Pass::Worked } else { Pass::Stuck });
+        }
+        match self.debts.pay(registration) {
+            Ok(pass) => Ok(pass),
+            Err(Trouble::Redis(failure)) => {
+                self.report(&failure);
+                Ok(Pass::Blocked)
+            }
+            Err(Trouble::Postgres(raised)) => Err(raised),
+        }
+    }
+
+    /// What is done behind debts and events, however they stand: events may never end, or not be
+    /// taken by Redis.
+    fn rest_of_step(
+        &mut self,
+        registration: &Registration,
+        paid: Pass,
+        relayed: Step<Relayed>,
+    ) -> Step<Pass> {
         let may_work = !self.has_resigned;
         let has_forgotten = may_work && self.done.step()?;
-        let has_struck = may_work && self.tokens.step(&registration)?;
-        if relayed? || has_forgotten || has_struck {
+        let has_struck = may_work && self.tokens.step(registration)?;
+        let Relayed { has_worked, is_held } = relayed?;
+        // What is held up by a debt that came just now is looked at again at once.
+        let must_pay = is_held && !matches!(paid, Pass::Blocked);
+        if has_worked || must_pay || has_forgotten || has_struck {
             return Ok(Pass::Worked);
         }
-        Ok(if self.sweep.step(&registration)? { Pass::Worked } else { Pass::Done })
+        Ok(if self.sweep.step(registration)? { Pass::Worked } else { paid })
     }
 
     /// Debts that nobody's reading brings to mind keep keys old for programs that read Redis, and

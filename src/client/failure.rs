@@ -111,6 +111,28 @@ fn reason_of(error: &RedisError) -> Reason {
     }
 }
 
+/// Whether the server, rather than this command, is in the way. A script that is not there was lost
+/// with all others; the next step brings them again.
+pub fn is_about_server(error: &RedisError) -> bool {
+    let code = error.code().unwrap_or_default();
+    let of_server = [
+        "NOSCRIPT",
+        "OOM",
+        "READONLY",
+        "LOADING",
+        "BUSY",
+        "MASTERDOWN",
+        "CLUSTERDOWN",
+        "NOAUTH",
+        "MISCONF",
+        "TRYAGAIN",
+        "NOREPLICAS",
+        "UNKILLABLE",
+        "EXECABORT",
+    ];
+    of_server.contains(&code)
+}
+
 /// redis-rs keeps the system's error behind an `Arc` and shows it only as a source.
 fn io_error(error: &RedisError) -> Option<&io::Error> {
     type Kept = Arc<dyn Error + Send + Sync>;

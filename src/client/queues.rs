@@ -12,7 +12,7 @@ use redis::{Cmd, RedisResult, Script};
 
 use super::session::Session;
 
-const FINISH_TEXT: &str = include_str!("lua/finish_6.lua");
+pub const FINISH_TEXT: &str = include_str!("lua/finish_6.lua");
 
 /// How long the id that somebody gave to a job is known after the job is done.
 pub const REMEMBER_MS: u64 = 3_600_000;

@@ -5,8 +5,9 @@ use std::sync::LazyLock;
 use pg_cache_core::key::EntryKeys;
 use pg_cache_core::settlement::{self, Bump, Gone};
 use pg_cache_core::tagtable::{self, Field};
-use redis::{ErrorKind, RedisResult, Script, ServerErrorKind, Value, from_redis_value};
+use redis::{ErrorKind, RedisError, RedisResult, Script, ServerErrorKind, Value, from_redis_value};
 
+use super::failure::is_about_server;
 use super::session::{Ask, ENTRY_PARTS, Generations, Session, TABLE_PARTS, parts};
 
 static FILL: LazyLock<Script> = LazyLock::new(|| Script::new(include_str!("lua/fill_4.lua")));
@@ -93,18 +94,38 @@ impl Settlement {
     }
 }
 
-/// Deletes those of these keys beside which no token stands.
-pub fn delete_yielding(session: &mut Session, keys: &[EntryKeys]) -> RedisResult<()> {
-    if keys.is_empty() {
-        return Ok(());
-    }
+/// A key that is owed.
+pub struct OwedKey {
+    pub names: EntryKeys,
+    /// Only if no token stands beside it.
+    pub yields: bool,
+}
+
+/// Deletes keys, each by a command of its own, as the server may refuse one and not the next. Gives
+/// for each why it was refused, and has the server say who it is when all is done.
+pub fn delete_owed(
+    session: &mut Session,
+    keys: &[OwedKey],
+) -> RedisResult<Vec<Option<RedisError>>> {
     let mut pipeline = redis::pipe();
-    pipeline.cmd("SCRIPT").arg("LOAD").arg(include_str!("lua/yield_4.lua")).ignore();
-    for key in keys {
-        let call = pipeline.cmd("EVALSHA").arg(YIELD.get_hash()).arg(4);
-        call.arg(key.value()).arg(key.sidecar()).arg(key.lease()).arg(key.token()).ignore();
+    pipeline.cmd("SCRIPT").arg("LOAD").arg(include_str!("lua/yield_4.lua"));
+    for OwedKey { names, yields } in keys {
+        let call = match yields {
+            true => pipeline.cmd("EVALSHA").arg(YIELD.get_hash()).arg(4),
+            false => pipeline.cmd("DEL"),
+        };
+        call.arg(names.value()).arg(names.sidecar()).arg(names.lease()).arg(names.token());
     }
-    pipeline.exec(session)
+    Session::ask_for_proof(&mut pipeline);
+    let ticket = session.post(&pipeline.get_packed_pipeline(), keys.len() + 2)?;
+    let mut replies = session.collect(ticket)?;
+    session.prove(replies.pop())?;
+    let of_keys = replies.into_iter().skip(1).map(Value::extract_error);
+    let refused = of_keys.map(|reply| match reply {
+        Err(error) if is_about_server(&error) => Err(error),
+        reply => Ok(reply.err()),
+    });
+    refused.collect()
 }
 
 /// Who is listed for the catalogue.

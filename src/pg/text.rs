@@ -14,15 +14,31 @@ const SQL_ASCII: c_int = pg_sys::pg_enc::PG_SQL_ASCII as c_int;
 
 /// A text datum as bytes, detoasted, in the server's encoding.
 pub fn bytes<'a>(datum: pg_sys::Datum) -> &'a [u8] {
-    let varlena: *mut pg_sys::varlena = datum.cast_mut_ptr();
-    let varlena = if is_plain(varlena) {
-        varlena
-    } else {
-        // SAFETY: the datum is a varlena; the result is it or a palloc'ed plain copy of it.
-        unsafe { pg_sys::pg_detoast_datum_packed(varlena) }
-    };
     // SAFETY: a plain or short varlena holds its own length.
-    unsafe { pgrx::varlena::varlena_to_byte_slice(varlena) }
+    unsafe { pgrx::varlena::varlena_to_byte_slice(plain(datum.cast_mut_ptr())) }
+}
+
+/// The same of one of many rows: nothing stays in PostgreSQL's memory, which would be that of the
+/// whole transaction.
+pub fn to_vec(datum: pg_sys::Datum) -> Vec<u8> {
+    let varlena: *mut pg_sys::varlena = datum.cast_mut_ptr();
+    let plain = plain(varlena);
+    // SAFETY: as in `bytes`.
+    let bytes = unsafe { pgrx::varlena::varlena_to_byte_slice(plain) }.to_vec();
+    if !std::ptr::eq(plain, varlena) {
+        // SAFETY: a copy that was made above, and nobody kept anything of it.
+        unsafe { pg_sys::pfree(plain.cast_mut().cast()) };
+    }
+    bytes
+}
+
+/// The value as it is, or a palloc'ed copy of what stands compressed or somewhere else.
+fn plain(varlena: *mut pg_sys::varlena) -> *const pg_sys::varlena {
+    if is_plain(varlena) {
+        return varlena;
+    }
+    // SAFETY: a varlena; the result is it or a palloc'ed plain copy of it.
+    unsafe { pg_sys::pg_detoast_datum_packed(varlena) }
 }
 
 /// Whether the value stands there as it is: neither compressed nor somewhere else.

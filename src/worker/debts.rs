@@ -5,27 +5,29 @@
 //! bumped; those that do not, see the debt. So at every moment one or the other keeps an old entry
 //! from being used.
 
+use std::borrow::Cow;
+use std::ops::ControlFlow;
+
+use pg_cache_core::arrears::{Arrears, Place};
 use pg_cache_core::key::EntryKeys;
 use pg_cache_core::pending::Keys;
 use pg_cache_core::reason::Reason;
 use pg_cache_core::settlement::{Bump, Gone};
 use pg_cache_core::tag::Tag;
-use serde_json::Value;
 
 use crate::client::failure::Failure;
-use crate::client::scripts::{self, Settlement};
+use crate::client::scripts::{self, OwedKey, Settlement};
 use crate::connection;
 use crate::pg::error::Outcome;
 use crate::pg::snapshot::{Fresh, Snapshot};
 use crate::pg::transaction::{self, End};
-use crate::pg::{activity, host, table, utility, xact};
+use crate::pg::{Datum, activity, error, host, table, text, utility, xact};
 use crate::registry::{self, Registration};
 
-use super::waiting::outwait_writers;
 use super::{Pass, Step, sweep};
 
 /// Debts paid in one transaction: their readers compute as long as it lasts.
-const STEP_DEBTS: u32 = 1000;
+const STEP_DEBTS: usize = 1000;
 
 /// A debt that means every key of the database: the catalogue's tag, and no key of that name.
 const IS_FOR_ALL_KEYS: &str = "(tag = -1 AND key IS NOT DISTINCT FROM '*')";
@@ -33,66 +35,144 @@ const IS_FOR_ALL_KEYS: &str = "(tag = -1 AND key IS NOT DISTINCT FROM '*')";
 /// One debt: what to bump, what to delete, and who owed it.
 struct Debt {
     tag: Tag,
-    key: Option<String>,
+    key: Option<Vec<u8>>,
     xid: u64,
     /// Whoever left a token beside the key has deleted it, and is to set it.
     yields: bool,
 }
 
-/// Pays one step of the debts.
-pub fn pay(registration: &Registration) -> Step<Pass> {
-    let Some(relation) = registry::known_server_table() else { return Ok(Pass::Absent) };
-    host::fault_point("worker.pay");
-    outwait_writers(relation)?;
-    activity::show("paying debts");
-    let paid = transaction::run(|| {
-        let Some(schema) = locked_schema() else { return Ok(End::Abort(Ok(None))) };
-        let debts = take_step(&schema)?;
-        if debts.is_empty() {
-            return Ok(End::Commit(Ok(Some(0))));
-        }
-        Ok(match settle(registration, &debts) {
-            Ok(()) => End::Commit(Ok(Some(debts.len()))),
-            Err(failure) => End::Abort(Err(failure)),
-        })
-    });
-    match paid?? {
-        None => Ok(Pass::Blocked),
-        Some(0) => pay_for_all_keys(registration),
-        Some(_) => Ok(Pass::Worked),
+impl Debt {
+    fn place(&self) -> Place {
+        (self.tag.0.cast_signed(), self.xid)
+    }
+
+    fn is_for_all_keys(&self) -> bool {
+        self.tag == Tag::CATALOGUE && self.key.as_deref() == Some(b"*")
     }
 }
 
-/// Somebody owed more than could be written down: then every key may be old. Its readers compute,
-/// or do not see it and find the catalogue's tag bumped by somebody they do not see; so nothing is
-/// filled from before this bump until the debt is gone, and the keys can go in steps.
-fn pay_for_all_keys(registration: &Registration) -> Step<Pass> {
-    let bumped = transaction::run(|| {
-        let Some(schema) = locked_schema() else { return Ok(End::Abort(Ok(None))) };
-        let owed = format!(
-            "SELECT pg_catalog.string_agg(xid::text, ',')
-               FROM {schema}.redis_debt WHERE {IS_FOR_ALL_KEYS}"
-        );
-        let Some(owed) = utility::ask(&owed)? else { return Ok(End::Abort(Ok(None))) };
-        let xids = owed.split(',').filter_map(|xid| xid.parse().ok());
-        let everything: Vec<Debt> =
-            xids.map(|xid| Debt { tag: Tag::CATALOGUE, key: None, xid, yields: false }).collect();
-        Ok(match settle(registration, &everything) {
-            Ok(()) => End::Commit(Ok(Some(owed))),
-            Err(failure) => End::Abort(Err(failure)),
+/// What the worker knows of debts beside what stands in the table.
+#[derive(Default)]
+pub struct Debts {
+    arrears: Arrears,
+}
+
+impl Debts {
+    /// Pays one step of the debts. Nobody who writes is waited for: the proof in `commit` asks it
+    /// of the making of a table, not of this.
+    pub fn pay(&mut self, registration: &Registration) -> Step<Pass> {
+        host::fault_point("worker.pay");
+        activity::show("paying debts");
+        self.arrears.begin_step(host::monotonic_ms());
+        let arrears = &self.arrears;
+        let paid = transaction::run(|| {
+            let Some(schema) = locked_schema() else { return Ok(End::Abort(Ok(None))) };
+            let Some(debts) = next_step(|place| arrears.passes_over(place)) else {
+                return Ok(End::Abort(Ok(None)));
+            };
+            if debts.is_empty() {
+                return Ok(End::Commit(Ok(Some((debts, Vec::new())))));
+            }
+            let refused = match settle(registration, &debts) {
+                Ok(refused) => refused,
+                Err(failure) => return Ok(End::Abort(Err(failure))),
+            };
+            let paid = debts.iter().zip(&refused).filter(|(_, refused)| refused.is_none());
+            delete(&schema, paid.map(|(debt, _)| debt.place()))?;
+            Ok(End::Commit(Ok(Some((debts, refused)))))
+        });
+        let Some((debts, refused)) = paid?? else { return Ok(Pass::Blocked) };
+        let pass = match debts.is_empty() {
+            true => self.pay_for_all_keys(registration)?,
+            false => Pass::Worked,
+        };
+        let of_whom = debts.iter().map(|debt| debt.xid).zip(&refused);
+        self.refuse(of_whom.filter_map(|(xid, refused)| Some((xid, refused.as_ref()?))));
+        let last = debts.last().map(Debt::place);
+        self.arrears.end_step(last, host::monotonic_ms());
+        Ok(pass)
+    }
+
+    /// Whether anything is owed that was not refused, for one who is not to pay it.
+    pub fn is_anything_new(&self) -> Outcome<bool> {
+        transaction::run(|| {
+            let owing = registry::owing(&Snapshot::active());
+            let is_new = |xid: &u64| !self.arrears.is_stuck(*xid);
+            Ok(End::Commit(owing.is_none_or(|owing| owing.iter().any(is_new))))
         })
-    });
-    let Some(owed) = bumped?? else { return Ok(Pass::Blocked) };
-    sweep::delete_all(registration)?;
-    let deleted = transaction::run(|| {
-        let Some(schema) = locked_schema() else { return Ok(End::Abort(Pass::Blocked)) };
-        utility::run(&format!(
-            "DELETE FROM {schema}.redis_debt
-              WHERE {IS_FOR_ALL_KEYS} AND xid = ANY ('{{{owed}}}'::pg_catalog.xid8[])"
-        ))?;
-        Ok(End::Commit(Pass::Worked))
-    });
-    Ok(deleted?)
+    }
+
+    /// Whether something that this transaction owes cannot be paid for now.
+    pub fn is_stuck(&self, xid: u64) -> bool {
+        self.arrears.is_stuck(xid)
+    }
+
+    /// Nothing is owed any more.
+    pub fn forget(&mut self) {
+        self.arrears = Arrears::default();
+    }
+
+    /// Notes who is stuck, and tells the log once of those of whom that is new.
+    fn refuse<'a>(&mut self, refused: impl Iterator<Item = (u64, &'a Failure)>) {
+        let mut new = None;
+        for (xid, failure) in refused {
+            if !self.arrears.is_stuck(xid) {
+                new = new.or(Some(failure));
+            }
+            self.arrears.refuse(xid);
+        }
+        if let Some(Failure { detail, .. }) = new {
+            error::log(&format!("pg_cache worker: debts cannot be paid for now ({detail})"));
+        }
+    }
+
+    /// Somebody owed more than could be written down: then every key may be old. Its readers
+    /// compute, or do not see it and find the catalogue's tag bumped by somebody they do not see;
+    /// so nothing is filled from before this bump until the debt is gone, and the keys can go in
+    /// steps.
+    fn pay_for_all_keys(&mut self, registration: &Registration) -> Step<Pass> {
+        let arrears = &self.arrears;
+        let bumped = transaction::run(|| {
+            let Some(schema) = locked_schema() else { return Ok(End::Abort(Ok(None))) };
+            let owed = format!(
+                "SELECT pg_catalog.string_agg(xid::text, ',')
+                   FROM {schema}.redis_debt WHERE {IS_FOR_ALL_KEYS}"
+            );
+            let owed = utility::ask(&owed)?.unwrap_or_default();
+            let xids = owed.split(',').filter_map(|xid| xid.parse().ok());
+            let xids: Vec<u64> = xids.filter(|xid| !arrears.leaves_out(*xid)).collect();
+            if xids.is_empty() {
+                return Ok(End::Abort(Ok(Some(xids))));
+            }
+            let everything = |xid: &u64| {
+                let tag = Tag::CATALOGUE;
+                Debt { tag, key: None, xid: *xid, yields: false }
+            };
+            let everything: Vec<Debt> = xids.iter().map(everything).collect();
+            Ok(match settle(registration, &everything) {
+                Ok(_) => End::Commit(Ok(Some(xids))),
+                Err(failure) => End::Abort(Err(failure)),
+            })
+        });
+        let Some(xids) = bumped?? else { return Ok(Pass::Blocked) };
+        if xids.is_empty() {
+            return Ok(Pass::Stuck);
+        }
+        match sweep::delete_all(registration) {
+            Err(failure) if matches!(failure.reason, Reason::NoPerm | Reason::ServerError) => {
+                self.refuse(xids.into_iter().map(|xid| (xid, &failure)));
+                return Ok(Pass::Stuck);
+            }
+            deleted => deleted?,
+        }
+        let deleted = transaction::run(|| {
+            let Some(schema) = locked_schema() else { return Ok(End::Abort(Pass::Blocked)) };
+            let everything = xids.iter().map(|xid| (Tag::CATALOGUE.0.cast_signed(), *xid));
+            delete(&schema, everything)?;
+            Ok(End::Commit(Pass::Worked))
+        });
+        Ok(deleted?)
+    }
 }
 
 fn locked_schema() -> Option<String> {
@@ -100,28 +180,40 @@ fn locked_schema() -> Option<String> {
     table::extension_schema_name()
 }
 
-/// Deletes a step of debts and returns what they were.
-fn take_step(schema: &str) -> Outcome<Vec<Debt>> {
-    let taken = utility::ask(&format!(
-        "WITH step AS (
-             SELECT tag, xid FROM {schema}.redis_debt
-              WHERE NOT {IS_FOR_ALL_KEYS} ORDER BY tag, xid LIMIT {STEP_DEBTS}),
-         taken AS (
-             DELETE FROM {schema}.redis_debt AS debt USING step
-              WHERE debt.tag = step.tag AND debt.xid = step.xid
-              RETURNING debt.tag, debt.key, debt.xid, debt.yields)
-         SELECT pg_catalog.json_agg(pg_catalog.json_build_array(tag, key, xid::text, yields))
-           FROM taken"
-    ))?;
-    let taken = taken.and_then(|taken| serde_json::from_str(&taken).ok());
-    let Some(Value::Array(rows)) = taken else { return Ok(Vec::new()) };
-    let debt = |row: &Value| {
-        let tag = Tag(row[0].as_i64().unwrap_or_default().cast_unsigned());
-        let xid = row[2].as_str().and_then(|xid| xid.parse().ok()).unwrap_or_default();
-        let (key, yields) = (row[1].as_str().map(str::to_owned), row[3] == Value::Bool(true));
-        Debt { tag, key, xid, yields }
-    };
-    Ok(rows.iter().map(debt).collect())
+/// A step of debts, in order; `None` if the table is locked.
+fn next_step(passes_over: impl Fn(Place) -> bool) -> Option<Vec<Debt>> {
+    let mut debts = Vec::new();
+    registry::walk_debts(&Snapshot::active(), |row| {
+        let [tag, xid, key, yields] = row.values();
+        let number = |datum: Option<Datum>| datum.map_or(0, |datum| datum.value() as u64);
+        let (tag, xid) = (Tag(number(tag)), number(xid));
+        let mut debt = Debt { tag, key: None, xid, yields: number(yields) != 0 };
+        if passes_over(debt.place()) {
+            return ControlFlow::Continue(());
+        }
+        debt.key = key.and_then(|key| text::to_utf8(text::bytes(key))).map(Cow::into_owned);
+        if !debt.is_for_all_keys() {
+            debts.push(debt);
+        }
+        match debts.len() < STEP_DEBTS {
+            true => ControlFlow::Continue(()),
+            false => ControlFlow::Break(()),
+        }
+    })?;
+    Some(debts)
+}
+
+/// Deletes debts that are paid.
+fn delete(schema: &str, paid: impl Iterator<Item = Place>) -> Outcome<()> {
+    let (tags, xids): (Vec<String>, Vec<String>) =
+        paid.map(|(tag, xid)| (tag.to_string(), xid.to_string())).unzip();
+    let (tags, xids) = (tags.join(","), xids.join(","));
+    utility::run(&format!(
+        "DELETE FROM {schema}.redis_debt AS debt
+          USING ROWS FROM (pg_catalog.unnest('{{{tags}}}'::pg_catalog.int8[]),
+                           pg_catalog.unnest('{{{xids}}}'::pg_catalog.xid8[])) AS paid(tag, xid)
+          WHERE debt.tag = paid.tag AND debt.xid = paid.xid"
+    ))
 }
 
 /// Who owes a change of the schema, or stands in the catalogue's list, may be visible and about to
@@ -143,8 +235,9 @@ fn check_messages(
     Ok(())
 }
 
-/// BUMP and DEL, with the id and a snapshot of the transaction at hand.
-fn settle(registration: &Registration, debts: &[Debt]) -> Result<(), Failure> {
+/// BUMP and DEL, with the id and a snapshot of the transaction at hand. Gives for each debt why its
+/// key was not deleted.
+fn settle(registration: &Registration, debts: &[Debt]) -> Result<Vec<Option<Failure>>, Failure> {
     let xid = transaction::top_xid();
     let fresh = Fresh::push();
     let now = registry::usable(&fresh.snapshot).ok();
@@ -158,10 +251,6 @@ fn settle(registration: &Registration, debts: &[Debt]) -> Result<(), Failure> {
     if host::skips("guard.paybump") {
         buckets.clear();
     }
-    let keys: Keys = keys_of(debts, false).collect();
-    let yielding: Vec<EntryKeys> = keys_of(debts, true)
-        .map(|key| EntryKeys::new(&[&registration.prefix[..], key.as_bytes()].concat()))
-        .collect();
     let in_progress = fresh.snapshot.in_progress();
     let bump = Bump {
         table: &registration.table,
@@ -172,16 +261,23 @@ fn settle(registration: &Registration, debts: &[Debt]) -> Result<(), Failure> {
         buckets: &buckets,
     };
     let (prefix, book) = (&registration.prefix, &registration.book);
-    let gone = Gone { prefix, keys: &keys, tokens: &[], book, keep_leases: false };
+    let gone = Gone { prefix, keys: &Keys::default(), tokens: &[], book, keep_leases: false };
     let settlement = Settlement::new(&bump, &gone);
-    connection::ask(|session| {
+    let named = debts.iter().filter_map(|debt| Some((debt.key.as_deref()?, debt.yields)));
+    let owed: Vec<OwedKey> = named
+        .map(|(key, yields)| OwedKey { names: EntryKeys::new(&[prefix, key].concat()), yields })
+        .collect();
+    let refused = connection::ask(|session| {
         let found = settlement.settle(session)?;
         registration.check_settled(session.server(), &found)?;
-        Ok(scripts::delete_yielding(session, &yielding)?)
-    })
-}
-
-/// The keys that are to be deleted, and those that yield to a token.
-fn keys_of(debts: &[Debt], yields: bool) -> impl Iterator<Item = &String> {
-    debts.iter().filter(move |debt| debt.yields == yields).filter_map(|debt| debt.key.as_ref())
+        // Behind the bump: nobody fills from before it any more.
+        let refused = scripts::delete_owed(session, &owed)?;
+        registration.check(session.server())?;
+        Ok(refused)
+    })?;
+    let mut refused = refused.into_iter();
+    let of_debt = |debt: &Debt| {
+        debt.key.is_some().then(|| refused.next()).flatten().flatten().map(Failure::from)
+    };
+    Ok(debts.iter().map(of_debt).collect())
 }

@@ -26,7 +26,10 @@ const ATTEMPTS_MAX: u32 = 5;
 /// next pass starts with another. It must: a request to make whose answer was lost, or that was
 /// sent again over another connection, may have been carried out and the table been lost since.
 /// Made a second time, it would give out versions that entries of that generation already hold.
-pub fn register_and_make(server: &Server) -> Step<Pass> {
+pub fn register_and_make(
+    server: &Server,
+    meanwhile: &mut dyn FnMut() -> Outcome<()>,
+) -> Step<Pass> {
     activity::show("registering");
     let Some((relation, generation)) = register(&server.identity())? else {
         return Ok(Pass::Blocked);
@@ -37,7 +40,7 @@ pub fn register_and_make(server: &Server) -> Step<Pass> {
     let table = tagtable::key(system, database, 0);
     let Some(nonce) = claim_and_prune(&table)? else { return Ok(Pass::Blocked) };
     if !host::skips("guard.lockers") {
-        outwait_writers(relation)?;
+        outwait_writers(relation, meanwhile)?;
     }
     host::fault_point("worker.claimed");
     activity::show("making the tag table");

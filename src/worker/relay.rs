@@ -14,21 +14,22 @@
 use std::cell::RefCell;
 use std::collections::HashSet;
 
-use pg_cache_core::message::Message;
 use pg_cache_core::message::aside::{Aside, TARGETS_MAX};
-use pg_cache_core::message::horizon::Horizon;
-use pg_cache_core::reason::Reason;
+use pg_cache_core::message::hold;
+use pg_cache_core::message::horizon::{Horizon, Moment};
+use pg_cache_core::message::place::Place;
 
 use crate::client::failure::Failure;
-use crate::client::relay::{self, Claims, Fate, Sent};
+use crate::client::relay::{Claims, Fate, Sent};
 use crate::outbox::{self, Batch, Limits, Queue, Waiting};
 use crate::pg::error::Outcome;
 use crate::pg::snapshot::{self, Snapshot};
 use crate::pg::transaction::{self, End};
 use crate::pg::{activity, error, host, identity, wal};
-use crate::{connection, registry};
+use crate::registry;
 
-use super::Step;
+use super::sending::send_past;
+use super::{Step, Trouble};
 
 /// What one batch takes: one pipeline, one commit.
 const BATCH: Limits = Limits { rows: 1000, bytes: 1024 * 1024 };
@@ -39,14 +40,13 @@ const STEP_MS: u64 = 200;
 /// An empty outbox that takes more is truncated.
 const SHRINK_BYTES_MIN: u64 = 8 * 1024 * 1024;
 
-/// How often an outbox in which nothing was found is walked from its front.
-const WALK_EVERY_MS: u64 = 1_000;
+/// How often an outbox in which nothing was found is walked from its front, at the most; and how
+/// many times as long as that took it is not.
+const AUDIT_EVERY_MS: u64 = 1_000;
+const AUDIT_REST_TIMES: u64 = 10;
 
 /// How long what was put aside rests.
 const RETRY_EVERY_MS: u64 = 5_000;
-
-/// How often one message may end the connection, to a server that answers, before it is refused.
-const BREAKS_MAX: u32 = 3;
 
 type Target = Box<[u8]>;
 
@@ -56,8 +56,9 @@ pub struct Relay {
     aside: Aside,
     retry: Retry,
     horizon: Horizon,
-    /// When the outbox was last walked from its front.
-    walked_at_ms: u64,
+    /// Whether the next walk is of all of the outbox, and when one is due.
+    is_audit: bool,
+    audit_due_at_ms: u64,
 }
 
 /// Where trying again what was put aside stands.
@@ -67,6 +68,15 @@ struct Retry {
     is_complete_once: bool,
     cursor: Option<i64>,
     due_at_ms: u64,
+}
+
+/// What a step came to.
+#[derive(Default)]
+pub struct Relayed {
+    /// Whether anything was sent.
+    pub has_worked: bool,
+    /// Whether a debt is to be paid first.
+    pub is_held: bool,
 }
 
 /// What a batch came to.
@@ -90,7 +100,8 @@ impl Default for Relay {
             aside: Aside::new(TARGETS_MAX),
             retry: Retry::default(),
             horizon: Horizon::default(),
-            walked_at_ms: 0,
+            is_audit: false,
+            audit_due_at_ms: host::monotonic_ms() + AUDIT_EVERY_MS,
         }
     }
 }
@@ -114,14 +125,25 @@ pub fn is_anything_left() -> Outcome<bool> {
 }
 
 impl Relay {
-    /// Sends for a while; whether anything was sent.
-    pub fn step(&mut self) -> Step<bool> {
+    /// Sends for a while, while no debt can be paid.
+    pub fn step_past_debts(&mut self) -> Outcome<()> {
+        match self.step(&|_| true) {
+            Err(Trouble::Postgres(raised)) => Err(raised),
+            // The next one tells, and so does whoever waits for Redis.
+            Ok(_) | Err(Trouble::Redis(_)) => Ok(()),
+        }
+    }
+
+    /// Sends for a while. Of some transactions it is known that what they owe cannot be paid for
+    /// now.
+    pub fn step(&mut self, is_stuck: &dyn Fn(u64) -> bool) -> Step<Relayed> {
         let until_ms = host::monotonic_ms() + STEP_MS;
-        let mut has_worked = self.try_again()?;
+        let mut relayed = Relayed { has_worked: self.try_again()?, is_held: false };
         // Until it is known what is aside, something new could overtake it.
         while self.retry.is_complete_once {
-            let handled = self.batch()?;
-            has_worked |= handled.rows > 0 || handled.is_held;
+            let handled = self.batch(is_stuck)?;
+            relayed.has_worked |= handled.rows > 0;
+            relayed.is_held |= handled.is_held;
             if let Some(trouble) = handled.trouble {
                 return Err(trouble.into());
             }
@@ -136,49 +158,69 @@ impl Relay {
             }
             host::check_interrupts();
         }
-        Ok(has_worked)
+        Ok(relayed)
     }
 
     /// When nothing is left, now and then the whole outbox is walked: whoever put a row there by
     /// hand did not follow the rule by which the horizon goes.
     fn walks_again(&mut self, handled: &Handled) -> bool {
-        let now_ms = host::monotonic_ms();
-        let is_due = handled.rows == 0 && now_ms >= self.walked_at_ms + WALK_EVERY_MS;
-        if is_due {
-            self.walked_at_ms = now_ms;
-            self.horizon.start_over();
-        }
-        is_due
+        self.is_audit = handled.rows == 0 && host::monotonic_ms() >= self.audit_due_at_ms;
+        self.is_audit
     }
 
-    fn batch(&mut self) -> Step<Handled> {
+    /// The next to be sent; if it comes from before the horizon, that is not to be relied on.
+    fn next(&mut self, queue: &Queue, snapshot: &Snapshot) -> Batch {
+        if !std::mem::take(&mut self.is_audit) {
+            let from = self.horizon.begin(|xid| snapshot.is_complete(xid));
+            return queue.next(from, BATCH, snapshot);
+        }
+        let began_ms = host::monotonic_ms();
+        let batch = queue.next(0, BATCH, snapshot);
+        let now_ms = host::monotonic_ms();
+        let rest_ms = AUDIT_REST_TIMES * now_ms.saturating_sub(began_ms);
+        self.audit_due_at_ms = now_ms + rest_ms.max(AUDIT_EVERY_MS);
+        if batch.is_something() {
+            self.horizon.start_over();
+        }
+        batch
+    }
+
+    fn advance(&mut self, number: Option<u64>, snapshot: &Snapshot, log_end: u64) {
+        let (listed, above) = (snapshot.in_progress(), snapshot.xmax()..snapshot::next_xid());
+        self.horizon.advance(number, &Moment { listed: &listed, above, log_end });
+    }
+
+    fn batch(&mut self, is_stuck: &dyn Fn(u64) -> bool) -> Step<Handled> {
+        // Before the snapshot is taken.
+        let log_end = wal::end();
         let handled = transaction::run(|| {
             let Some(queue) = Queue::open_for_relay() else {
                 return Ok(End::Abort(Ok(Handled::default())));
             };
             let snapshot = Snapshot::active();
-            let from = self.horizon.begin(|xid| snapshot.is_complete(xid));
-            let mut batch = queue.next(from, BATCH, &snapshot);
-            let is_found = !batch.waiting.is_empty();
-            if is_found {
-                let owing = registry::owing(&snapshot);
-                batch.hold(|xid| owing.as_ref().is_none_or(|owing| owing.contains(&xid)));
-            }
-            if is_found && batch.waiting.is_empty() {
-                return Ok(End::Commit(Ok(Handled { is_held: true, ..Handled::default() })));
-            }
+            let mut batch = self.next(&queue, &snapshot);
             if !batch.is_something() {
+                self.advance(None, &snapshot, log_end);
                 let bytes = queue.bytes();
                 return Ok(End::Commit(Ok(Handled { bytes, ..Handled::default() })));
             }
+            let mut stuck = HashSet::new();
+            if !batch.waiting.is_empty() {
+                let owing = registry::owing(&snapshot);
+                let is_owing = |xid| owing.as_ref().is_none_or(|owing| owing.contains(&xid));
+                batch.hold(|xid| is_owing(xid) && !is_stuck(xid));
+                stuck = behind_debts(&batch, |xid| is_owing(xid) && is_stuck(xid));
+                if batch.waiting.is_empty() {
+                    return Ok(End::Commit(Ok(Handled { is_held: true, ..Handled::default() })));
+                }
+            }
             // An event must not outlive its commit.
             wal::Position::now().flush();
-            Ok(match self.deliver(&batch) {
+            Ok(match self.deliver(&batch, &stuck) {
                 Ok(sent) => {
-                    let handled = self.settle(&queue, &batch, sent);
+                    let handled = self.settle(&queue, &batch, &stuck, sent);
                     if let Some(last) = batch.waiting.last().filter(|_| handled.is_all) {
-                        let (listed, next) = (snapshot.in_progress(), snapshot::next_xid());
-                        self.horizon.advance(last.place.number, &listed, snapshot.xmax()..next);
+                        self.advance(Some(last.place.number), &snapshot, log_end);
                     }
                     End::Commit(Ok(handled))
                 }
@@ -195,16 +237,24 @@ impl Relay {
     }
 
     /// Sends a batch, but for what must not be sent.
-    fn deliver(&self, batch: &Batch) -> Result<Sent, Failure> {
+    fn deliver(&self, batch: &Batch, stuck: &HashSet<Place>) -> Result<Sent, Failure> {
         activity::show("sending events");
         host::fault_point("relay.sending");
-        let sent = send_past(&self.claims, &batch.waiting, |target| self.aside.holds(target));
+        let is_held =
+            |place: Place, target: &[u8]| self.aside.holds(target) || stuck.contains(&place);
+        let sent = send_past(&self.claims, &batch.waiting, is_held);
         host::fault_point("relay.sent");
         sent
     }
 
     /// Deletes what was delivered and puts aside what was refused.
-    fn settle(&mut self, queue: &Queue, batch: &Batch, sent: Sent) -> Handled {
+    fn settle(
+        &mut self,
+        queue: &Queue,
+        batch: &Batch,
+        stuck: &HashSet<Place>,
+        sent: Sent,
+    ) -> Handled {
         let mut rows = 0;
         for (waiting, fate) in batch.waiting.iter().zip(sent.fates) {
             match fate {
@@ -215,7 +265,9 @@ impl Relay {
                     tell_refused(&target_of(waiting), &failure);
                     self.put_aside(queue, waiting);
                 }
-                Fate::Waits if self.aside.holds(&target_of(waiting)) => {
+                Fate::Waits
+                    if stuck.contains(&waiting.place) || self.aside.holds(&target_of(waiting)) =>
+                {
                     self.put_aside(queue, waiting);
                 }
                 Fate::Waits => continue,
@@ -269,10 +321,15 @@ impl Relay {
             let Some(queue) = Queue::open_for_relay() else { return Ok(End::Abort(Ok(None))) };
             let aside = &self.aside;
             let is_passed_over = |one: &Waiting| aside.passes_over(&target_of(one));
-            let mut batch = queue.aside(from, BATCH, &Snapshot::active(), is_passed_over);
+            let snapshot = Snapshot::active();
+            let mut batch = queue.aside(from, BATCH, &snapshot, is_passed_over);
             // As when it was sent first: nothing goes behind an unsure one to its key.
             batch.hold(|_| false);
-            let is_held = |target: &[u8]| aside.passes_over(target);
+            let owing = registry::owing(&snapshot);
+            let is_owing = |xid| owing.as_ref().is_none_or(|owing| owing.contains(&xid));
+            let stuck = behind_debts(&batch, is_owing);
+            let is_held =
+                |place: Place, target: &[u8]| aside.passes_over(target) || stuck.contains(&place);
             let sent = match send_past(&self.claims, &batch.waiting, is_held) {
                 Ok(sent) => sent,
                 Err(failure) => return Ok(End::Abort(Err(failure))),
@@ -313,129 +370,24 @@ impl Relay {
     }
 }
 
-/// Sends all but what goes to where something is held back. If that ends the connection, then one
-/// by one: what ends it again and again is refused, and keeps nobody else waiting.
-fn send_past(
-    claims: &RefCell<Claims>,
-    waiting: &[Waiting],
-    is_held: impl Fn(&[u8]) -> bool,
-) -> Result<Sent, Failure> {
-    let may_send = |message: &Message| !is_held(target(message));
-    match send(claims, waiting, may_send) {
-        Err(failure) if ends_connection(&failure) => {}
-        sent => return sent,
+/// What waits for debts that cannot be paid for now, and what waits behind it.
+fn behind_debts(batch: &Batch, is_owing: impl Fn(u64) -> bool) -> HashSet<Place> {
+    // Whoever owes is the exception.
+    if !batch.waiting.iter().any(|one| is_owing(one.place.xid)) {
+        return HashSet::new();
     }
-    let mut refused = HashSet::new();
-    let mut all = Sent { fates: Vec::with_capacity(waiting.len()), trouble: None };
-    for one in waiting {
-        // What follows something refused to the same place waits for it.
-        if all.trouble.is_some() || refused.contains(&target_of(one)) {
-            all.fates.push(Fate::Waits);
-            continue;
-        }
-        host::check_interrupts();
-        let fate = match send_alone(claims, one, may_send) {
-            Ok(mut sent) => {
-                all.trouble = sent.trouble;
-                sent.fates.pop().unwrap_or(Fate::Waits)
-            }
-            Err(failure) => {
-                all.trouble = Some(failure);
-                Fate::Waits
-            }
-        };
-        if matches!(fate, Fate::Refused(_)) {
-            refused.insert(target_of(one));
-        }
-        all.fates.push(fate);
-    }
-    Ok(all)
+    let each = batch.waiting.iter().map(|one| (one.place.xid, target_of(one)));
+    let waits = hold::waiting(each, is_owing);
+    let waiting = batch.waiting.iter().zip(waits).filter(|(_, waits)| *waits);
+    waiting.map(|(one, _)| one.place).collect()
 }
 
-/// Sends one message. Between two tries the server must answer something else: what is between it
-/// and us may be down, and no message is to blame.
-fn send_alone(
-    claims: &RefCell<Claims>,
-    one: &Waiting,
-    may_send: impl Fn(&Message) -> bool,
-) -> Result<Sent, Failure> {
-    let mut breaks = 0;
-    loop {
-        // The breaker takes what a message did for what the server did.
-        connection::retry_now();
-        if breaks > 0 {
-            connection::ask(|session| Ok(session.identify()?))?;
-        }
-        match send(claims, std::slice::from_ref(one), &may_send) {
-            Err(failure) if ends_connection(&failure) => {
-                breaks += 1;
-                if breaks == BREAKS_MAX {
-                    return Ok(Sent { fates: vec![Fate::Refused(failure)], trouble: None });
-                }
-            }
-            sent => return sent,
-        }
-    }
-}
-
-/// Sends those that may be sent. Of the others, those that are not understood are refused.
-fn send(
-    claims: &RefCell<Claims>,
-    waiting: &[Waiting],
-    may_send: impl Fn(&Message) -> bool,
-) -> Result<Sent, Failure> {
-    let mut fates: Vec<Fate> = Vec::with_capacity(waiting.len());
-    let mut chosen = Vec::with_capacity(waiting.len());
-    let mut places = Vec::with_capacity(waiting.len());
-    for (at, one) in waiting.iter().enumerate() {
-        fates.push(match &one.message {
-            Err(why) => Fate::Refused(relay::unreadable(why)),
-            Ok(message) => {
-                if may_send(message) {
-                    places.push(at);
-                    chosen.push((one.place, message));
-                }
-                Fate::Waits
-            }
-        });
-    }
-    if chosen.is_empty() {
-        return Ok(Sent { fates, trouble: None });
-    }
-    let sent = connection::ask(|session| relay::send(session, &mut claims.borrow_mut(), &chosen));
-    let sent = sent.inspect_err(|_| claims.borrow_mut().drop_all())?;
-    for (at, fate) in places.into_iter().zip(sent.fates) {
-        fates[at] = fate;
-    }
-    Ok(Sent { fates, trouble: sent.trouble })
-}
-
-/// What is refused goes to one place, and what follows it there waits for it.
-fn target(message: &Message) -> &[u8] {
-    match message {
-        Message::Publish { channel, .. } => channel,
-        Message::Append { stream, .. } => stream,
-        Message::Store { key, .. } => key,
-        Message::Job { queue, .. }
-        | Message::Enqueue { queue, .. }
-        | Message::Done { queue, .. } => queue,
-        Message::Command { arguments } => {
-            arguments.get(1).or(arguments.first()).map_or(&[], |argument| &argument[..])
-        }
-    }
-}
-
-fn target_of(waiting: &Waiting) -> Target {
+pub fn target_of(waiting: &Waiting) -> Target {
     match &waiting.message {
-        Ok(message) => target(message).into(),
+        Ok(message) => message.target().into(),
         // By itself: nobody knows what would follow it.
         Err(_) => waiting.place.to_string().into_bytes().into(),
     }
-}
-
-/// Redis hangs up on what it cannot even read.
-fn ends_connection(failure: &Failure) -> bool {
-    matches!(failure.reason, Reason::Closed | Reason::Protocol | Reason::TooLarge)
 }
 
 fn tell_refused(target: &[u8], failure: &Failure) {

@@ -8,15 +8,22 @@ use std::collections::HashSet;
 
 use crate::pg::error::{self, Outcome};
 use crate::pg::transaction::{self, End};
-use crate::pg::{Oid, activity, bgworker, lockers, utility};
+use crate::pg::{Oid, activity, bgworker, host, lockers, utility};
 
 const POLL_MS: u64 = 20;
 
+/// Who waits for so long does something else meanwhile.
+const PATIENCE_MS: u64 = 1_000;
+
 /// Waits until everybody who holds a lock on `redis_server` for writing has ended. Prepared
-/// transactions are left out.
-pub fn outwait_writers(server: Oid) -> Outcome<()> {
+/// transactions are left out. Somebody may go on for hours: then the rest of the work goes on too.
+pub fn outwait_writers(server: Oid, meanwhile: &mut dyn FnMut() -> Outcome<()>) -> Outcome<()> {
+    let patient_until_ms = host::monotonic_ms() + PATIENCE_MS;
     let mut left = lockers::holders(server);
     while !left.is_empty() {
+        if host::monotonic_ms() >= patient_until_ms {
+            meanwhile()?;
+        }
         activity::show(&format!("waiting for {} transactions that write", left.len()));
         bgworker::wait(POLL_MS);
         let still = lockers::holders(server);

@@ -4,6 +4,7 @@
 //! the two had something that the other lacks, a bulk statement would send what a single row does
 //! not.
 
+pub mod adopted;
 pub mod aside;
 pub mod batch;
 pub mod codec;
@@ -67,6 +68,21 @@ impl Message {
             | Message::Job { queue: stream, .. }
             | Message::Enqueue { queue: stream, .. } => Some(stream),
             _ => None,
+        }
+    }
+
+    /// Where it goes: what is refused there, or waits, has all that follows it there wait.
+    pub fn target(&self) -> &[u8] {
+        match self {
+            Message::Publish { channel, .. } => channel,
+            Message::Append { stream, .. } => stream,
+            Message::Store { key, .. } => key,
+            Message::Job { queue, .. }
+            | Message::Enqueue { queue, .. }
+            | Message::Done { queue, .. } => queue,
+            Message::Command { arguments } => {
+                arguments.get(1).or(arguments.first()).map_or(&[], |argument| &argument[..])
+            }
         }
     }
 

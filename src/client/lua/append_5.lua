@@ -15,7 +15,9 @@ local last = ARGV[1] .. ':last'
 if redis.call('HGET', KEYS[2], ARGV[1] .. ':claim') ~= ARGV[2] then
   return { -1 }
 end
-if ARGV[6] ~= '' and string.match(redis.call('HGET', KEYS[2], last) or '', '%S+$') ~= ARGV[6] then
+-- No pattern: one that ends with the text is tried at each of its letters.
+local before = ' ' .. (redis.call('HGET', KEYS[2], last) or '')
+if ARGV[6] ~= '' and string.sub(before, -#ARGV[6] - 1) ~= ' ' .. ARGV[6] then
   return { -2 }
 end
 local time = redis.call('TIME')

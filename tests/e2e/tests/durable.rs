@@ -119,6 +119,35 @@ fn a_transaction_too_large_for_memory_keeps_its_order() {
 }
 
 #[test]
+fn a_loop_of_small_savepoints_keeps_to_its_bound() {
+    // Danger: an exception block for each row, as a loop in PL/pgSQL has, and all events stay in
+    // memory; or an undone block leaves one, or what was written early loses its place.
+    let scene = Scene::new();
+    let mut client = scene.connect();
+    repair(&mut client);
+    client.batch_execute(TABLE).unwrap();
+    client
+        .batch_execute(
+            "SET pg_cache.pending_events_bytes_max = '64kB';
+             BEGIN;
+             DO $$ BEGIN FOR i IN 1..2000 LOOP
+                 BEGIN
+                     INSERT INTO t VALUES (CASE WHEN i % 10 = 0 THEN -i ELSE i END);
+                     IF i % 10 = 0 THEN RAISE 'undone'; END IF;
+                 EXCEPTION WHEN raise_exception THEN NULL;
+                 END;
+             END LOOP; END $$",
+        )
+        .unwrap();
+    // Each takes more than 100 bytes.
+    let written = rows(&mut client);
+    assert!(written > 400, "{written} of 1,800 were written down");
+    client.batch_execute("COMMIT").unwrap();
+    let wanted: Vec<i64> = (1..=2000).filter(|id| id % 10 != 0).collect();
+    arrive(&mut client, &scene.redis, &wanted);
+}
+
+#[test]
 fn what_is_prepared_is_sent_when_it_commits() {
     // Danger: the session that commits knows nothing of the events.
     let conf = [("max_worker_processes", "16"), ("max_prepared_transactions", "5")];

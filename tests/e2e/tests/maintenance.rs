@@ -133,9 +133,11 @@ fn a_debt_is_paid_although_its_commit_takes_longer_than_a_worker_stays() {
     );
     let writer = std::thread::spawn(move || run(&mut client, "INSERT INTO u VALUES (1)"));
     std::thread::sleep(Duration::from_millis(500));
-    run(&mut admin, "COMMIT");
+    // So that it is not paid before we have seen it.
+    run(&mut admin, "COMMIT; BEGIN; LOCK TABLE redis_alive IN SHARE MODE");
     writer.join().unwrap();
     assert_eq!(count(&mut admin, "SELECT count(*) FROM redis_debt"), 1);
+    run(&mut admin, "COMMIT");
     eventually(SOON, "paid", || count(&mut admin, "SELECT count(*) FROM redis_debt") == 0);
     assert_eq!(value(&scene.redis, "u:1"), None);
 }

@@ -4,8 +4,8 @@
 
 use std::time::{Duration, Instant};
 
-use pg_cache_core::message::{Message, codec};
-use pg_cache_e2e::outbox::{rows, wake};
+use pg_cache_core::message::{Message, Stored, codec};
+use pg_cache_e2e::outbox::{append, rows, wake};
 use pg_cache_e2e::registry::{count, repair};
 use pg_cache_testbed::{Pair, eventually};
 
@@ -88,6 +88,52 @@ fn the_outbox_stays_small_whatever_passes_through_it() {
     let bytes_max =
         if is_short { passing / SHORT_PART } else { LONG_BYTES.max(passing / LONG_PART) };
     assert!(u64::try_from(largest).unwrap() < bytes_max, "{largest} bytes of {bytes_max}");
+}
+
+#[test]
+#[ignore = "measures; run it by name, with a release build"]
+fn how_fast_it_relays_what_is_no_event_of_a_stream() {
+    // Danger: what must not be overtaken waits for an answer each time.
+    let events = std::env::var("PG_CACHE_EVENTS").map_or(200_000, |many| many.parse().unwrap());
+    let pair = Pair::start_with(&[("max_worker_processes", "16"), ("max_wal_size", "4GB")], &[]);
+    let mut client = pair.postgres.connect();
+    repair(&mut client);
+    let publish = Message::Publish { channel: b"c"[..].into(), payload: vec![b'x'; 200].into() };
+    let store = Message::Store {
+        key: b"k"[..].into(),
+        token: b"t"[..].into(),
+        ttl_ms: None,
+        value: Stored::Text(vec![b'x'; 200].into()),
+    };
+    let command =
+        |key: &str| Message::Command { arguments: vec![b"INCR"[..].into(), key.as_bytes().into()] };
+    let cases = [
+        ("publish", vec![publish.clone()]),
+        ("publish and append", vec![publish, append("s", &"x".repeat(200))]),
+        ("store", vec![store]),
+        ("commands to one key", vec![command("n")]),
+        ("commands to many", (0..250).map(|n| command(&n.to_string())).collect()),
+    ];
+    for (what, messages) in cases {
+        let messages: Vec<Vec<u8>> = messages.iter().map(codec::encode).collect();
+        let times = events / messages.len() as i64;
+        let filled = format!(
+            "WITH own AS MATERIALIZED (SELECT pg_current_xact_id() AS xid)
+             INSERT INTO redis_outbox
+             SELECT (pg_current_wal_insert_lsn() - '0/0')::bigint, xid,
+                    row_number() OVER (), now(), m
+               FROM own, generate_series(1, {times}) AS n, unnest($1::bytea[]) AS m"
+        );
+        client.execute(&filled, &[&messages]).unwrap();
+        let started = Instant::now();
+        eventually(Duration::from_secs(120), "all is delivered", || {
+            wake(&mut client);
+            std::thread::sleep(Duration::from_millis(20));
+            count(&mut client, "SELECT count(*) FROM (SELECT FROM redis_outbox LIMIT 1) AS waiting")
+                == 0
+        });
+        println!("{what}: {:.0} a second", events as f64 / started.elapsed().as_secs_f64());
+    }
 }
 
 #[test]

@@ -4,6 +4,12 @@
 //! batch. Appends to several streams may change places with one another, as nobody reads two
 //! streams at one moment; with anything else they may not: who is told of an event by a channel
 //! must find it in the stream.
+//!
+//! A server that is full for a moment refuses some commands and not others. Calls of one kind bear
+//! that, as each tells behind which it belongs; all others of a *wave* go as one transaction of
+//! Redis, which is refused as a whole. Nor is a command sent in one wave with another message to
+//! the same place, unless both say the same: if the first one is refused by itself, what follows it
+//! there must wait.
 
 use std::collections::HashMap;
 
@@ -11,6 +17,9 @@ use super::Message;
 
 /// Events that one call may append: it holds up everybody else on that Redis.
 const CALL_EVENTS_MAX: usize = 500;
+
+/// How many messages go as one transaction, which holds up everybody else too.
+const WAVE_MESSAGES_MAX: usize = 250;
 
 /// One command: which messages of the batch it carries, by their places in it.
 #[derive(Debug, PartialEq, Eq)]
@@ -62,10 +71,87 @@ pub fn calls<'a>(messages: impl Iterator<Item = (usize, &'a Message)>) -> Vec<Ca
     calls
 }
 
+/// Whether these calls are to be refused together or not at all.
+pub fn is_transaction(calls: &[Call]) -> bool {
+    calls.len() > 1 && calls.iter().any(|call| matches!(call, Call::Other(_)))
+}
+
+/// How many of these, from the front, go before an answer is waited for.
+pub fn wave<'a>(messages: impl Iterator<Item = &'a Message> + Clone) -> usize {
+    let is_command = |message: &Message| matches!(message, Message::Command { .. });
+    let has_commands = messages.clone().any(is_command);
+    let mut places: HashMap<&[u8], &Message> = HashMap::new();
+    let (mut count, mut is_mixed) = (0, false);
+    for message in messages {
+        is_mixed |= shape(message).is_none();
+        if is_mixed && count >= WAVE_MESSAGES_MAX {
+            break;
+        }
+        if has_commands {
+            let first = *places.entry(message.target()).or_insert(message);
+            if (is_command(first) || is_command(message)) && first != message {
+                break;
+            }
+        }
+        count += 1;
+    }
+    count
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
     use proptest::prelude::*;
+
+    fn command(name: &str, key: &str) -> Message {
+        Message::Command { arguments: vec![name.as_bytes().into(), key.as_bytes().into()] }
+    }
+
+    #[test]
+    fn events_of_any_number_of_streams_are_one_wave_and_no_transaction() {
+        // Danger: the relay waits for an answer where it did not, and is slow.
+        let batch: Vec<Message> = (0..1000).map(|at| append(&(at % 9).to_string(), None)).collect();
+        assert_eq!(wave(batch.iter()), 1000);
+        assert!(!is_transaction(&plan(&batch)));
+        assert!(!is_transaction(&plan(&[publish()])));
+        let mixed = [append("a", None), publish()];
+        assert!(is_transaction(&plan(&mixed)));
+        let many: Vec<Message> = (0..1000).map(|_| publish()).collect();
+        assert_eq!(wave(many.iter()), WAVE_MESSAGES_MAX, "nobody else is held up for long");
+        assert_eq!(wave([&batch[..], &many].concat().iter()), 1000);
+        assert_eq!(wave(vec![command("INCR", "c"); 200].iter()), 200, "each says the same");
+    }
+
+    proptest! {
+        #[test]
+        fn no_command_goes_with_another_message_to_its_place(
+            kinds in prop::collection::vec((0u8..4, 0u8..4), 0..40)
+        ) {
+            // Danger: `INCR c` is refused, `SET c 0` behind it is not, and INCR is tried again.
+            let batch: Vec<Message> = kinds.iter().map(|(kind, place)| match kind {
+                0 => command("INCR", &place.to_string()),
+                1 => command("DEL", &place.to_string()),
+                2 => append(&place.to_string(), None),
+                _ => publish(),
+            }).collect();
+            let mut rest = &batch[..];
+            while !rest.is_empty() {
+                let count = wave(rest.iter());
+                prop_assert!(count > 0, "it goes on");
+                let (sent, left) = rest.split_at(count);
+                let is_command = |message: &Message| matches!(message, Message::Command { .. });
+                for (at, second) in sent.iter().enumerate() {
+                    for first in &sent[..at] {
+                        let one_place = first.target() == second.target();
+                        let commands = is_command(first) || is_command(second);
+                        let differ = one_place && commands && first != second;
+                        prop_assert!(!differ, "{:?}, {:?}", first, second);
+                    }
+                }
+                rest = left;
+            }
+        }
+    }
 
     fn append(stream: &str, length_max: Option<u64>) -> Message {
         let (stream, payload) = (stream.as_bytes().into(), Box::from(&b"e"[..]));

@@ -7,6 +7,7 @@
 //! older.
 
 use std::collections::HashSet;
+use std::hash::Hash;
 
 use super::Message;
 
@@ -37,6 +38,23 @@ pub fn sendable<'a>(
         true
     };
     batch.take_while(may_go).count()
+}
+
+/// Which of these wait: those of transactions whose debts cannot be paid for now, and all that
+/// follows them to the same place. Each with its transaction and its place.
+pub fn waiting<T: Hash + Eq>(
+    batch: impl Iterator<Item = (u64, T)>,
+    is_owing: impl Fn(u64) -> bool,
+) -> Vec<bool> {
+    let mut places = HashSet::new();
+    let waits = |(xid, place): (u64, T)| {
+        let waits = is_owing(xid) || places.contains(&place);
+        if waits {
+            places.insert(place);
+        }
+        waits
+    };
+    batch.map(waits).collect()
 }
 
 #[cfg(test)]
@@ -80,5 +98,15 @@ mod tests {
         assert_eq!(count(&batch, &[]), 3);
         assert_eq!(count(&batch[3..], &[]), 2);
         assert_eq!(count(&[batch[2].clone(), batch[2].clone()], &[]), 1);
+    }
+    #[test]
+    fn what_follows_to_another_place_does_not_wait() {
+        // Danger: one debt that cannot be paid stops every event of the database; or what waits for
+        // its payment is overtaken within its stream.
+        let batch = [(1, "a"), (2, "b"), (3, "b"), (4, "a"), (2, "c"), (1, "c"), (3, "d")];
+        let told = |owing: &[u64]| waiting(batch.into_iter(), |xid| owing.contains(&xid));
+        assert_eq!(told(&[]), [false; 7]);
+        assert_eq!(told(&[2]), [false, true, true, false, true, true, false]);
+        assert_eq!(told(&[1, 3]), [true, false, true, true, false, true, true]);
     }
 }

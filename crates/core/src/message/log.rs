@@ -12,6 +12,10 @@ use super::{Event, Message, To};
 const MORE_MAX: usize = 500;
 const MORE_BYTES_MAX: usize = 64 * 1024;
 
+/// What is written to the outbox at once when memory is short, at the least, so that a transaction
+/// with large messages at a lower level does not write them one by one.
+const SPILL_BYTES_MIN: usize = 256 * 1024;
+
 /// A message of the running transaction, and further events to the same place: a bulk statement
 /// would else allocate a hundred bytes and more for each row, besides what the row tells.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -200,8 +204,16 @@ impl Log {
         self.bytes
     }
 
+    /// Whether what was made at this very level is to be written to the outbox, as too much is kept
+    /// in memory: in pieces that are worth it, but where many small savepoints add up to what one
+    /// of them could never write.
+    pub fn must_spill(&self, level: u32, bytes_max: usize) -> bool {
+        let is_much = self.bytes_of(level) >= SPILL_BYTES_MIN.min(bytes_max);
+        self.bytes > bytes_max && (is_much || self.bytes > bytes_max.saturating_mul(2))
+    }
+
     /// What those take that were made at this very level.
-    pub fn bytes_of(&self, level: u32) -> usize {
+    fn bytes_of(&self, level: u32) -> usize {
         let top = self.marks.last().filter(|mark| mark.level == level);
         top.map_or(0, |mark| self.bytes - mark.bytes)
     }
@@ -258,6 +270,27 @@ mod tests {
         let expected: Vec<_> =
             (0..).zip(turns.map(|(to, _)| Event { to, payload }.to_message())).collect();
         assert_eq!(made(log.take()), expected);
+    }
+
+    #[test]
+    fn what_is_kept_has_a_bound_whatever_the_savepoints() {
+        // Danger: a loop with an exception block for each row: none of them has much, so nothing is
+        // written to the outbox, and the backend takes all memory.
+        const BYTES_MAX: usize = 64 * 1024;
+        let payload = vec![b'p'; 1000];
+        let mut log = Log::default();
+        let (mut largest, mut spilled) = (0, 0);
+        for round in 0..1000 {
+            log.push_event(2, false, Event { to: stream("a", None), payload: &payload });
+            if log.must_spill(2, BYTES_MAX) {
+                spilled += made(log.take_of(2)).len();
+            }
+            largest = largest.max(log.bytes());
+            assert!(round > 0 || spilled == 0, "not before there is much");
+            log.release(2);
+        }
+        assert!(largest < 2 * BYTES_MAX + 2 * payload.len(), "{largest}");
+        assert_eq!(spilled + made(log.take()).len(), 1000);
     }
 
     #[test]
