@@ -38,8 +38,8 @@ impl Debt<'_> {
         Debt { tag: Tag::CATALOGUE, key: Some(b"*"), yields: false };
 }
 
-/// What a transaction has written down so far, and in which of its levels: a rollback to a savepoint
-/// takes the rows with it.
+/// What a transaction has written down so far, and in which of its levels: a rollback to a
+/// savepoint takes the rows with it.
 #[derive(Debug, Default)]
 pub struct Ledger {
     tags: HashMap<Tag, u32>,
