@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use pg_cache_core::tag::Tag;
 use pg_cache_e2e::counters::counted;
+use pg_cache_e2e::gate::Gate;
 use pg_cache_e2e::registry::{WORKERS, count, repair, table_key};
 use pg_cache_e2e::tracking::track;
 use pg_cache_e2e::{Outcome, Scene, cached, direct};
@@ -389,9 +390,13 @@ fn what_keeps_a_whole_database_from_its_entries_is_named() {
     let owed = Tag::any(oid("other")).0 as i64;
     let debt = format!("INSERT INTO redis_debt VALUES ({owed}, '700', NULL)");
     let move_away = format!("SET pg_cache.url = '{}'", elsewhere.url());
-    // Nobody mends anything while this transaction is open.
-    let mut holder = scene.connect();
-    let hold = "BEGIN; LOCK TABLE redis_server IN ROW EXCLUSIVE MODE";
+    // Nobody mends anything while the worker waits before it pays.
+    let paying = Gate::new();
+    let hold = format!(
+        "ALTER DATABASE {} SET pg_cache.fault_point = '{}'",
+        scene.database(),
+        paying.at("worker.pay")
+    );
     let lose = format!("HSET {key} R ffffffffffffffffffffffffffffffff");
     let cases = [
         (&debt[..], "", "debt", "table public.other"),
@@ -402,7 +407,7 @@ fn what_keeps_a_whole_database_from_its_entries_is_named() {
     ];
     let _ = cached(&mut client, "k", query);
     eventually(SOON, "no worker is there", || count(&mut client, WORKERS) == 0);
-    run(&mut holder, hold);
+    run(&mut client, &hold);
     for (sql, command, reason, because) in cases {
         run(&mut client, sql);
         if !command.is_empty() {
@@ -415,7 +420,7 @@ fn what_keeps_a_whole_database_from_its_entries_is_named() {
         let counts = if reason == "hit" { counters.hits } else { counters.reason(reason) };
         assert_eq!(counts, 1, "{reason}: {counters:?}");
     }
-    run(&mut holder, "COMMIT");
+    paying.open();
     repair(&mut client);
     let _ = cached(&mut client, "k", query);
     assert_eq!(status(&mut client, query), ("hit".to_owned(), vec![]));

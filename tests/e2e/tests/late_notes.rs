@@ -4,8 +4,9 @@
 use std::time::Duration;
 
 use pg_cache_e2e::events::{get, told};
+use pg_cache_e2e::gate::Gate;
 use pg_cache_e2e::outbox::rows;
-use pg_cache_e2e::registry::{count, repair};
+use pg_cache_e2e::registry::{WORKERS, count, repair};
 use pg_cache_e2e::{Notices, Scene, cached, late};
 use pg_cache_testbed::{Pair, eventually};
 use postgres::Client;
@@ -157,10 +158,15 @@ fn what_is_owed_late_and_undone_is_owed_again() {
     let (scene, mut client, _notices) = scene_with("");
     client.batch_execute("SELECT redis_track('other')").unwrap();
     repair(&mut client);
-    let mut holds_the_worker_up = scene.connect();
-    holds_the_worker_up
-        .batch_execute("BEGIN; LOCK TABLE redis_server IN ROW EXCLUSIVE MODE")
+    let paying = Gate::new();
+    let hold = paying.at("worker.pay");
+    client
+        .batch_execute(&format!(
+            "ALTER DATABASE {} SET pg_cache.fault_point = '{hold}'",
+            scene.database()
+        ))
         .unwrap();
+    eventually(SOON, "no worker is there", || count(&mut client, WORKERS) == 0);
     client.batch_execute("SET pg_cache.url = 'unix:///nowhere'").unwrap();
     let undone = "DO $$ BEGIN
         BEGIN INSERT INTO other VALUES (1); RAISE EXCEPTION 'undo';
