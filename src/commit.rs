@@ -96,15 +96,19 @@ pub fn listener() -> Listener {
         before_prepare: || settle(End::Prepare),
         released: |level| {
             LAST.set(None);
-            with_pending(|pending| pending.release(level));
-            TRANSACTION.with_borrow_mut(|transaction| transaction.ledger.release(level));
+            TRANSACTION.with_borrow_mut(|transaction| {
+                transaction.each_pending(|pending| pending.release(level));
+                transaction.ledger.release(level);
+            });
         },
         rolled_back: |level| {
             // The guard's name is for tests that show what the stack is good for.
             let lost = if host::skips("guard.savepoint") { 1 } else { level };
             LAST.set(None);
-            with_pending(|pending| pending.roll_back(lost));
-            TRANSACTION.with_borrow_mut(|transaction| transaction.ledger.roll_back(lost));
+            TRANSACTION.with_borrow_mut(|transaction| {
+                transaction.each_pending(|pending| pending.roll_back(lost));
+                transaction.ledger.roll_back(lost);
+            });
         },
         committed: || {},
         ended: || {
@@ -140,11 +144,15 @@ pub fn statement_listener() -> statement::Listener {
     }
 }
 
-fn with_pending(work: impl Fn(&mut Pending)) {
-    TRANSACTION.with_borrow_mut(|transaction| {
-        let Transaction { pending, stored, .. } = transaction;
-        pending.iter_mut().chain(stored.each()).for_each(work);
-    });
+impl Transaction {
+    fn each_pending(&mut self, work: impl Fn(&mut Pending)) {
+        self.pending.iter_mut().chain(self.stored.each()).for_each(work);
+    }
+
+    /// How many keys are pending, to be gone or to be stored.
+    fn keys(&self) -> usize {
+        self.pending.as_ref().map_or(0, Pending::keys) + self.stored.keys()
+    }
 }
 
 /// Notes something, and says how many keys are pending then and after which end it came, if late.
@@ -152,7 +160,7 @@ fn noted(work: impl FnOnce(&mut Pending, u32)) -> (usize, Option<End>) {
     TRANSACTION.with_borrow_mut(|transaction| {
         let pending = transaction.pending.get_or_insert_with(|| Pending::with_limits(GROUPS_MAX));
         work(pending, xact::level());
-        (pending.keys() + transaction.stored.keys(), transaction.settled)
+        (transaction.keys(), transaction.settled)
     })
 }
 
@@ -185,9 +193,8 @@ pub fn note_key(key: &[u8]) -> Outcome<()> {
 /// The same of a key that is set after the commit, by way of the outbox or not.
 pub fn note_stored(durable: bool, key: &[u8]) -> Outcome<()> {
     let (keys, late) = TRANSACTION.with_borrow_mut(|transaction| {
-        let Transaction { pending, stored, settled, .. } = transaction;
-        stored.note(xact::level(), durable, key);
-        (pending.as_ref().map_or(0, Pending::keys) + stored.keys(), *settled)
+        transaction.stored.note(xact::level(), durable, key);
+        (transaction.keys(), transaction.settled)
     });
     has_noted_key(keys, late)
 }
@@ -212,7 +219,7 @@ fn settle(end: End) -> Outcome<()> {
     TRANSACTION.with_borrow_mut(|transaction| transaction.settled = Some(end));
     let Some(xid) = xact::xid() else { return Ok(()) };
     let tokens = events::tokens(end == End::Prepare)?;
-    let begun = early::finish()?;
+    let begun = early::finish();
     let taken = TRANSACTION.with_borrow_mut(|transaction| {
         // Once prepared, nobody waits for us, and what was bumped may be lost with its table.
         let forgets = host::skips("guard.preparedearly");

@@ -43,6 +43,8 @@ pub struct Outgoing {
     log: Log,
     /// Taken before the commit: it may be large, and behind it nothing may fail.
     room: Vec<u8>,
+    /// The bytes of the largest entry that there ever was.
+    largest: usize,
 }
 
 /// Writes them down as commands.
@@ -69,11 +71,9 @@ impl Outgoing {
 
     /// Adds some, settled at a nest level, their names with the database's prefix.
     pub fn extend(&mut self, level: u32, entries: impl Iterator<Item = Entry>) {
-        self.log.append(level, entries);
-        let entries = self.log.entries();
-        let all: usize = entries.iter().map(Entry::bytes).sum();
-        let largest = entries.iter().map(Entry::bytes).max().unwrap_or_default();
-        self.room.reserve(all.min(PART_BYTES_MAX + largest));
+        let largest = &mut self.largest;
+        self.log.append(level, entries.inspect(|entry| *largest = (*largest).max(entry.bytes())));
+        self.room.reserve(self.log.bytes().min(PART_BYTES_MAX + self.largest));
     }
 
     /// A savepoint became part of the level below it.
@@ -93,7 +93,7 @@ impl Outgoing {
         left: impl Fn() -> Duration,
         delivered: &mut Delivered,
     ) -> Result<(), Failure> {
-        let Self { mut log, mut room } = self;
+        let Self { mut log, mut room, .. } = self;
         let mut packer = Packer::default();
         let mut entries = log.take().into_iter();
         let pack = |out: &mut Vec<u8>| packer.part(out, &mut entries);

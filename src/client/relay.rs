@@ -265,8 +265,7 @@ struct Answers {
 
 /// Sends calls, each by itself.
 fn ask(session: &mut Session, calls: Pipeline) -> RedisResult<Answers> {
-    let ticket = session.post(&calls.get_packed_pipeline(), calls.len())?;
-    let each = session.collect(ticket)?.into_iter().map(Some).collect();
+    let each = session.ask_each(&calls)?.into_iter().map(Some).collect();
     Ok(Answers { each, aborted: None })
 }
 
@@ -288,8 +287,7 @@ fn ask_together(
         pipeline.add_command(call.clone());
     }
     pipeline.cmd("EXEC");
-    let ticket = session.post(&pipeline.get_packed_pipeline(), pipeline.len())?;
-    let mut replies = session.collect(ticket)?;
+    let mut replies = session.ask_each(&pipeline)?;
     let executed = replies.pop();
     let mut replies = replies.into_iter().skip(scripts.len());
     let is_begun = !matches!(replies.next(), Some(Value::ServerError(_)));

@@ -117,8 +117,7 @@ pub fn delete_owed(
         call.arg(names.value()).arg(names.sidecar()).arg(names.lease()).arg(names.token());
     }
     Session::ask_for_proof(&mut pipeline);
-    let ticket = session.post(&pipeline.get_packed_pipeline(), keys.len() + 2)?;
-    let mut replies = session.collect(ticket)?;
+    let mut replies = session.ask_each(&pipeline)?;
     session.prove(replies.pop())?;
     let of_keys = replies.into_iter().skip(1).map(Value::extract_error);
     let refused = of_keys.map(|reply| match reply {

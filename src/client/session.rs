@@ -346,6 +346,12 @@ impl Session {
         Ok(std::mem::take(&mut self.posted).answers)
     }
 
+    /// Sends requests, and takes the answers to all of them, errors among them.
+    pub fn ask_each(&mut self, requests: &Pipeline) -> RedisResult<Vec<Value>> {
+        let ticket = self.post(&requests.get_packed_pipeline(), requests.len())?;
+        self.collect(ticket)
+    }
+
     /// Takes the answers to a post, so that none is read as the answer to what is asked next.
     pub fn take_posted(&mut self) -> RedisResult<()> {
         if self.posted.waiting == 0 {

@@ -17,7 +17,7 @@ use std::cell::Cell;
 use std::time::{Duration, Instant};
 
 use pg_cache_core::pace::Pace;
-use pg_cache_core::pending::{Keys, Owed, Pending};
+use pg_cache_core::pending::{Owed, Pending};
 use pg_cache_core::tag::{Bucket, Tag};
 
 use crate::client::scripts::Settlement;
@@ -92,7 +92,8 @@ pub fn statement_finished() -> Outcome<()> {
         ahead.changes += 1;
         ahead.pending = pending;
         ahead.changed_at = Some(Instant::now());
-        PACE.get().is_near_end(ahead.changes) && pending <= TOLD_MAX
+        let is_near = PACE.get().is_near_end(ahead.changes) && pending <= TOLD_MAX;
+        is_near && transaction.keys() == 0
     });
     if is_near_end {
         let told = tell();
@@ -107,7 +108,7 @@ fn tell() -> Option<Told> {
     let xid = xact::xid()?;
     let owed =
         TRANSACTION.with_borrow(|transaction| transaction.pending.as_ref().map(Pending::copy));
-    let owed = owed.filter(|owed| !owed.tags.contains(&Tag::CATALOGUE) && owed.keys.is_empty())?;
+    let owed = owed.filter(|owed| !owed.tags.contains(&Tag::CATALOGUE))?;
     let fresh = Fresh::try_push()?;
     let registration = registry::seen_by_writer(&fresh.snapshot).ok()??;
     let deadline = Deadline::start();
@@ -116,7 +117,7 @@ fn tell() -> Option<Told> {
         return None;
     }
     let buckets = delivery::buckets_of(&registration, &owed);
-    let settlement = delivery.settlement(&buckets, &Keys::default(), &[]);
+    let settlement = delivery.settlement(&buckets, &owed.keys, &[]);
     let ticket = connection::tell(|session| Ok(settlement.post(session)?))?;
     Some(Told { buckets, settlement, ticket })
 }

@@ -118,13 +118,13 @@ pub fn settle() -> Outcome<()> {
 
 /// Before the commit: what did not arrive is pending again. Gives the time that is left, if it was
 /// begun.
-pub fn finish() -> Outcome<Option<Deadline>> {
+pub fn finish() -> Option<Deadline> {
     let early = TRANSACTION.with_borrow_mut(|transaction| {
         let has_posted = transaction.early.as_ref().is_some_and(|early| early.posted.is_some());
         let is_something = has_posted || !transaction.in_flight.is_empty();
         is_something.then(|| transaction.early.take().unwrap_or_default())
     });
-    let Some(mut early) = early else { return Ok(None) };
+    let mut early = early?;
     let deadline = Deadline::start();
     let has_posted = early.posted.is_some();
     let collected = early.collect(&deadline);
@@ -135,7 +135,7 @@ pub fn finish() -> Outcome<Option<Deadline>> {
         }
         transaction.early = Some(early);
     });
-    Ok(Some(deadline))
+    Some(deadline)
 }
 
 impl Transaction {
@@ -144,8 +144,7 @@ impl Transaction {
     fn put_back(&mut self) {
         let lost = std::mem::take(&mut self.in_flight);
         let count: usize = lost.iter().map(|lost| lost.owed.keys.len()).sum();
-        let held = self.pending.as_ref().map_or(0, Pending::keys) + self.stored.keys();
-        if count + held > DEBTS_MAX {
+        if count + self.keys() > DEBTS_MAX {
             self.coarse = true;
             return;
         }

@@ -6,11 +6,11 @@
 use std::time::Instant;
 
 use pg_cache_testbed::Pair;
+use pg_cache_testbed::process::memory_peak_kb;
 use postgres::Client;
 
 use super::{
-    GROUPED, Goal, INVALIDATED, PLAIN, Result, Row, TRACKED, Way, await_ends, compare,
-    memory_peak_kb, turns,
+    GROUPED, Goal, INVALIDATED, PLAIN, Result, Row, TRACKED, Way, await_ends, compare, turns,
 };
 use crate::Outcome;
 
@@ -63,12 +63,12 @@ fn once(pair: &Pair, way: &Way) -> Outcome<Once> {
     let process: i32 = sql.query_one("SELECT pg_backend_pid()", &[])?.get(0);
     // Loads the library and the catalogue.
     sql.batch_execute("BEGIN; UPDATE bulk SET abalance = 0 WHERE aid = 0; ROLLBACK")?;
-    let memory_before_kb = memory_peak_kb(process)?;
+    let memory_before_kb = memory_peak_kb(process);
     let before = told(&mut sql)?;
     let start = Instant::now();
     sql.batch_execute("UPDATE bulk SET abalance = abalance + 1")?;
     let seconds = start.elapsed().as_secs_f64();
-    let grown_kb = memory_peak_kb(process)? - memory_before_kb;
+    let grown_kb = memory_peak_kb(process) - memory_before_kb;
     prove(before, told(&mut sql)?, way)?;
     drop(sql);
     await_ends(pair);

@@ -221,14 +221,6 @@ fn nothing_is_owed(postgres: &Postgres) -> Outcome<()> {
     Ok(())
 }
 
-/// What a process's address space grew to, in kB. Shared memory stands in it from the start.
-pub fn memory_peak_kb(process: i32) -> Outcome<u64> {
-    let status = fs::read_to_string(format!("/proc/{process}/status"))?;
-    let line = status.lines().find_map(|line| line.strip_prefix("VmPeak:"));
-    let number = line.and_then(|line| line.split_whitespace().next()).ok_or("no VmPeak")?;
-    Ok(number.parse()?)
-}
-
 /// Processor time of a process so far, in microseconds, as its scheduler counts it: ticks miss what
 /// sleeps between them.
 pub fn process_us(process: u32) -> Outcome<f64> {

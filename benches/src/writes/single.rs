@@ -46,10 +46,24 @@ const WAYS: [Way; 7] = [SILENT, ASKED, NOTIFIED, STREAMED, PUBLISHED, QUEUED, ST
 /// Those that make one round trip.
 const ONE_TRIP: [&str; 3] = [STREAMED.id, PUBLISHED.id, QUEUED.id];
 
+fn sends(way: &Way) -> bool {
+    ONE_TRIP.contains(&way.id) || way.id == STORED.id
+}
+
 /// What a way adds to a commit, in round trips, by round.
 pub struct Trips {
     way: Way,
     rounds: Vec<f64>,
+}
+
+impl Trips {
+    fn of(&self, part: f64) -> f64 {
+        quantile(self.rounds.iter().copied(), part)
+    }
+
+    fn goal(&self) -> Option<f64> {
+        ONE_TRIP.contains(&self.way.id).then_some(TRIPS_GOAL)
+    }
 }
 
 pub fn measure(pair: &Pair, rounds: usize) -> Outcome<(Row, Vec<Trips>)> {
@@ -59,7 +73,7 @@ pub fn measure(pair: &Pair, rounds: usize) -> Outcome<(Row, Vec<Trips>)> {
     }
     drop(sql);
     let mut results: Vec<Result> = WAYS.iter().map(|way| Result::new(way, None)).collect();
-    let told = WAYS.iter().filter(|way| ONE_TRIP.contains(&way.id) || way.id == STORED.id);
+    let told = WAYS.iter().filter(|way| sends(way));
     let mut trips: Vec<Trips> = told.map(|way| Trips { way: *way, rounds: Vec::new() }).collect();
     for round in 0..rounds * TURNS_A_ROUND {
         for turn in turns(WAYS.len(), round) {
@@ -95,32 +109,28 @@ fn once(pair: &Pair, way: &Way) -> Outcome<f64> {
         }
         times_us.push(start.elapsed().as_secs_f64() * 1e6);
     }
-    let sends = ONE_TRIP.contains(&way.id) || way.id == STORED.id;
-    events::end(pair, sql, way, sends)?;
+    events::end(pair, sql, way, sends(way))?;
     Ok(quantile(times_us.iter().copied(), 0.5))
 }
 
 pub fn print(trips: &[Trips]) {
     println!("\nBeyond a commit without, in what the application's own XADD behind it takes:\n");
     for told in trips {
-        let of = |part| quantile(told.rounds.iter().copied(), part);
-        let goal = match ONE_TRIP.contains(&told.way.id) {
-            true if of(0.5) <= TRIPS_GOAL => format!("; goal: at most {TRIPS_GOAL}"),
-            true => format!("; goal: at most {TRIPS_GOAL}: MISSED"),
-            false => "; it makes two: the token goes before the commit, the row behind it".into(),
+        let goal = match told.goal() {
+            Some(goal) if told.of(0.5) <= goal => format!("; goal: at most {goal}"),
+            Some(goal) => format!("; goal: at most {goal}: MISSED"),
+            None => "; it makes two: the token goes before the commit, the row behind it".into(),
         };
-        let (low, high) = (of(0.25), of(0.75));
-        println!("- {}: {:.2} ({low:.2} to {high:.2}){goal}", told.way.title, of(0.5));
+        let (low, high) = (told.of(0.25), told.of(0.75));
+        println!("- {}: {:.2} ({low:.2} to {high:.2}){goal}", told.way.title, told.of(0.5));
     }
 }
 
 pub fn as_json(trips: &[Trips]) -> Value {
     let one = |told: &Trips| {
-        let of = |part| quantile(told.rounds.iter().copied(), part);
-        let goal = ONE_TRIP.contains(&told.way.id).then_some(TRIPS_GOAL);
         json!({
-            "way": told.way.id, "trips": of(0.5), "trips_quartile_1": of(0.25),
-            "trips_quartile_3": of(0.75), "goal": goal,
+            "way": told.way.id, "trips": told.of(0.5), "trips_quartile_1": told.of(0.25),
+            "trips_quartile_3": told.of(0.75), "goal": told.goal(),
         })
     };
     trips.iter().map(one).collect()
