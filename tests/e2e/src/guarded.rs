@@ -73,9 +73,7 @@ impl Stage {
 
     /// The worker that comes next has these fault points. None is left.
     pub fn replace_worker(&mut self, faults: &str) {
-        let name = self.scene.database();
-        let set = format!("ALTER DATABASE {name} SET pg_cache.fault_point = '{faults}'");
-        self.admin.batch_execute(&set).unwrap();
+        self.scene.set_faults(faults);
         let terminate = "SELECT count(pg_terminate_backend(pid)) FROM pg_stat_activity
                          WHERE backend_type = 'pg_cache worker' AND datname = current_database()";
         eventually(SOON, "the worker is gone", || {

@@ -202,6 +202,13 @@ impl Scene {
         self.postgres().register(&self.database);
     }
 
+    /// What begins in this scene's database from now on has these fault points, the worker too.
+    pub fn set_faults(&self, faults: &str) {
+        let name = &self.database;
+        let sql = format!("ALTER DATABASE {name} SET pg_cache.fault_point = '{faults}'");
+        self.postgres().connect().batch_execute(&sql).unwrap();
+    }
+
     /// Waits until no worker is left in this scene's database: it asks Redis now and then.
     pub fn quiet(&self) {
         let mut client = self.connect();

@@ -5,7 +5,7 @@ use std::time::Duration;
 use pg_cache_core::tag::Tag;
 use pg_cache_e2e::counters::counted;
 use pg_cache_e2e::gate::Gate;
-use pg_cache_e2e::registry::{WORKERS, count, repair, table_key};
+use pg_cache_e2e::registry::{count, repair, table_key};
 use pg_cache_e2e::tracking::track;
 use pg_cache_e2e::{Outcome, Scene, cached, direct};
 use pg_cache_testbed::{Redis, eventually};
@@ -392,11 +392,6 @@ fn what_keeps_a_whole_database_from_its_entries_is_named() {
     let move_away = format!("SET pg_cache.url = '{}'", elsewhere.url());
     // Nobody mends anything while the worker waits before it pays.
     let paying = Gate::new();
-    let hold = format!(
-        "ALTER DATABASE {} SET pg_cache.fault_point = '{}'",
-        scene.database(),
-        paying.at("worker.pay")
-    );
     let lose = format!("HSET {key} R ffffffffffffffffffffffffffffffff");
     let cases = [
         (&debt[..], "", "debt", "table public.other"),
@@ -406,8 +401,8 @@ fn what_keeps_a_whole_database_from_its_entries_is_named() {
         ("UPDATE redis_server SET timeline = timeline + 1", "", "unregistered", ""),
     ];
     let _ = cached(&mut client, "k", query);
-    eventually(SOON, "no worker is there", || count(&mut client, WORKERS) == 0);
-    run(&mut client, &hold);
+    scene.quiet();
+    scene.set_faults(&paying.at("worker.pay"));
     for (sql, command, reason, because) in cases {
         run(&mut client, sql);
         if !command.is_empty() {

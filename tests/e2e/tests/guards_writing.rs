@@ -50,20 +50,25 @@ fn keys_that_were_not_settled_early_are_owed() {
     });
 }
 
+/// Prepares a change, has Redis lose everything, and commits it.
+fn commits_prepared(stage: &mut Stage, fault: &str, begin: &str) {
+    let mut writer = stage.connect(fault);
+    let name = stage.scene.database().to_owned();
+    writer.batch_execute(begin).unwrap();
+    writer.batch_execute(CHANGE).unwrap();
+    writer.batch_execute(&format!("PREPARE TRANSACTION '{name}'")).unwrap();
+    stage.lose_everything();
+    repair(&mut stage.admin);
+    assert_eq!(stage.served(), OLD, "not committed yet");
+    writer.batch_execute(&format!("COMMIT PREPARED '{name}'")).unwrap();
+}
+
 #[test]
 fn who_is_prepared_owes() {
     // Danger: the worker does not wait for it, and its bump is lost.
     assert_needed("guard.oweprepared", |fault| {
         let mut stage = Stage::new();
-        let mut writer = stage.connect(fault);
-        let name = stage.scene.database().to_owned();
-        writer.batch_execute("BEGIN").unwrap();
-        writer.batch_execute(CHANGE).unwrap();
-        writer.batch_execute(&format!("PREPARE TRANSACTION '{name}'")).unwrap();
-        stage.lose_everything();
-        repair(&mut stage.admin);
-        assert_eq!(stage.served(), OLD, "not committed yet");
-        writer.batch_execute(&format!("COMMIT PREPARED '{name}'")).unwrap();
+        commits_prepared(&mut stage, fault, "BEGIN");
         stage.served() == OLD
     });
 }
@@ -73,15 +78,7 @@ fn who_is_prepared_owes_what_it_settled_early() {
     // Danger: keys that were settled are not noted any more, and their bump is lost.
     assert_needed("guard.preparedearly", |fault| {
         let mut stage = Stage::new();
-        let mut writer = stage.connect(fault);
-        let name = stage.scene.database().to_owned();
-        writer.batch_execute("SET pg_cache.pending_keys_max = 1; BEGIN").unwrap();
-        writer.batch_execute(CHANGE).unwrap();
-        writer.batch_execute(&format!("PREPARE TRANSACTION '{name}'")).unwrap();
-        stage.lose_everything();
-        repair(&mut stage.admin);
-        assert_eq!(stage.served(), OLD, "not committed yet");
-        writer.batch_execute(&format!("COMMIT PREPARED '{name}'")).unwrap();
+        commits_prepared(&mut stage, fault, "SET pg_cache.pending_keys_max = 1; BEGIN");
         stage.finds_old()
     });
 }

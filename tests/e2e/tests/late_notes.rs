@@ -6,7 +6,7 @@ use std::time::Duration;
 use pg_cache_e2e::events::{get, told};
 use pg_cache_e2e::gate::Gate;
 use pg_cache_e2e::outbox::rows;
-use pg_cache_e2e::registry::{WORKERS, count, repair};
+use pg_cache_e2e::registry::{count, repair};
 use pg_cache_e2e::{Notices, Scene, cached, late};
 use pg_cache_testbed::{Pair, eventually};
 use postgres::Client;
@@ -159,14 +159,8 @@ fn what_is_owed_late_and_undone_is_owed_again() {
     client.batch_execute("SELECT redis_track('other')").unwrap();
     repair(&mut client);
     let paying = Gate::new();
-    let hold = paying.at("worker.pay");
-    client
-        .batch_execute(&format!(
-            "ALTER DATABASE {} SET pg_cache.fault_point = '{hold}'",
-            scene.database()
-        ))
-        .unwrap();
-    eventually(SOON, "no worker is there", || count(&mut client, WORKERS) == 0);
+    scene.quiet();
+    scene.set_faults(&paying.at("worker.pay"));
     client.batch_execute("SET pg_cache.url = 'unix:///nowhere'").unwrap();
     let undone = "DO $$ BEGIN
         BEGIN INSERT INTO other VALUES (1); RAISE EXCEPTION 'undo';

@@ -150,18 +150,15 @@ fn a_late_command_of_a_dead_worker_appends_nothing() {
     let mut client = scene.connect();
     repair(&mut client);
     scene.quiet();
-    let fault = |value: &str| {
-        format!("ALTER DATABASE {} SET pg_cache.fault_point = '{value}'", scene.database())
-    };
     for point in ["relay.sent", "relay.deleted"] {
         let stream = point;
-        client.batch_execute(&fault(&format!("{point}:exit"))).unwrap();
+        scene.set_faults(&format!("{point}:exit"));
         put(&mut client, &[append(stream, "0"), append(stream, "1")]);
         wake(&mut client);
         eventually(SOON, "sent", || events(&scene.redis, stream).len() == 2);
         scene.quiet();
         assert_eq!(rows(&mut client), 2, "the worker died before it committed");
-        client.batch_execute(&fault("")).unwrap();
+        scene.set_faults("");
         put(&mut client, &[append(stream, "2")]);
         delivered(&mut client);
         assert_eq!(events(&scene.redis, stream), numbers(3), "{point}");

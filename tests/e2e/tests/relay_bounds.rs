@@ -96,17 +96,14 @@ fn any_number_of_streams_has_each_event_once() {
     let mut client = scene.connect();
     repair(&mut client);
     scene.quiet();
-    let fault = |value: &str| {
-        format!("ALTER DATABASE {} SET pg_cache.fault_point = '{value}'", scene.database())
-    };
     // One dies behind its first batch, before it has deleted the rows.
-    client.batch_execute(&fault("relay.deleted:exit")).unwrap();
+    scene.set_faults("relay.deleted:exit");
     let all: Vec<_> = (0..streams).map(|n| append(&format!("s:{n}"), "0")).collect();
     put(&mut client, &all);
     wake(&mut client);
     eventually(SOON, "it began", || !events(&scene.redis, "s:0").is_empty());
     scene.quiet();
-    client.batch_execute(&fault("")).unwrap();
+    scene.set_faults("");
     put(&mut client, &all);
     eventually(4 * SOON, "delivered", || {
         wake(&mut client);

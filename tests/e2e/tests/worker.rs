@@ -224,17 +224,14 @@ fn a_table_that_was_lost_while_it_was_made_is_not_used() {
     let mut client = scene.connect();
     repair(&mut client);
     eventually(SOON, "the worker is gone", || count(&mut client, WORKERS) == 0);
-    let fault = |value: &str| {
-        format!("ALTER DATABASE {} SET pg_cache.fault_point = '{value}'", scene.database())
-    };
-    client.batch_execute(&fault("worker.claimed:sleep_1500")).unwrap();
+    scene.set_faults("worker.claimed:sleep_1500");
     let key = table_key(&mut client);
     scene.redis.cli(&["FLUSHALL"]);
     client.batch_execute("SELECT redis_wake()").unwrap();
     eventually(SOON, "claimed", || scene.redis.cli(&["HEXISTS", &key, "claim"]) == "1");
     let doomed = generation(&mut client).unwrap();
     scene.redis.cli(&["DEL", &key]);
-    client.batch_execute(&fault("")).unwrap();
+    scene.set_faults("");
     eventually(SOON, "another one is made", || {
         let made = made(&scene.redis, &mut client);
         assert_ne!(made, doomed, "its claim was lost");
