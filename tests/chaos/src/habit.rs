@@ -10,7 +10,7 @@ use fastrand::Rng;
 use postgres::{Client, Error};
 
 use crate::guards::Guard;
-use crate::session::Session;
+use crate::reader;
 use crate::world::{Side, World};
 
 /// What is asked of the two tables.
@@ -59,25 +59,9 @@ fn go_on(world: &World, client: &mut Client, random: &mut Rng) -> Result<(), Err
 pub fn read(world: &World, mut random: Rng) {
     let is_asked = |index: &usize| KEYS.contains(&world.questions[*index].key.as_str());
     let asked: Vec<usize> = (0..world.questions.len()).filter(is_asked).collect();
-    while !world.tally.is_over() {
-        let Some(mut session) = Session::open(world, Side::Primary) else {
-            world.tally.rest(Duration::from_millis(50));
-            continue;
-        };
-        while !world.tally.is_over() {
-            let mut round = || {
-                asked
-                    .iter()
-                    .try_for_each(|index| session.check(*index, false, "beside a habit"))?;
-                session.count()
-            };
-            if let Err(error) = round() {
-                world.tally.error(&error);
-                if session.client.batch_execute("ROLLBACK").is_err() {
-                    break;
-                }
-            }
-            world.tally.rest(Duration::from_millis(random.u64(1..20)));
-        }
-    }
+    reader::ask(world, Side::Primary, |session| {
+        asked.iter().try_for_each(|index| session.check(*index, false, "beside a habit"))?;
+        world.tally.rest(Duration::from_millis(random.u64(1..20)));
+        Ok(())
+    });
 }

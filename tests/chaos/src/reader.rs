@@ -31,15 +31,23 @@ const ON_A_STANDBY: &[(u32, Way)] =
 
 /// Asks until the run is over.
 pub fn read(world: &World, side: Side, mut random: fastrand::Rng) {
+    let ways = if side == Side::Standby { ON_A_STANDBY } else { ON_A_PRIMARY };
+    ask(world, side, |session| pick(ways, &mut random)(session, &mut random));
+}
+
+/// Runs rounds of questions until the run is over, in one session for as long as it lives.
+pub fn ask(
+    world: &World,
+    side: Side,
+    mut round: impl FnMut(&mut Session<'_>) -> Result<(), Error>,
+) {
     while !world.tally.is_over() {
         let Some(mut session) = Session::open(world, side) else {
             world.tally.rest(Duration::from_millis(50));
             continue;
         };
         while !world.tally.is_over() {
-            let ways = if side == Side::Standby { ON_A_STANDBY } else { ON_A_PRIMARY };
-            let way = pick(ways, &mut random);
-            let done = way(&mut session, &mut random).and_then(|()| session.count());
+            let done = round(&mut session).and_then(|()| session.count());
             if let Err(error) = done {
                 world.tally.error(&error);
                 if session.client.batch_execute("ROLLBACK").is_err() {
