@@ -21,7 +21,9 @@ CREATE TABLE redis_server (
     registered_at timestamptz NOT NULL DEFAULT pg_catalog.now(),
     -- Under which entries' recipes are written: who may write Redis must not be able to forge one.
     secret text NOT NULL DEFAULT pg_catalog.replace(
-        pg_catalog.gen_random_uuid()::text || pg_catalog.gen_random_uuid()::text, '-', '')
+        pg_catalog.gen_random_uuid()::text || pg_catalog.gen_random_uuid()::text, '-', ''),
+    -- Where writers are listed for readers: 'redis', or 'memory' of the server that registered it.
+    tag_table text NOT NULL DEFAULT 'redis'
 );
 
 COMMENT ON TABLE redis_server IS

@@ -29,6 +29,7 @@
 mod ahead;
 mod delivery;
 mod early;
+mod listing;
 mod stored;
 
 use std::cell::{Cell, RefCell};
@@ -266,7 +267,8 @@ fn deliver(
     }
     let fresh = Fresh::push();
     let (mut is_former, mut is_unmade) = (false, true);
-    let settled = match registration(&fresh, is_locked) {
+    let listed = listing::list(&fresh.snapshot, xid, &owing.owed, &deadline);
+    let settled = match listed.and_then(|()| registration(&fresh, is_locked)) {
         Ok(Some(found)) => {
             is_unmade = false;
             let delivery = Delivery::new(&found, &fresh.snapshot, xid, &deadline);

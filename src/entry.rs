@@ -4,10 +4,11 @@ use pg_cache_core::fingerprint::{FingerprintBuilder, scope_hash};
 use pg_cache_core::key::{self, EntryKeys};
 use pg_cache_core::tag::{Bucket, Tag};
 
+use crate::client::session::Ask;
 use crate::pg::arguments::{self, Bound};
 use crate::pg::plan::Plan;
 use crate::pg::{classify, guc, host, identity, settings};
-use crate::registry::Registration;
+use crate::registry::{Home, Registration};
 
 pub struct Entry {
     pub keys: EntryKeys,
@@ -35,8 +36,16 @@ impl Entry {
         let mut tags = vec![Tag::CATALOGUE, Tag::key(key)];
         tags.truncate(if host::skips("guard.keytag") { 1 } else { 2 });
         plan.append_tags(bound, &mut tags);
-        let buckets = tags.iter().map(|tag| tag.bucket(registration.buckets)).collect();
+        let buckets = tags.iter().map(|tag| registration.bucket(*tag)).collect();
         Self { keys, fingerprint, scope, tags, buckets }
+    }
+}
+
+impl Entry {
+    /// What a look at it asks Redis for.
+    pub fn ask<'a>(&'a self, registration: &'a Registration) -> Ask<'a> {
+        let table = (&registration.table[..], &self.buckets[..]);
+        Ask::new(&self.keys, (registration.home == Home::Redis).then_some(table))
     }
 }
 

@@ -1,14 +1,14 @@
 //! What `redis_cached` would do with a query, and why.
 
-use pg_cache_core::fence::{Judgement, Wanted, blamed, judge};
+use pg_cache_core::fence::{Judgement, Look, Wanted, blamed, judge};
 use pg_cache_core::reason::Reason;
 use pg_cache_core::sidecar::Sidecar;
 use pg_cache_core::template::Template;
 use serde_json::{Value, json};
 
-use crate::client::session::{Ask, Found};
 use crate::connection;
 use crate::entry::Entry;
+use crate::listed::Listed;
 use crate::pg::dependencies::Reads;
 use crate::pg::error::Outcome;
 use crate::pg::plan::{self, Plan};
@@ -124,11 +124,19 @@ fn status(
         return Ok(Status::of("permission"));
     }
     let keys = &entry.keys;
-    let ask = Ask::new(keys, &registration.table, &entry.buckets);
+    let ask = entry.ask(registration);
+    let listed = match Listed::of(registration, entry, snapshot) {
+        Ok(listed) => listed,
+        Err(reason) => return Ok(Status::of(reason.as_str())),
+    };
     let looked = connection::ask(|session| {
         let found = session.look(&ask)?;
         registration.check(found.server)?;
-        let (status, blamed) = judged(&found, entry, registration, snapshot);
+        let judge = |look: &Look<'_>| judged(look, entry, registration, snapshot);
+        let (status, blamed) = match &listed {
+            Some(listed) => listed.with(&found.judged(), judge),
+            None => judge(&found.judged()),
+        };
         let sidecar = found.sidecar.and_then(|bytes| Sidecar::decode(bytes).ok());
         let bytes = found.value.map(<[u8]>::len);
         let mut pipeline = redis::pipe();
@@ -166,12 +174,11 @@ fn meaning(plan: &Plan, entry: &Entry, place: usize) -> String {
 
 /// Why the entry would not be served, if it would not, and to which of its tags that is due.
 fn judged(
-    found: &Found<'_>,
+    look: &Look<'_>,
     entry: &Entry,
     registration: &Registration,
     snapshot: &Snapshot,
 ) -> (Option<Reason>, Vec<usize>) {
-    let look = found.judged();
     let wanted = Wanted {
         generation: registration.generation,
         fingerprint: &entry.fingerprint,
@@ -180,13 +187,13 @@ fn judged(
         catalogue_seen: look.catalogue_version(),
     };
     let complete = |xid| snapshot.is_complete(xid);
-    let reason = match judge(&look, &wanted, &complete) {
+    let reason = match judge(look, &wanted, &complete) {
         Judgement::Hit { .. } => None,
         Judgement::Miss { reason, .. } | Judgement::Compute(reason) => Some(reason),
         Judgement::Catalogue { .. } => Some(Reason::Catalogue),
     };
     let blamed = match reason {
-        Some(Reason::Changed | Reason::RunningWriter) => blamed(&look, &wanted, &complete),
+        Some(Reason::Changed | Reason::RunningWriter) => blamed(look, &wanted, &complete),
         _ => Vec::new(),
     };
     (reason, blamed)

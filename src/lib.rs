@@ -27,6 +27,7 @@ mod health;
 mod jobs;
 mod launcher;
 mod limit;
+mod listed;
 mod outbox;
 mod read;
 mod recipe;

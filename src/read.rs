@@ -22,13 +22,14 @@ use crate::client::failure::Failure;
 use crate::client::scripts::{self, Filled, LeaseAsk};
 use crate::client::session::{Ask, Found, Session};
 use crate::entry::Entry;
+use crate::listed::Listed;
 use crate::pg::arguments::{Argument, Bound};
 use crate::pg::error::Outcome;
 use crate::pg::execute::Json;
 use crate::pg::plan::{self, Plan};
 use crate::pg::snapshot::Snapshot;
 use crate::pg::{Datum, guc, host, text, wal, xact};
-use crate::registry::{self, Registration};
+use crate::registry::{self, Home, Registration};
 use crate::{catalogue, connection, recipe, stats, worker};
 
 /// One call of `redis_cached`, borrowed from its arguments.
@@ -114,8 +115,13 @@ pub struct Under {
 }
 
 impl Under {
-    fn ask(&self) -> Ask<'_> {
-        Ask::new(&self.entry.keys, &self.registration.table, &self.entry.buckets)
+    pub fn ask(&self) -> Ask<'_> {
+        self.entry.ask(&self.registration)
+    }
+
+    /// What the tag table says, if it is in memory.
+    pub fn listed(&self) -> Result<Option<Listed>, Reason> {
+        Listed::of(&self.registration, &self.entry, &self.snapshot)
     }
 }
 
@@ -165,6 +171,9 @@ impl Reading<'_> {
     /// What counts under the snapshot; or why this call can use nothing of Redis.
     pub fn under(&self, snapshot: Snapshot) -> Result<Under, Reason> {
         let registration = registry::usable(&snapshot)?;
+        if registration.home != Home::wanted() && !wal::is_standby() {
+            worker::wake();
+        }
         let entry = Entry::new(&registration, &self.request.key, self.plan, self.bound);
         if registry::owes(&snapshot, &entry.tags) {
             return Err(Reason::Debt);
@@ -185,23 +194,47 @@ impl Reading<'_> {
         Ok(self.compute(failure.reason)?.0)
     }
 
-    /// The hit path: one round trip.
+    /// The hit path: one round trip; none if the tag table is in memory and forbids a hit.
     pub fn look(&self, under: &Under) -> Result<Looked, Failure> {
         host::fault_point("read.look");
+        let listed = match under.listed() {
+            Ok(listed) => listed,
+            Err(reason) => return Ok(Looked::Compute(reason)),
+        };
+        if let Some(listed) = &listed {
+            let without_entry =
+                listed.with(&Look::default(), |look| self.judged(under, look, "guard.hit"));
+            if !matches!(without_entry, Looked::Miss { .. }) {
+                return Ok(without_entry);
+            }
+        }
         let ask = under.ask();
         connection::ask(|session| {
             let found = session.look(&ask)?;
             under.registration.check(found.server)?;
-            Ok(self.judged(under, &found, "guard.hit"))
+            Ok(self.judged_by(under, listed.as_ref(), &found, "guard.hit"))
         })
     }
 
-    fn judged(&self, under: &Under, found: &Found<'_>, guard: &'static str) -> Looked {
+    fn judged_by(
+        &self,
+        under: &Under,
+        listed: Option<&Listed>,
+        found: &Found<'_>,
+        guard: &'static str,
+    ) -> Looked {
+        match listed {
+            Some(listed) => listed.with(&found.judged(), |look| self.judged(under, look, guard)),
+            None => self.judged(under, &found.judged(), guard),
+        }
+    }
+
+    fn judged(&self, under: &Under, look: &Look<'_>, guard: &'static str) -> Looked {
         let generation = under.registration.generation;
         // Without this guard, whatever generation the table has is taken for the registered one.
-        let own = found.generation.and_then(tagtable::parse_generation);
+        let own = look.generation.and_then(tagtable::parse_generation);
         let trusted = own.filter(|_| host::skips("guard.generation")).unwrap_or(generation);
-        let mut look = found.judged();
+        let mut look = *look;
         if host::skips("guard.base") {
             look.base = Some(b"0");
         }
@@ -326,7 +359,12 @@ impl Reading<'_> {
             let (ours, parts) = scripts::lease(session, &ask)?;
             let found = Found::new(session.server(), parts.iter().map(Option::as_deref));
             under.registration.check(found.server)?;
-            Ok((ours, self.judged(under, &found, "guard.fill")))
+            // Behind the lease: whoever bumped before it is listed.
+            let looked = match under.listed() {
+                Ok(listed) => self.judged_by(under, listed.as_ref(), &found, "guard.fill"),
+                Err(reason) => Looked::Compute(reason),
+            };
+            Ok((ours, looked))
         })
     }
 

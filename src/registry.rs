@@ -24,10 +24,39 @@ use crate::client::session::Generations;
 use crate::pg::error::Outcome;
 use crate::pg::snapshot::{Fresh, Snapshot};
 use crate::pg::table::{READ_LOCK, Row, Table, Tables, WRITE_LOCK};
+use crate::pg::tags::{self, Tags};
 use crate::pg::{Datum, Oid, guc, host, identity, text, wal};
 
 /// What this release writes into `redis_server.format`.
 const FORMAT: i32 = 1;
+
+/// Where a registration has its tag table.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum Home {
+    #[default]
+    Redis,
+    /// Of the run of the server that registered it.
+    Memory,
+}
+
+impl Home {
+    /// As it stands in `redis_server.tag_table`.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Home::Redis => "redis",
+            Home::Memory => "memory",
+        }
+    }
+
+    fn of(text: &str) -> Option<Self> {
+        [Home::Redis, Home::Memory].into_iter().find(|home| home.as_str() == text)
+    }
+
+    /// Where a new registration is to have it.
+    pub fn wanted() -> Self {
+        if Tags::wanted().is_some() { Home::Memory } else { Home::Redis }
+    }
+}
 
 /// The row of `redis_server`, if it is one of this database.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -39,7 +68,8 @@ pub struct Registration {
     /// Stands before every key of this database in Redis.
     pub prefix: Vec<u8>,
     pub buckets: u32,
-    /// The tag table's key.
+    pub home: Home,
+    /// The tag table's key, if it is in Redis.
     pub table: Vec<u8>,
     /// The key of the tokens that prepared transactions laid.
     pub book: Vec<u8>,
@@ -84,13 +114,29 @@ impl Registration {
         }
     }
 
-    /// The buckets of these tags, each once.
-    pub fn buckets_of(&self, tags: impl Iterator<Item = Tag>) -> Vec<Bucket> {
-        let mut buckets: Vec<Bucket> = tags.map(|tag| tag.bucket(self.buckets)).collect();
-        buckets.sort_unstable();
-        buckets.dedup();
-        buckets
+    /// The bucket of a tag, for readers.
+    pub fn bucket(&self, tag: Tag) -> Bucket {
+        match self.home {
+            Home::Redis => tag.bucket(self.buckets),
+            Home::Memory => tags::bucket(tag),
+        }
     }
+
+    /// The buckets of these tags in Redis, each once: those that writers have to bump there.
+    pub fn buckets_of(&self, tags: impl Iterator<Item = Tag>) -> Vec<Bucket> {
+        match self.home {
+            Home::Redis => each_once(tags.map(|tag| tag.bucket(self.buckets))),
+            Home::Memory => Vec::new(),
+        }
+    }
+}
+
+/// These buckets, each once.
+pub fn each_once(buckets: impl Iterator<Item = Bucket>) -> Vec<Bucket> {
+    let mut buckets: Vec<Bucket> = buckets.collect();
+    buckets.sort_unstable();
+    buckets.dedup();
+    buckets
 }
 
 /// A row's bytes and what they say.
@@ -151,7 +197,8 @@ pub fn usable(snapshot: &Snapshot) -> Result<Rc<Registration>, Reason> {
     if is_former(snapshot, &registration) {
         return Err(Reason::Unregistered);
     }
-    Ok(registration)
+    let is_out_of_reach = registration.home == Home::Memory && wal::is_standby();
+    if is_out_of_reach { Err(Reason::PrimaryMemory) } else { Ok(registration) }
 }
 
 /// Whether a registration that the snapshot sees is one of a former run or timeline of this server.
@@ -360,9 +407,9 @@ fn decoded(row: &Row) -> Option<Rc<Registration>> {
 }
 
 fn decode(row: &Row) -> Option<Registration> {
-    let values = row.values::<12>();
+    let values = row.values::<13>();
     let [_, system, database, generation, servers, timeline, prefix, buckets, ..] = values;
-    let [.., shards, format, _, secret] = values;
+    let [.., shards, format, _, secret, home] = values;
     let (own_system, own_database) = identity::origin();
     let is_ours = system?.value() as u64 == own_system && database?.value() as u32 == own_database;
     if !is_ours || format?.value() as i32 != FORMAT || shards?.value() as i32 != 1 {
@@ -374,6 +421,7 @@ fn decode(row: &Row) -> Option<Registration> {
         timeline: timeline?.value() as u64,
         prefix: text::owned(prefix?).into_bytes(),
         buckets: u32::try_from(buckets?.value() as i32).ok().filter(|count| *count > 0)?,
+        home: Home::of(&text::owned(home?))?,
         table: tagtable::key(own_system, own_database, 0),
         book: token::book(own_system, own_database, 0),
         secret: Secret::of(&text::owned(secret?)),

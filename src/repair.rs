@@ -18,7 +18,7 @@ use crate::flush::unreachable;
 use crate::pg::error::Outcome;
 use crate::pg::snapshot::Fresh;
 use crate::pg::{host, identity, quote, table, utility, wal, xact};
-use crate::registry::{self, Registration};
+use crate::registry::{self, Home, Registration};
 use crate::{connection, worker};
 
 /// How long `redis_repair` waits.
@@ -81,14 +81,24 @@ fn look() -> Result<Value, String> {
     connection::retry_now();
     let server = identify().map_err(told)?;
     registration.check(&server).map_err(told)?;
-    let base = base_of(&registration).map_err(told)?.ok_or("The tag table is not made yet")?;
+    if registration.home != Home::wanted() {
+        return Err("The tag table is to be registered elsewhere".to_owned());
+    }
+    let table = match registration.home {
+        Home::Memory => "in this server's memory".to_owned(),
+        Home::Redis => {
+            let base = base_of(&registration).map_err(told)?;
+            let base = base.ok_or("The tag table is not made yet")?;
+            format!("base {base}, {} buckets", registration.buckets)
+        }
+    };
     if registry::owes_anything(&fresh.snapshot) {
         return Err("Debts are not paid yet".to_owned());
     }
     Ok(json!([
         row("server", format!("{} {}, run_id {}", server.name, server.version, server.run_id)),
         row("registration", format!("timeline {}", registration.timeline)),
-        row("tag table", format!("base {base}, {} buckets", registration.buckets)),
+        row("tag table", table),
         row("debts", "none".to_owned()),
     ]))
 }

@@ -33,7 +33,7 @@ use crate::pg::error::{Outcome, Raised};
 use crate::pg::snapshot::Fresh;
 use crate::pg::transaction::{self, End};
 use crate::pg::{activity, bgworker, error, host, lockers, wal};
-use crate::registry::{self, Registration};
+use crate::registry::{self, Home, Registration};
 use crate::stats;
 
 use self::relay::Relayed;
@@ -401,8 +401,11 @@ impl Worker {
 /// The registration, if this very server was registered and has its table.
 fn usable(look: &Look, server: &Server) -> Result<Option<Rc<Registration>>, Failure> {
     let Some(registration) = &look.registration else { return Ok(None) };
-    if registration.server != server.identity() {
+    if registration.server != server.identity() || registration.home != Home::wanted() {
         return Ok(None);
+    }
+    if registration.home == Home::Memory {
+        return Ok(Some(registration.clone()));
     }
     let found = connection::ask(|session| Ok(made(session, &registration.table)?))?;
     Ok(found.is_of(registration.generation).then(|| registration.clone()))

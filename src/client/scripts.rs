@@ -67,7 +67,7 @@ pub fn fill(session: &mut Session, entry: &Fill<'_>) -> RedisResult<Filled> {
 pub struct Settlement(settlement::Settlement);
 
 impl Settlement {
-    pub fn new(bump: &Bump<'_>, gone: &Gone<'_>) -> Self {
+    pub fn new(bump: Option<&Bump<'_>>, gone: &Gone<'_>) -> Self {
         Self(settlement::Settlement::new(BUMP.get_hash(), bump, gone))
     }
 
@@ -154,19 +154,25 @@ pub fn lease(
     // A lease that something else left without an end would keep everybody out for ever.
     pipeline.cmd("PEXPIRE").arg(lease).arg(lease_ms).arg("NX").ignore();
     pipeline.cmd("MGET").arg(look.value).arg(look.sidecar);
-    let table = pipeline.cmd("HMGET").arg(look.table);
-    table.arg(tagtable::GENERATION).arg(tagtable::BASE);
-    for bucket in look.buckets {
-        table.arg(bucket.field());
+    if let Some((key, buckets)) = look.table {
+        let table = pipeline.cmd("HMGET").arg(key);
+        table.arg(tagtable::GENERATION).arg(tagtable::BASE);
+        for bucket in buckets {
+            table.arg(bucket.field());
+        }
+        // Last, so that it tells of the server after it was looked at.
+        Session::ask_for_proof(&mut pipeline);
     }
-    // Last, so that it tells of the server after it was looked at.
-    Session::ask_for_proof(&mut pipeline);
     let mut replies: Vec<Value> = pipeline.query(session)?;
-    session.prove(replies.pop())?;
-    let (holder, entry, table): (Option<Vec<u8>>, Value, Value) =
-        from_redis_value(Value::Array(replies))?;
+    let mut fields = Vec::new();
+    if let Some((_, buckets)) = look.table {
+        session.prove(replies.pop())?;
+        let table = replies.pop().unwrap_or(Value::Nil);
+        fields = parts(table, TABLE_PARTS + buckets.len())?;
+    }
+    let (holder, entry): (Option<Vec<u8>>, Value) = from_redis_value(Value::Array(replies))?;
     let mut found = parts(entry, ENTRY_PARTS)?;
-    found.append(&mut parts(table, TABLE_PARTS + look.buckets.len())?);
+    found.append(&mut fields);
     // Our own token may stand there already: the answer to a first try was lost.
     let ours = holder.is_none_or(|holder| holder == *token);
     Ok((ours, found))

@@ -62,13 +62,13 @@ fn left_of(timeout: Duration, until: Option<Instant>) -> Duration {
 pub struct Ask<'a> {
     pub value: &'a [u8],
     pub sidecar: &'a [u8],
-    pub table: &'a [u8],
-    pub buckets: &'a [Bucket],
+    /// Its key and what to look at there, if the tag table is in Redis.
+    pub table: Option<(&'a [u8], &'a [Bucket])>,
 }
 
 impl<'a> Ask<'a> {
-    pub fn new(keys: &'a EntryKeys, table: &'a [u8], buckets: &'a [Bucket]) -> Self {
-        Self { value: keys.value(), sidecar: keys.sidecar(), table, buckets }
+    pub fn new(keys: &'a EntryKeys, table: Option<(&'a [u8], &'a [Bucket])>) -> Self {
+        Self { value: keys.value(), sidecar: keys.sidecar(), table }
     }
 }
 
@@ -236,20 +236,22 @@ impl Session {
     }
 
     /// The hit path: an entry and its part of the tag table, borrowed from the buffer that they
-    /// came into. Asks the server for its identity on the way.
+    /// came into. Asks the server that has the table for its identity on the way.
     pub fn look(&mut self, ask: &Ask<'_>) -> RedisResult<Found<'_>> {
-        let fields = ask.buckets.len();
+        let fields = ask.table.map(|(_, buckets)| buckets.len());
         let mut out = std::mem::take(&mut self.outbox);
         out.clear();
-        resp::write_look(&mut out, ask.value, ask.sidecar, ask.table, ask.buckets, true);
-        let mut ranges = Vec::with_capacity(fields + 5);
-        let read = |bytes: &[u8], ranges: &mut _| resp::read_look(bytes, fields, true, ranges);
+        resp::write_look(&mut out, ask.value, ask.sidecar, ask.table);
+        let mut ranges = Vec::with_capacity(fields.unwrap_or(0) + 5);
+        let read = |bytes: &[u8], ranges: &mut _| resp::read_look(bytes, fields, ranges);
         let Some(used) = self.exchange(&out, read, &mut ranges)? else {
             self.outbox = out;
-            return self.look_at_other(TABLE_PARTS + fields);
+            return self.look_at_other(fields);
         };
         self.outbox = out;
-        self.take_proof(used, ranges.pop());
+        if fields.is_some() {
+            self.take_proof(used, ranges.pop());
+        }
         let reply = self.inbox.last(used);
         let parts = ranges.into_iter().map(|range| range.map(|range| &reply[range]));
         Ok(Found::new(&self.server, parts))
@@ -289,7 +291,9 @@ impl Session {
             self.open = true;
             return self.settled(settlement, answers);
         };
-        self.take_proof(used, ranges.pop());
+        if settlement.proves() {
+            self.take_proof(used, ranges.pop());
+        }
         let reply = self.inbox.last(used);
         Ok(ranges.into_iter().map(|range| Some(reply[range?].to_vec())).collect())
     }
@@ -303,25 +307,33 @@ impl Session {
         let answers: Result<Vec<Value>, _> =
             answers.into_iter().map(Value::extract_error).collect();
         let mut answers = answers?;
-        self.prove(answers.pop())?;
+        if settlement.proves() {
+            self.prove(answers.pop())?;
+        }
         let generations = answers.into_iter().take(settlement.bumps());
         generations.map(|answer| Ok(redis::from_redis_value(answer)?)).collect()
     }
 
     /// An error, or a push before the answer: the full parser reads it from the first byte on.
-    fn look_at_other(&mut self, table_parts: usize) -> RedisResult<Found<'_>> {
+    fn look_at_other(&mut self, fields: Option<usize>) -> RedisResult<Found<'_>> {
         // A new one: whatever the last one read beyond its answer was no answer of ours.
         self.parser = Parser::new();
-        let (entry, table, info) = (self.receive()?, self.receive()?, self.receive()?);
+        let entry = self.receive()?;
+        let table = fields.map(|_| Ok((self.receive()?, self.receive()?)));
+        let table = table.transpose().map_err(|error: RedisError| error)?;
         self.open = true;
         let mut other = parts(entry.extract_error()?, ENTRY_PARTS)?;
-        match table.extract_error() {
-            Ok(table) => other.append(&mut parts(table, table_parts)?),
-            // Somebody put something else in the table's place: then it is as good as missing.
-            Err(error) if error.code() == Some("WRONGTYPE") => {}
-            Err(error) => return Err(error),
+        if let Some((table, info)) = table {
+            match table.extract_error() {
+                Ok(table) => {
+                    other.append(&mut parts(table, TABLE_PARTS + fields.unwrap_or(0))?);
+                }
+                // Somebody put something else in the table's place: it is as good as missing.
+                Err(error) if error.code() == Some("WRONGTYPE") => {}
+                Err(error) => return Err(error),
+            }
+            self.prove(Some(info))?;
         }
-        self.prove(Some(info))?;
         self.other = other;
         Ok(Found::new(&self.server, self.other.iter().map(Option::as_deref)))
     }

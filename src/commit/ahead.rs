@@ -24,7 +24,7 @@ use crate::client::scripts::Settlement;
 use crate::pg::error::Outcome;
 use crate::pg::snapshot::Fresh;
 use crate::pg::{guc, host, xact};
-use crate::registry::{self, Registration};
+use crate::registry::{self, Home, Registration};
 use crate::{connection, stats};
 
 use super::delivery::{self, Delivery};
@@ -113,7 +113,7 @@ fn tell() -> Option<Told> {
     let registration = registry::seen_by_writer(&fresh.snapshot).ok()??;
     let deadline = Deadline::start();
     let delivery = Delivery::new(&registration, &fresh.snapshot, xid, &deadline);
-    if delivery.is_former {
+    if delivery.is_former || registration.home == Home::Memory {
         return None;
     }
     let buckets = delivery::buckets_of(&registration, &owed);

@@ -14,12 +14,12 @@ use pg_cache_core::token::Token;
 use crate::client::failure::Failure;
 use crate::client::making::made;
 use crate::client::scripts::{self, Settlement};
+use crate::pg::host;
 use crate::pg::snapshot::Snapshot;
-use crate::pg::{host, xact};
-use crate::registry::{self, Registration};
+use crate::registry::{self, Home, Registration};
 use crate::{connection, stats};
 
-use super::Deadline;
+use super::{Deadline, listing};
 
 /// Who tells Redis, and by when.
 pub struct Delivery<'a> {
@@ -31,7 +31,7 @@ pub struct Delivery<'a> {
     pub is_former: bool,
 }
 
-/// The buckets of what is owed, each once.
+/// The buckets of what is owed that Redis has to be told of, each once.
 pub fn buckets_of(registration: &Registration, owed: &Owed) -> Vec<Bucket> {
     let key_tags = owed.keys.iter().map(|(tag, _)| tag);
     registration.buckets_of(owed.tags.iter().copied().chain(key_tags))
@@ -44,13 +44,19 @@ impl<'a> Delivery<'a> {
         xid: u64,
         deadline: &'a Deadline,
     ) -> Self {
-        let is_former = registry::is_former(snapshot, registration);
+        // A table in memory begins anew with each run.
+        let is_former =
+            registration.home == Home::Redis && registry::is_former(snapshot, registration);
         Self { registration, snapshot, xid, deadline, is_former }
     }
 
-    /// One round trip.
+    /// One round trip, if there is anything to tell.
     pub fn settle(&self, buckets: &[Bucket], keys: &Keys, tokens: &[Token]) -> Result<(), Failure> {
         let started = Instant::now();
+        let is_silent = self.registration.home == Home::Memory;
+        if is_silent && keys.is_empty() && tokens.is_empty() {
+            return Ok(());
+        }
         let is_apart = host::skips("guard.bumpfirst") || host::skips("commit.together");
         let settled = match is_apart {
             true => self.send_apart(buckets, keys),
@@ -107,7 +113,7 @@ impl<'a> Delivery<'a> {
     pub fn settlement(&self, buckets: &[Bucket], keys: &Keys, tokens: &[Token]) -> Settlement {
         let in_progress = self.snapshot.in_progress();
         let drops_all = host::skips("guard.droplist");
-        let bump = Bump {
+        let bump = || Bump {
             table: &self.registration.table,
             generation: (!self.is_former).then_some(self.registration.generation),
             xid: self.xid,
@@ -117,24 +123,14 @@ impl<'a> Delivery<'a> {
         };
         let keep_leases = host::skips("guard.keeplease");
         let Registration { prefix, book, .. } = self.registration;
-        Settlement::new(&bump, &Gone { prefix, keys, tokens, book, keep_leases })
+        let bump = (self.registration.home == Home::Redis).then(bump);
+        Settlement::new(bump.as_ref(), &Gone { prefix, keys, tokens, book, keep_leases })
     }
 
-    /// A reader trusts its caches once those who are listed for the catalogue have let go of their
-    /// locks, hence sent their messages. Our BUMP drops from that list who is complete in our
-    /// snapshot, and one may be complete and about to send: so before a schema change bumps, it
-    /// waits for them. Whoever is complete in our snapshot bumped before it was taken, so is found
-    /// here, unless another schema change dropped it, which waited likewise.
     fn let_messages_pass(&self) -> Result<(), Failure> {
         let listed = connection::ask_within(self.deadline.left(), |session| {
             Ok(scripts::catalogue_writers(session, &self.registration.table)?)
         })?;
-        for xid in listed.into_iter().filter(|xid| self.snapshot.is_complete(*xid)) {
-            let ended = || xact::has_let_go(xid).then_some(());
-            if host::until(self.deadline.left(), ended).is_none() {
-                return Err(Failure::new(Reason::Timeout, "another schema change is ending"));
-            }
-        }
-        Ok(())
+        listing::let_messages_pass(listed, self.snapshot, self.deadline)
     }
 }

@@ -27,7 +27,7 @@ use crate::registry::{self, Registration};
 use crate::{connection, stats};
 
 use super::delivery::{self, Delivery};
-use super::{DEBTS_MAX, Deadline, GROUPS_MAX, TRANSACTION, Transaction};
+use super::{DEBTS_MAX, Deadline, GROUPS_MAX, TRANSACTION, Transaction, listing};
 
 /// Once it has begun, it goes on in steps that fit into the socket's buffer.
 const STEP_KEYS: usize = 1000;
@@ -84,7 +84,8 @@ pub fn settle() -> Outcome<()> {
     let mut early = early.unwrap_or_default();
     let mut is_former = false;
     let mut is_lost = false;
-    let settled = match super::registration(&fresh, is_locked) {
+    let listed = listing::list(&fresh.snapshot, xid, &sent.owed, &deadline);
+    let settled = match listed.and_then(|()| super::registration(&fresh, is_locked)) {
         Ok(Some(found)) => {
             // Whatever became of the last step, these keys are to be deleted: programs that read
             // Redis see no debts.

@@ -4,6 +4,7 @@
 //! Whoever may call `redis_health` need not be able to read the tables: nothing here may raise for
 //! want of a privilege.
 
+use pg_cache_core::reason::Reason;
 use serde_json::Value;
 
 use super::row;
@@ -12,7 +13,7 @@ use crate::client::server::Server;
 use crate::pg::error::Outcome;
 use crate::pg::snapshot::{Fresh, Snapshot};
 use crate::pg::{guc, lockers, queue, table, tracked, utility, wal};
-use crate::registry::{self, Registration};
+use crate::registry::{self, Home, Registration};
 use crate::{connection, outbox, worker};
 
 /// Whether this server is the registered one and has the registered generation's table.
@@ -21,7 +22,10 @@ pub fn tag_table(server: &Server) -> Value {
     let (ok, detail) = match registry::seen(&fresh.snapshot).filter(|found| found.is_made()) {
         None => (false, "not made yet".to_owned()),
         Some(registration) => match registration.check(server) {
-            Ok(()) => of_generation(&registration),
+            Ok(()) => match registration.home {
+                Home::Redis => of_generation(&registration),
+                Home::Memory => in_memory(),
+            },
             Err(_) => {
                 let is = server.identity();
                 (false, format!("another server is registered: {}, not {is}", registration.server))
@@ -29,6 +33,13 @@ pub fn tag_table(server: &Server) -> Value {
         },
     };
     row("tag table", ok, &detail)
+}
+
+fn in_memory() -> (bool, String) {
+    match wal::is_standby() {
+        true => (false, Reason::PrimaryMemory.sentence().to_owned()),
+        false => (true, "in this server's memory".to_owned()),
+    }
 }
 
 fn of_generation(registration: &Registration) -> (bool, String) {

@@ -2,13 +2,14 @@
 //!
 //! `docs/configuration.md` holds the same sentences; a test compares them.
 
-use std::ffi::{CStr, CString, c_char, c_void};
+mod url;
+
+use std::ffi::{CStr, CString, c_char};
 use std::sync::OnceLock;
 use std::time::Duration;
 
-use pg_cache_core::target::Target;
 use pgrx::pg_sys;
-use pgrx::{GucContext, GucFlags, GucRegistry, GucSetting, PostgresGucEnum, pg_guard};
+use pgrx::{GucContext, GucFlags, GucRegistry, GucSetting, PostgresGucEnum};
 
 static URL: GucSetting<Option<CString>> =
     GucSetting::<Option<CString>>::new(Some(c"redis://127.0.0.1:6379"));
@@ -37,6 +38,8 @@ static QUEUE_BACKOFF_MS: GucSetting<i32> = GucSetting::<i32>::new(1_000);
 static QUEUE_DONE_KEEP_S: GucSetting<i32> = GucSetting::<i32>::new(600);
 static ON_UNREACHABLE: GucSetting<OnUnreachable> =
     GucSetting::<OnUnreachable>::new(OnUnreachable::Fence);
+/// Standbys cannot look into their primary's memory, and whoever has none may add one at any time.
+static TAG_TABLE: GucSetting<TagTable> = GucSetting::<TagTable>::new(TagTable::Redis);
 static RATE_LIMIT_ON_UNREACHABLE: GucSetting<OnUnlimited> =
     GucSetting::<OnUnlimited>::new(OnUnlimited::Allow);
 #[cfg(feature = "faults")]
@@ -49,6 +52,15 @@ pub enum OnUnreachable {
     Fence,
     #[name = c"error"]
     Error,
+}
+
+/// Where the tag table of a new registration is.
+#[derive(Clone, Copy, PartialEq, Eq, PostgresGucEnum)]
+pub enum TagTable {
+    #[name = c"redis"]
+    Redis,
+    #[name = c"memory"]
+    Memory,
 }
 
 /// What a rate limit answers that Redis cannot be asked for.
@@ -96,7 +108,7 @@ fn register_connection() {
             &URL,
             GucContext::Suset,
             GucFlags::SUPERUSER_ONLY,
-            Some(check_url),
+            Some(url::check),
             None,
             None,
         );
@@ -244,6 +256,14 @@ fn register_commit() {
         GucContext::Suset,
         GucFlags::default(),
     );
+    GucRegistry::define_enum_guc(
+        c"pg_cache.tag_table",
+        c"Where writers are listed for readers: in redis, or in this server's shared memory.",
+        c"Memory needs shared_preload_libraries, and no standby can read through the cache.",
+        &TAG_TABLE,
+        GucContext::Sighup,
+        GucFlags::default(),
+    );
 }
 
 /// A user who could set it would open his own gate by asking for a Redis that answers too late.
@@ -314,45 +334,6 @@ fn integer(
 ) {
     let (least, most) = (*range.start(), *range.end());
     GucRegistry::define_int_guc(name, about, c"", setting, least, most, context, flags);
-}
-
-/// Refuses an address at SET, where the mistake is made, instead of at the first read.
-#[pg_guard]
-unsafe extern "C-unwind" fn check_url(
-    value: *mut *mut c_char,
-    _extra: *mut *mut c_void,
-    _source: pg_sys::GucSource::Type,
-) -> bool {
-    // SAFETY: PostgreSQL hands a pointer to the proposed value, which may be NULL.
-    let proposed = unsafe { *value };
-    match Target::parse(&super::text::c_string(proposed)) {
-        Ok(_) => true,
-        Err(error) => {
-            let detail = error.detail().unwrap_or_else(|| error.message());
-            complain(&detail, error.hint().as_deref());
-            false
-        }
-    }
-}
-
-/// GUC_check_errmsg and its like are macros over these globals: set them likewise. PostgreSQL's own
-/// message would repeat the value, and with it the password.
-fn complain(detail: &str, hint: Option<&str>) {
-    let duplicate = |text: &str| {
-        let text = CString::new(text.replace('\0', "")).unwrap_or_default();
-        // SAFETY: copies the text into the current memory context, which outlives the error.
-        unsafe { pg_sys::pstrdup(text.as_ptr()) }
-    };
-    let message = duplicate("invalid value for parameter \"pg_cache.url\"");
-    let (detail, hint) = (duplicate(detail), hint.map(duplicate));
-    // SAFETY: as below.
-    unsafe { pg_sys::GUC_check_errmsg_string = message };
-    // SAFETY: globals of guc.c that belong to the check hook which runs now.
-    unsafe { pg_sys::GUC_check_errdetail_string = detail };
-    if let Some(hint) = hint {
-        // SAFETY: as above.
-        unsafe { pg_sys::GUC_check_errhint_string = hint };
-    }
 }
 
 /// A string setting without a copy: valid until the setting changes.
@@ -474,6 +455,10 @@ pub fn queue_done_keep_s() -> u64 {
 
 pub fn on_unreachable_is_error() -> bool {
     ON_UNREACHABLE.get() == OnUnreachable::Error
+}
+
+pub fn is_tag_table_in_memory() -> bool {
+    TAG_TABLE.get() == TagTable::Memory
 }
 
 pub fn rate_limit_on_unreachable() -> OnUnlimited {

@@ -46,6 +46,7 @@ pub mod statement;
 pub mod subtransaction;
 pub mod surroundings;
 pub mod table;
+pub mod tags;
 pub mod temporary;
 pub mod text;
 pub mod tracked;

@@ -9,9 +9,16 @@ use std::sync::OnceLock;
 use std::sync::atomic::{AtomicPtr, Ordering};
 
 use pg_cache_core::counters::Shared;
+use pg_cache_core::tagtable::memory::Table;
 use pgrx::pg_sys;
 
-static SEGMENT: AtomicPtr<Shared> = AtomicPtr::new(null_mut());
+#[repr(C)]
+struct Segment {
+    shared: Shared,
+    tags: Table,
+}
+
+static SEGMENT: AtomicPtr<Segment> = AtomicPtr::new(null_mut());
 
 type Hook = Option<unsafe extern "C-unwind" fn()>;
 
@@ -58,7 +65,7 @@ unsafe extern "C-unwind" fn on_request() {
 
 fn request() {
     // SAFETY: at the moment when extensions may ask for room.
-    unsafe { pg_sys::RequestAddinShmemSpace(size_of::<Shared>()) };
+    unsafe { pg_sys::RequestAddinShmemSpace(size_of::<Segment>()) };
 }
 
 /// Called by the postmaster alone: where processes are forked, nobody else starts memory up. So
@@ -72,18 +79,27 @@ unsafe extern "C-unwind" fn on_startup() {
     let (name, mut found) = (c"pg_cache", false);
     // SAFETY: the room was asked for; raises if there is none.
     let start =
-        unsafe { pg_sys::ShmemInitStruct(name.as_ptr(), size_of::<Shared>(), &raw mut found) };
+        unsafe { pg_sys::ShmemInitStruct(name.as_ptr(), size_of::<Segment>(), &raw mut found) };
     if !found {
         // SAFETY: our own segment, of this size, which nobody uses yet.
-        unsafe { start.cast::<u8>().write_bytes(0, size_of::<Shared>()) };
+        unsafe { start.cast::<u8>().write_bytes(0, size_of::<Segment>()) };
     }
     SEGMENT.store(start.cast(), Ordering::Release);
 }
 
-/// What all backends share; `None` where the library was not preloaded.
-pub fn shared() -> Option<&'static Shared> {
+fn segment() -> Option<&'static Segment> {
     let segment = SEGMENT.load(Ordering::Acquire);
     // SAFETY: NULL, or a segment aligned to a cache line that lives as long as this process; all
-    // zero is a valid `Shared`, and nothing in it is ever changed but by atomic operations.
+    // zero is a valid `Segment`, and nothing in it is ever changed but by atomic operations.
     unsafe { segment.as_ref() }
+}
+
+/// What all backends share; `None` where the library was not preloaded.
+pub fn shared() -> Option<&'static Shared> {
+    segment().map(|segment| &segment.shared)
+}
+
+/// The tag table of this server, under the same condition.
+pub fn tags() -> Option<&'static Table> {
+    segment().map(|segment| &segment.tags)
 }

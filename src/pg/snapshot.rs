@@ -46,6 +46,11 @@ impl Snapshot {
         !unsafe { pg_sys::XidInMVCCSnapshot(narrow, self.raw) }
     }
 
+    /// All below are complete.
+    pub fn xmin(&self) -> u64 {
+        self.xmin
+    }
+
     pub fn xmax(&self) -> u64 {
         self.xmax
     }

@@ -20,9 +20,10 @@ use crate::client::scripts::{self, OwedKey, Settlement};
 use crate::connection;
 use crate::pg::error::Outcome;
 use crate::pg::snapshot::{Fresh, Snapshot};
+use crate::pg::tags::{self, Tags};
 use crate::pg::transaction::{self, End};
 use crate::pg::{Datum, activity, error, host, table, text, utility, xact};
-use crate::registry::{self, Registration};
+use crate::registry::{self, Home, Registration};
 
 use super::{Pass, Step, sweep};
 
@@ -224,8 +225,11 @@ fn check_messages(
     snapshot: &Snapshot,
     debts: &[Debt],
 ) -> Result<(), Failure> {
-    let listed =
-        connection::ask(|session| Ok(scripts::catalogue_writers(session, &registration.table)?))?;
+    let mut listed = Tags::here().map(Tags::catalogue_writers).unwrap_or_default();
+    if registration.home == Home::Redis {
+        let table = &registration.table;
+        listed.extend(connection::ask(|session| Ok(scripts::catalogue_writers(session, table)?))?);
+    }
     let owing = debts.iter().filter(|debt| debt.tag == Tag::CATALOGUE).map(|debt| debt.xid);
     for xid in listed.into_iter().chain(owing).filter(|xid| snapshot.is_complete(*xid)) {
         if !xact::has_let_go(xid) {
@@ -247,29 +251,20 @@ fn settle(registration: &Registration, debts: &[Debt]) -> Result<Vec<Option<Fail
     if debts.iter().any(|debt| debt.tag == Tag::CATALOGUE) {
         check_messages(registration, &fresh.snapshot, debts)?;
     }
-    let mut buckets = registration.buckets_of(debts.iter().map(|debt| debt.tag));
-    if host::skips("guard.paybump") {
-        buckets.clear();
+    if !host::skips("guard.paybump") {
+        list(xid, &fresh.snapshot, debts)?;
     }
-    let in_progress = fresh.snapshot.in_progress();
-    let bump = Bump {
-        table: &registration.table,
-        generation: Some(registration.generation),
-        xid,
-        xmax: fresh.snapshot.xmax(),
-        in_progress: &in_progress,
-        buckets: &buckets,
-    };
-    let (prefix, book) = (&registration.prefix, &registration.book);
-    let gone = Gone { prefix, keys: &Keys::default(), tokens: &[], book, keep_leases: false };
-    let settlement = Settlement::new(&bump, &gone);
+    let bumped = bump(registration, xid, &fresh.snapshot, debts);
+    let prefix = &registration.prefix;
     let named = debts.iter().filter_map(|debt| Some((debt.key.as_deref()?, debt.yields)));
     let owed: Vec<OwedKey> = named
         .map(|(key, yields)| OwedKey { names: EntryKeys::new(&[prefix, key].concat()), yields })
         .collect();
     let refused = connection::ask(|session| {
-        let found = settlement.settle(session)?;
-        registration.check_settled(session.server(), &found)?;
+        if let Some(bumped) = &bumped {
+            let found = bumped.settle(session)?;
+            registration.check_settled(session.server(), &found)?;
+        }
         // Behind the bump: nobody fills from before it any more.
         let refused = scripts::delete_owed(session, &owed)?;
         registration.check(session.server())?;
@@ -280,4 +275,39 @@ fn settle(registration: &Registration, debts: &[Debt]) -> Result<Vec<Option<Fail
         debt.key.is_some().then(|| refused.next()).flatten().flatten().map(Failure::from)
     };
     Ok(debts.iter().map(of_debt).collect())
+}
+
+/// Lists the transaction at hand, in the place of those who owe, in the table in memory.
+fn list(xid: u64, snapshot: &Snapshot, debts: &[Debt]) -> Result<(), Failure> {
+    let Some(table) = Tags::here() else { return Ok(()) };
+    let buckets = registry::each_once(debts.iter().map(|debt| tags::bucket(debt.tag)));
+    match table.bump(&buckets, xid, snapshot) {
+        true => Ok(()),
+        false => Err(Failure::new(Reason::Catalogue, "too many schema changes are ending")),
+    }
+}
+
+/// The same for a table in Redis, if it is there.
+fn bump(
+    registration: &Registration,
+    xid: u64,
+    snapshot: &Snapshot,
+    debts: &[Debt],
+) -> Option<Settlement> {
+    let mut buckets = registration.buckets_of(debts.iter().map(|debt| debt.tag));
+    if host::skips("guard.paybump") {
+        buckets.clear();
+    }
+    let in_progress = snapshot.in_progress();
+    let bump = Bump {
+        table: &registration.table,
+        generation: Some(registration.generation),
+        xid,
+        xmax: snapshot.xmax(),
+        in_progress: &in_progress,
+        buckets: &buckets,
+    };
+    let Registration { prefix, book, home, .. } = registration;
+    let gone = Gone { prefix, keys: &Keys::default(), tokens: &[], book, keep_leases: false };
+    (*home == Home::Redis).then(|| Settlement::new(Some(&bump), &gone))
 }

@@ -11,7 +11,7 @@ use crate::connection;
 use crate::pg::error::{self, Outcome};
 use crate::pg::transaction::{self, End};
 use crate::pg::{Oid, activity, host, identity, quote, snapshot, table, utility, wal};
-use crate::registry;
+use crate::registry::{self, Home};
 use pg_cache_core::tagtable;
 
 use super::waiting::outwait_writers;
@@ -31,14 +31,35 @@ pub fn register_and_make(
     meanwhile: &mut dyn FnMut() -> Outcome<()>,
 ) -> Step<Pass> {
     activity::show("registering");
-    let Some((relation, generation)) = register(&server.identity())? else {
+    let home = Home::wanted();
+    let Some((relation, generation)) = register(&server.identity(), home)? else {
         return Ok(Pass::Blocked);
     };
     let (system, database) = identity::origin();
     let generations = tagtable::generations_key(system, database, 0);
     connection::ask(|session| Ok(remember(session, &generations, &generation)?))?;
+    let made = match home {
+        Home::Redis => make_table(relation, &generation, meanwhile)?,
+        // All who write are listed there, whatever is registered.
+        Home::Memory => true,
+    };
+    if !made {
+        return Ok(Pass::Blocked);
+    }
+    let run = &server.run_id;
+    error::log(&format!("pg_cache registered generation {generation} of redis {run}"));
+    Ok(Pass::Worked)
+}
+
+/// Claims the table in Redis and makes it the generation's; false if the claim was lost.
+fn make_table(
+    relation: Oid,
+    generation: &str,
+    meanwhile: &mut dyn FnMut() -> Outcome<()>,
+) -> Step<bool> {
+    let (system, database) = identity::origin();
     let table = tagtable::key(system, database, 0);
-    let Some(nonce) = claim_and_prune(&table)? else { return Ok(Pass::Blocked) };
+    let Some(nonce) = claim_and_prune(&table)? else { return Ok(false) };
     if !host::skips("guard.lockers") {
         outwait_writers(relation, meanwhile)?;
     }
@@ -52,12 +73,7 @@ pub fn register_and_make(
     if forgets || host::skips("guard.claim") {
         connection::ask(|session| Ok(claim(session, &table, &nonce)?))?;
     }
-    if !connection::ask(|session| Ok(make(session, &table, &nonce, &generation, base)?))? {
-        return Ok(Pass::Blocked);
-    }
-    let run = &server.run_id;
-    error::log(&format!("pg_cache registered generation {generation} of redis {run}"));
-    Ok(Pass::Worked)
+    Ok(connection::ask(|session| Ok(make(session, &table, &nonce, generation, base)?))?)
 }
 
 /// The nonce of a claim under which no list holds ids from the future, or as few as can be; `None`
@@ -90,7 +106,7 @@ fn claim_and_prune(table: &[u8]) -> Result<Option<String>, Failure> {
 }
 
 /// Writes and commits the registration of a new generation; `None` if somebody is in the way.
-fn register(servers: &str) -> Outcome<Option<(Oid, String)>> {
+fn register(servers: &str, home: Home) -> Outcome<Option<(Oid, String)>> {
     transaction::run(|| {
         let (Some(relation), Some(schema)) = (registry::lock_all(), table::extension_schema_name())
         else {
@@ -107,16 +123,18 @@ fn register(servers: &str) -> Outcome<Option<(Oid, String)>> {
         }
         let (system, database) = identity::origin();
         let (system, timeline) = (system.cast_signed(), wal::timeline());
-        let servers = quote::literal(servers);
+        let (servers, home) = (quote::literal(servers), quote::literal(home.as_str()));
         let write = format!(
             "WITH registered AS (
                  INSERT INTO {schema}.redis_server
-                        (system_identifier, database, generation, servers, timeline)
-                 VALUES ({system}, {database}, pg_catalog.gen_random_uuid(), {servers}, {timeline})
+                        (system_identifier, database, generation, servers, timeline, tag_table)
+                 VALUES ({system}, {database}, pg_catalog.gen_random_uuid(), {servers}, {timeline},
+                         {home})
                  ON CONFLICT (one) DO UPDATE
                     SET system_identifier = excluded.system_identifier,
                         database = excluded.database, generation = excluded.generation,
                         servers = excluded.servers, timeline = excluded.timeline,
+                        tag_table = excluded.tag_table,
                         registered_at = pg_catalog.now()
                  RETURNING generation),
              alive AS (

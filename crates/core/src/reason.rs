@@ -15,6 +15,7 @@ pub enum Reason {
     RunningWriter,
     Generation,
     Unregistered,
+    PrimaryMemory,
     Identity,
     Debt,
     Catalogue,
@@ -46,7 +47,7 @@ pub enum Reason {
 
 impl Reason {
     /// Every reason, in the order of `index`.
-    pub const ALL: [Reason; 35] = [
+    pub const ALL: [Reason; 36] = [
         Reason::Cold,
         Reason::Fingerprint,
         Reason::Foreign,
@@ -55,6 +56,7 @@ impl Reason {
         Reason::RunningWriter,
         Reason::Generation,
         Reason::Unregistered,
+        Reason::PrimaryMemory,
         Reason::Identity,
         Reason::Debt,
         Reason::Catalogue,
@@ -100,6 +102,7 @@ impl Reason {
             Reason::RunningWriter => "running_writer",
             Reason::Generation => "generation",
             Reason::Unregistered => "unregistered",
+            Reason::PrimaryMemory => "primary_memory",
             Reason::Identity => "identity",
             Reason::Debt => "debt",
             Reason::Catalogue => "catalogue",
@@ -151,6 +154,7 @@ impl Reason {
             }
             Reason::Generation => "The tag table in Redis is not of the registered generation.",
             Reason::Unregistered => "The database is not registered with a Redis server yet.",
+            Reason::PrimaryMemory => "The tag table is in the primary's memory, not in Redis.",
             Reason::Identity => {
                 "The Redis server is not the registered one, or no primary any more."
             }
@@ -230,7 +234,7 @@ mod tests {
         assert_eq!(
             words,
             "cold fingerprint foreign format changed running_writer generation \
-             unregistered identity debt catalogue own_xid serializable disabled \
+             unregistered primary_memory identity debt catalogue own_xid serializable disabled \
              temp_table system_catalog row_security session_function setting \
              lease_wait too_large encoding breaker connect timeout closed protocol \
              version noauth loading oom readonly noperm busy server_error"

@@ -1,13 +1,15 @@
 //! BUMP, DEL behind it, and the tokens of what will be stored: one request, packed once.
 //!
-//! Invariant: the proof of the server stands last, so that it tells of the server after all of this
-//! was done. Asked before, a server that is demoted in between would vouch for what it then loses.
+//! Invariant: where there is something to bump, the proof of the server stands last, so that it tells
+//! of the server after all of this was done. Asked before, a server that is demoted in between would
+//! vouch for what it then loses. A tag table in shared memory is not Redis' to lose: then there is
+//! nothing to bump here, and which server deletes the keys is known since the connection was made.
 
 use std::ops::Range;
 
 use crate::key::{self, EntryKeys};
 use crate::pending::Keys;
-use crate::resp::{self, Look};
+use crate::resp::{self, Look, Settled};
 use crate::tag::{Bucket, Tag};
 use crate::tagtable;
 use crate::token::Token;
@@ -34,6 +36,30 @@ pub struct Bump<'a> {
     pub xmax: u64,
     pub in_progress: &'a [u64],
     pub buckets: &'a [Bucket],
+}
+
+impl Bump<'_> {
+    /// Appends the calls of BUMP; how many there are.
+    fn write(&self, packed: &mut Vec<u8>, script: &str) -> usize {
+        let generation = self.generation.map(tagtable::generation_text);
+        let generation = generation.as_ref().map_or(&[][..], |text| &text[..]);
+        let running: Vec<String> = self.in_progress.iter().map(u64::to_string).collect();
+        let running = running.join(",");
+        for buckets in self.buckets.chunks(BUMP_BUCKETS_MAX) {
+            resp::write_command(packed, 8 + buckets.len(), b"EVALSHA");
+            resp::write_argument(packed, script.as_bytes());
+            resp::write_number(packed, 1);
+            resp::write_argument(packed, self.table);
+            resp::write_argument(packed, generation);
+            resp::write_number(packed, self.xid);
+            resp::write_number(packed, self.xmax);
+            resp::write_argument(packed, running.as_bytes());
+            for bucket in buckets {
+                resp::write_field(packed, *bucket);
+            }
+        }
+        self.buckets.len().div_ceil(BUMP_BUCKETS_MAX)
+    }
 }
 
 /// How long a token waits for a backend that has most likely died.
@@ -124,42 +150,26 @@ impl Gone<'_> {
 #[derive(Debug)]
 pub struct Settlement {
     packed: Vec<u8>,
-    bumps: usize,
-    dels: usize,
-    books: usize,
-    tokens: usize,
+    answer: Settled,
 }
 
 impl Settlement {
     /// `script` is the hash of BUMP; the keys stand without the database's prefix.
-    pub fn new(script: &str, bump: &Bump<'_>, gone: &Gone<'_>) -> Self {
+    pub fn new(script: &str, bump: Option<&Bump<'_>>, gone: &Gone<'_>) -> Self {
         let mut packed = Vec::with_capacity(512);
-        let generation = bump.generation.map(tagtable::generation_text);
-        let generation = generation.as_ref().map_or(&[][..], |text| &text[..]);
-        let running: Vec<String> = bump.in_progress.iter().map(u64::to_string).collect();
-        let running = running.join(",");
-        for buckets in bump.buckets.chunks(BUMP_BUCKETS_MAX) {
-            resp::write_command(&mut packed, 8 + buckets.len(), b"EVALSHA");
-            resp::write_argument(&mut packed, script.as_bytes());
-            resp::write_number(&mut packed, 1);
-            resp::write_argument(&mut packed, bump.table);
-            resp::write_argument(&mut packed, generation);
-            resp::write_number(&mut packed, bump.xid);
-            resp::write_number(&mut packed, bump.xmax);
-            resp::write_argument(&mut packed, running.as_bytes());
-            for bucket in buckets {
-                resp::write_field(&mut packed, *bucket);
-            }
-        }
+        let generations = bump.map_or(0, |bump| bump.write(&mut packed, script));
         let dels = gone.delete(&mut packed, gone.keys.iter().map(|(_, key)| key))
             + gone.delete(&mut packed, gone.deleted_before().into_iter());
         let books = gone.write_down(&mut packed);
         for token in gone.tokens {
             gone.lay(&mut packed, token);
         }
-        resp::write_proof(&mut packed);
-        let bumps = bump.buckets.len().div_ceil(BUMP_BUCKETS_MAX);
-        Self { packed, bumps, dels, books, tokens: gone.tokens.len() }
+        let proof = bump.is_some();
+        if proof {
+            resp::write_proof(&mut packed);
+        }
+        let answer = Settled { generations, numbers: dels + books, oks: gone.tokens.len(), proof };
+        Self { packed, answer }
     }
 
     pub fn packed(&self) -> &[u8] {
@@ -169,17 +179,23 @@ impl Settlement {
     /// How many answers it has: a generation for each call of BUMP, one for each DEL, each writing
     /// into the book and each token, and the proof.
     pub fn replies(&self) -> usize {
-        self.bumps + self.dels + self.books + self.tokens + 1
+        let Settled { generations, numbers, oks, proof } = self.answer;
+        generations + numbers + oks + usize::from(proof)
     }
 
     /// How many of them, the first ones, are generations.
     pub fn bumps(&self) -> usize {
-        self.bumps
+        self.answer.generations
+    }
+
+    /// Whether the last of them is the proof.
+    pub fn proves(&self) -> bool {
+        self.answer.proof
     }
 
     /// Reads the answers; in `ranges` the generations and the text of the proof.
     pub fn read(&self, bytes: &[u8], ranges: &mut Vec<Option<Range<usize>>>) -> Look {
-        resp::read_settled(bytes, self.bumps, (self.dels + self.books, self.tokens), ranges)
+        resp::read_settled(bytes, self.answer, ranges)
     }
 }
 
@@ -198,7 +214,7 @@ mod tests {
         };
         let keys = keys.iter().collect();
         let gone = Gone { prefix: b"p:", keys: &keys, tokens: &[], book: b"b", keep_leases: false };
-        Settlement::new("sha", &bump, &gone)
+        Settlement::new("sha", Some(&bump), &gone)
     }
 
     /// Danger: an argument too few or too many, and every command behind it is read wrong.
@@ -241,7 +257,7 @@ mod tests {
             Gone { prefix: b"p:", keys: &named, tokens: &tokens, book: b"b", keep_leases: false };
         let bump =
             Bump { table: b"t", generation: None, xid: 7, xmax: 8, in_progress: &[], buckets: &[] };
-        let found = Settlement::new("sha", &bump, &gone);
+        let found = Settlement::new("sha", Some(&bump), &gone);
         let [a, b] = [&b"p:a"[..], b"p:b"].map(|key| EntryKeys::new(key).token());
         let [a, b] = [a, b].map(|name| String::from_utf8(name).unwrap());
         let mut deleted = Vec::new();
@@ -276,7 +292,7 @@ mod tests {
         let settle = |tokens: &[Token]| {
             let keys = &[b"a"].iter().collect();
             let gone = Gone { prefix: b"p:", keys, tokens, book: b"b", keep_leases: false };
-            Settlement::new("sha", &bump, &gone)
+            Settlement::new("sha", Some(&bump), &gone)
         };
         let found = settle(&[token(1, true), token(2, false)]);
         let name = String::from_utf8(EntryKeys::new(b"p:a").token()).unwrap();
@@ -302,6 +318,20 @@ mod tests {
         let keys: Vec<&[u8]> = keys.iter().map(|key| &key[..]).collect();
         let found = settlement(&buckets, &keys);
         assert_eq!((found.bumps(), found.replies()), (2, 6));
+    }
+
+    /// Danger: a commit that has only keys to delete asks for what it does not need, or waits for
+    /// an answer that does not come.
+    #[test]
+    fn without_a_bump_nothing_is_asked_but_to_delete() {
+        let keys = [b"a"].iter().collect();
+        let gone = Gone { prefix: b"p:", keys: &keys, tokens: &[], book: b"b", keep_leases: false };
+        let found = Settlement::new("sha", None, &gone);
+        assert!(found.packed().starts_with(b"*5\r\n$3\r\nDEL\r\n$3\r\np:a\r\n"));
+        assert_eq!((found.bumps(), found.replies(), found.proves()), (0, 1, false));
+        let mut ranges = Vec::new();
+        assert_eq!(found.read(b":4\r\n:9\r\n", &mut ranges), Look::Complete { used: 4 });
+        assert!(ranges.is_empty());
     }
 
     /// Danger: the answer to one command is taken for that to another.

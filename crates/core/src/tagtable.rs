@@ -7,6 +7,8 @@
 //! Invariant: bytes that we did not write are malformed, never a shorter list. A writer that was
 //! overlooked in a list is a stale read; a malformed list costs a computation.
 
+pub mod memory;
+
 use crate::decimal;
 
 /// The field that names the generation, 32 hexadecimal digits.

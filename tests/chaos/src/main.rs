@@ -13,7 +13,7 @@ const USAGE: &str = "\
 chaos [--minutes N | --seconds N] [--seed N] [--without GUARD [--keep-guard]]
       [--only TROUBLE[,TROUBLE…]]
       [--changes PART] [--questions PART] [--readers N] [--writers N]
-      [--preloaded] [--no-standby] [--calm] [--untracked] [--first]
+      [--preloaded] [--memory] [--no-standby] [--calm] [--untracked] [--first]
     Needs PG_CACHE_PREFIX: run it by `make chaos MINUTES=…` or `scripts/with-prefix`.
     --without GUARD  removes a guard from the real code: a violation must be found
     --keep-guard     all else as without that guard, but it stays: none may be found
@@ -21,6 +21,7 @@ chaos [--minutes N | --seconds N] [--seed N] [--without GUARD [--keep-guard]]
     --changes        only changes of the catalogue with this in their name, more often
     --questions      only queries with this in their key
     --preloaded      with the library in shared_preload_libraries
+    --memory         the same, and the tag table in shared memory
     --calm           no troubles
     --untracked      tracks no table: a violation must be found
     --first          ends at the first violation";
@@ -64,6 +65,7 @@ fn setup(words: &[String]) -> Result<Setup, String> {
             "--readers" => setup.readers = number()? as usize,
             "--writers" => setup.writers = number()? as usize,
             "--preloaded" => setup.preloaded = true,
+            "--memory" => setup.memory = true,
             "--no-standby" => setup.standby = false,
             "--calm" => setup.only = Some(Vec::new()),
             "--untracked" => setup.tracked = false,

@@ -37,6 +37,8 @@ pub struct Setup {
     pub standby: bool,
     /// Whether the library is preloaded: a launcher, and a breaker of all backends.
     pub preloaded: bool,
+    /// Whether it is, and the tag table is in shared memory.
+    pub memory: bool,
     /// Only these troubles; None: all of them, by weight.
     pub only: Option<Vec<String>>,
     /// Only changes of the catalogue whose name contains this, and those more often.
@@ -61,6 +63,7 @@ impl Default for Setup {
             tracked: true,
             standby: true,
             preloaded: false,
+            memory: false,
             only: None,
             changes: None,
             questions: None,
@@ -290,8 +293,11 @@ fn start_primary(door: &Path, setup: &Setup) -> Postgres {
         ("pg_cache.fill_wait_ms", "300"),
         ("log_min_messages", "log"),
     ];
-    if setup.preloaded {
+    if setup.preloaded || setup.memory {
         conf.push(("shared_preload_libraries", "pg_cache"));
+    }
+    if setup.memory {
+        conf.push(("pg_cache.tag_table", "memory"));
     }
     if without.is_some() && !setup.keep_guard {
         conf.push(("pg_cache.fault_point", fault.as_str()));

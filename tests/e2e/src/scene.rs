@@ -95,17 +95,28 @@ impl Drop for Share {
     }
 }
 
+/// Whether tests that say nothing of it run with the tag table in shared memory: most promises are
+/// the same wherever it is.
+pub fn is_tag_table_in_memory() -> bool {
+    std::env::var("PG_CACHE_TAG_TABLE").is_ok_and(|home| home == "memory")
+}
+
 /// Starts the server from a thread that never ends.
 fn start_shared() -> Arc<Postgres> {
     let (sender, receiver) = channel();
     std::thread::spawn(move || {
-        let server = Arc::new(Postgres::start_with(&[
+        let mut conf = vec![
             ("max_connections", "200"),
             ("log_min_messages", "log"),
             ("autovacuum", "off"),
             ("max_worker_processes", "64"),
             ("max_prepared_transactions", "20"),
-        ]));
+        ];
+        if is_tag_table_in_memory() {
+            conf.push(("shared_preload_libraries", "pg_cache"));
+            conf.push(("pg_cache.tag_table", "memory"));
+        }
+        let server = Arc::new(Postgres::start_with(&conf));
         sender.send(server).unwrap();
         loop {
             std::thread::park();

@@ -1,0 +1,59 @@
+//! Lists this transaction in the tag table of shared memory.
+//!
+//! Whatever is registered, as soon as the library was preloaded: it costs next to nothing, and so
+//! no transaction of this run of the server is missing there, whenever a registration makes readers
+//! look. Invariant: it happens under a snapshot P of its own and before the commit record, as BUMP
+//! does; what could not be listed is owed.
+
+use pg_cache_core::pending::Owed;
+use pg_cache_core::reason::Reason;
+use pg_cache_core::tag::Bucket;
+
+use crate::client::failure::Failure;
+use crate::pg::snapshot::Snapshot;
+use crate::pg::tags::{self, Tags};
+use crate::pg::{host, xact};
+use crate::registry;
+
+use super::Deadline;
+
+/// Gives all that is owed its next version, and lists the transaction there.
+pub fn list(
+    snapshot: &Snapshot,
+    xid: u64,
+    owed: &Owed,
+    deadline: &Deadline,
+) -> Result<(), Failure> {
+    let Some(table) = Tags::here() else { return Ok(()) };
+    if host::skips("guard.listing") {
+        return Ok(());
+    }
+    let all = owed.tags.iter().copied().chain(owed.keys.iter().map(|(tag, _)| tag));
+    let buckets = registry::each_once(all.map(tags::bucket));
+    if buckets.contains(&Bucket::CATALOGUE) && !host::skips("guard.messages") {
+        let_messages_pass(table.catalogue_writers(), snapshot, deadline)?;
+    }
+    match table.bump(&buckets, xid, snapshot) {
+        true => Ok(()),
+        false => Err(Failure::new(Reason::Catalogue, "too many schema changes are ending")),
+    }
+}
+
+/// A reader trusts its caches once those who are listed for the catalogue have let go of their
+/// locks, hence sent their messages. Our bump drops from that list who is complete in our snapshot,
+/// and one may be complete and about to send: so before a schema change bumps, it waits for them.
+/// Whoever is complete in our snapshot bumped before it was taken, so is found here, unless another
+/// schema change dropped it, which waited likewise.
+pub fn let_messages_pass(
+    listed: Vec<u64>,
+    snapshot: &Snapshot,
+    deadline: &Deadline,
+) -> Result<(), Failure> {
+    for xid in listed.into_iter().filter(|xid| snapshot.is_complete(*xid)) {
+        let ended = || xact::has_let_go(xid).then_some(());
+        if host::until(deadline.left(), ended).is_none() {
+            return Err(Failure::new(Reason::Timeout, "another schema change is ending"));
+        }
+    }
+    Ok(())
+}

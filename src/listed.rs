@@ -1,0 +1,47 @@
+//! What the tag table in memory says of an entry's buckets, in the words of one in Redis: so that
+//! both are judged by the same rules.
+//!
+//! It is of the registered generation whatever happens, and has no base: no writer of this run of
+//! the server is missing in it, and no other run's entries are of this generation.
+
+use pg_cache_core::fence::Look;
+use pg_cache_core::reason::Reason;
+use pg_cache_core::tagtable;
+
+use crate::entry::Entry;
+use crate::pg::snapshot::Snapshot;
+use crate::pg::tags::Tags;
+use crate::registry::{Home, Registration};
+
+/// Complete in every snapshot.
+const NO_BASE: &[u8] = b"0";
+
+pub struct Listed {
+    generation: [u8; 32],
+    fields: Vec<Vec<u8>>,
+}
+
+impl Listed {
+    /// As of now. None: the table is in Redis. An error: it lists who may be running.
+    pub fn of(
+        registration: &Registration,
+        entry: &Entry,
+        snapshot: &Snapshot,
+    ) -> Result<Option<Self>, Reason> {
+        if registration.home == Home::Redis {
+            return Ok(None);
+        }
+        let table = Tags::here().ok_or(Reason::Unregistered)?;
+        let fields = table.fields(&entry.buckets, snapshot).ok_or(Reason::RunningWriter)?;
+        let generation = tagtable::generation_text(registration.generation);
+        Ok(Some(Self { generation, fields }))
+    }
+
+    /// Hands on what was found in Redis, and the table beside it.
+    pub fn with<T>(&self, found: &Look<'_>, work: impl FnOnce(&Look<'_>) -> T) -> T {
+        let fields: Vec<Option<&[u8]>> = self.fields.iter().map(|field| Some(&field[..])).collect();
+        let (generation, base) = (Some(&self.generation[..]), Some(NO_BASE));
+        let Look { value, sidecar, .. } = *found;
+        work(&Look { value, sidecar, generation, base, fields: &fields })
+    }
+}

@@ -1,0 +1,54 @@
+//! The tag table in this server's shared memory, where the library was preloaded.
+//!
+//! Whoever writes lists itself here, whether or not readers look here: so the registration of a
+//! table in memory counts at once, and none of this server's run is missing in it.
+
+use pg_cache_core::tag::{Bucket, Tag};
+use pg_cache_core::tagtable::memory::{self, Table, View};
+
+use super::snapshot::Snapshot;
+use super::{guc, identity, shmem};
+
+/// The table, and which of its catalogues is this database's.
+#[derive(Clone, Copy)]
+pub struct Tags {
+    table: &'static Table,
+    database: u32,
+}
+
+impl Tags {
+    /// `None`: the library was not preloaded.
+    pub fn here() -> Option<Self> {
+        shmem::tags().map(|table| Self { table, database: identity::database() })
+    }
+
+    /// The same, if readers of a new registration are to look here.
+    pub fn wanted() -> Option<Self> {
+        Self::here().filter(|_| guc::is_tag_table_in_memory())
+    }
+
+    /// Lists a transaction in these buckets, whose snapshot was taken a moment ago. False: in some
+    /// of them there was no room for one more.
+    pub fn bump(self, buckets: &[Bucket], xid: u64, snapshot: &Snapshot) -> bool {
+        let is_complete = |xid| snapshot.is_complete(xid);
+        let view = View { xmin: snapshot.xmin(), is_complete: &is_complete };
+        buckets.iter().all(|bucket| self.table.bump(self.database, *bucket, xid, &view))
+    }
+
+    /// The buckets as fields of a table in Redis would hold them; `None` if some hold writers that
+    /// the snapshot may not see as complete.
+    pub fn fields(self, buckets: &[Bucket], snapshot: &Snapshot) -> Option<Vec<Vec<u8>>> {
+        let field = |bucket: &Bucket| self.table.field(self.database, *bucket, snapshot.xmin());
+        buckets.iter().map(|bucket| field(bucket).map(|field| field.encode())).collect()
+    }
+
+    /// Who is listed for the catalogue.
+    pub fn catalogue_writers(self) -> Vec<u64> {
+        self.table.catalogue_writers(self.database)
+    }
+}
+
+/// The bucket of a tag of this database.
+pub fn bucket(tag: Tag) -> Bucket {
+    memory::bucket(tag, identity::database())
+}
