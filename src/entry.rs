@@ -4,11 +4,10 @@ use pg_cache_core::fingerprint::{FingerprintBuilder, scope_hash};
 use pg_cache_core::key::{self, EntryKeys};
 use pg_cache_core::tag::{Bucket, Tag};
 
-use crate::client::session::Ask;
 use crate::pg::arguments::{self, Bound};
 use crate::pg::plan::Plan;
 use crate::pg::{classify, guc, host, identity, settings};
-use crate::registry::{Home, Registration};
+use crate::registry::Registration;
 
 pub struct Entry {
     pub keys: EntryKeys,
@@ -38,14 +37,6 @@ impl Entry {
         plan.append_tags(bound, &mut tags);
         let buckets = tags.iter().map(|tag| registration.bucket(*tag)).collect();
         Self { keys, fingerprint, scope, tags, buckets }
-    }
-}
-
-impl Entry {
-    /// What a look at it asks Redis for.
-    pub fn ask<'a>(&'a self, registration: &'a Registration) -> Ask<'a> {
-        let table = (&registration.table[..], &self.buckets[..]);
-        Ask::new(&self.keys, (registration.home == Home::Redis).then_some(table))
     }
 }
 

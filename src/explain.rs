@@ -8,7 +8,7 @@ use serde_json::{Value, json};
 
 use crate::connection;
 use crate::entry::Entry;
-use crate::listed::Listed;
+use crate::listed::{self, Listed};
 use crate::pg::dependencies::Reads;
 use crate::pg::error::Outcome;
 use crate::pg::plan::{self, Plan};
@@ -124,7 +124,7 @@ fn status(
         return Ok(Status::of("permission"));
     }
     let keys = &entry.keys;
-    let ask = entry.ask(registration);
+    let ask = listed::ask(registration, entry);
     let listed = match Listed::of(registration, entry, snapshot) {
         Ok(listed) => listed,
         Err(reason) => return Ok(Status::of(reason.as_str())),

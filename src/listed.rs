@@ -8,10 +8,17 @@ use pg_cache_core::fence::Look;
 use pg_cache_core::reason::Reason;
 use pg_cache_core::tagtable;
 
+use crate::client::session::Ask;
 use crate::entry::Entry;
 use crate::pg::snapshot::Snapshot;
 use crate::pg::tags::Tags;
 use crate::registry::{Home, Registration};
+
+/// What a look at an entry asks Redis for.
+pub fn ask<'a>(registration: &'a Registration, entry: &'a Entry) -> Ask<'a> {
+    let table = (&registration.table[..], &entry.buckets[..]);
+    Ask::new(&entry.keys, (registration.home == Home::Redis).then_some(table))
+}
 
 /// Complete in every snapshot.
 const NO_BASE: &[u8] = b"0";

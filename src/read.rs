@@ -4,33 +4,32 @@
 //! carries them out. Whatever goes wrong with Redis, the answer is the query's own: a failure here
 //! costs time and a counter, never a result.
 
+mod lease;
+mod look;
+
 use std::borrow::Cow;
 use std::cell::Cell;
-use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::rc::Rc;
 use std::time::Instant;
 
 use pg_cache_core::error::Error;
-use pg_cache_core::fence::{Judgement, Look, Wanted, judge};
 use pg_cache_core::fill::{Effect, Event, Fill};
 use pg_cache_core::reason::Reason;
 use pg_cache_core::sidecar::{Dep, Sidecar, value_hash};
-use pg_cache_core::tag::Bucket;
-use pg_cache_core::tagtable;
 
 use crate::client::failure::Failure;
-use crate::client::scripts::{self, Filled, LeaseAsk};
-use crate::client::session::{Ask, Found, Session};
+use crate::client::scripts::{self, Filled};
 use crate::entry::Entry;
-use crate::listed::Listed;
 use crate::pg::arguments::{Argument, Bound};
 use crate::pg::error::Outcome;
 use crate::pg::execute::Json;
 use crate::pg::plan::{self, Plan};
 use crate::pg::snapshot::Snapshot;
-use crate::pg::{Datum, guc, host, text, wal, xact};
-use crate::registry::{self, Home, Registration};
-use crate::{catalogue, connection, recipe, stats, worker};
+use crate::pg::{Datum, guc, host, text, xact};
+use crate::{connection, recipe, stats, worker};
+
+use self::lease::{Lease, release};
+pub use self::look::{Looked, Under};
 
 /// One call of `redis_cached`, borrowed from its arguments.
 pub struct Request<'a> {
@@ -105,34 +104,6 @@ enum Step {
     Anew,
 }
 
-/// What the call is judged by: its snapshot, and what counts under it.
-pub struct Under {
-    snapshot: Snapshot,
-    registration: Rc<Registration>,
-    pub entry: Entry,
-    /// Behind all that the snapshot sees.
-    position: wal::Position,
-}
-
-impl Under {
-    pub fn ask(&self) -> Ask<'_> {
-        self.entry.ask(&self.registration)
-    }
-
-    /// What the tag table says, if it is in memory.
-    pub fn listed(&self) -> Result<Option<Listed>, Reason> {
-        Listed::of(&self.registration, &self.entry, &self.snapshot)
-    }
-}
-
-/// What a look came to.
-pub enum Looked {
-    Hit(Datum),
-    Miss { reason: Reason, deps: Vec<Dep> },
-    Compute(Reason),
-    Anew,
-}
-
 impl Reading<'_> {
     fn answer(&self) -> Outcome<Step> {
         if let Some(reason) = obstacle(self.plan) {
@@ -168,19 +139,6 @@ impl Reading<'_> {
         }
     }
 
-    /// What counts under the snapshot; or why this call can use nothing of Redis.
-    pub fn under(&self, snapshot: Snapshot) -> Result<Under, Reason> {
-        let registration = registry::usable(&snapshot)?;
-        if registration.home != Home::wanted() && !wal::is_standby() {
-            worker::wake();
-        }
-        let entry = Entry::new(&registration, &self.request.key, self.plan, self.bound);
-        if registry::owes(&snapshot, &entry.tags) {
-            return Err(Reason::Debt);
-        }
-        Ok(Under { snapshot, registration, entry, position: wal::Position::now() })
-    }
-
     fn computed(&self, reason: Reason) -> Outcome<Step> {
         Ok(Step::Done(self.compute(reason)?.0))
     }
@@ -192,97 +150,6 @@ impl Reading<'_> {
             connection::warn(failure);
         }
         Ok(self.compute(failure.reason)?.0)
-    }
-
-    /// The hit path: one round trip; none if the tag table is in memory and forbids a hit.
-    pub fn look(&self, under: &Under) -> Result<Looked, Failure> {
-        host::fault_point("read.look");
-        let listed = match under.listed() {
-            Ok(listed) => listed,
-            Err(reason) => return Ok(Looked::Compute(reason)),
-        };
-        if let Some(listed) = &listed {
-            let without_entry =
-                listed.with(&Look::default(), |look| self.judged(under, look, "guard.hit"));
-            if !matches!(without_entry, Looked::Miss { .. }) {
-                return Ok(without_entry);
-            }
-        }
-        let ask = under.ask();
-        connection::ask(|session| {
-            let found = session.look(&ask)?;
-            under.registration.check(found.server)?;
-            Ok(self.judged_by(under, listed.as_ref(), &found, "guard.hit"))
-        })
-    }
-
-    fn judged_by(
-        &self,
-        under: &Under,
-        listed: Option<&Listed>,
-        found: &Found<'_>,
-        guard: &'static str,
-    ) -> Looked {
-        match listed {
-            Some(listed) => listed.with(&found.judged(), |look| self.judged(under, look, guard)),
-            None => self.judged(under, &found.judged(), guard),
-        }
-    }
-
-    fn judged(&self, under: &Under, look: &Look<'_>, guard: &'static str) -> Looked {
-        let generation = under.registration.generation;
-        // Without this guard, whatever generation the table has is taken for the registered one.
-        let own = look.generation.and_then(tagtable::parse_generation);
-        let trusted = own.filter(|_| host::skips("guard.generation")).unwrap_or(generation);
-        let mut look = *look;
-        if host::skips("guard.base") {
-            look.base = Some(b"0");
-        }
-        let seen = match host::skips("guard.catalogue") {
-            true => look.catalogue_version(),
-            false => catalogue::seen(generation),
-        };
-        let forged = unguarded(&look, trusted, &under.entry.buckets);
-        look.sidecar = forged.as_deref().or(look.sidecar);
-        let wanted = Wanted {
-            generation: trusted,
-            fingerprint: &under.entry.fingerprint,
-            buckets: &under.entry.buckets,
-            catalogue_seen: seen,
-        };
-        let complete = |xid| host::skips(guard) || under.snapshot.is_complete(xid);
-        match judge(&look, &wanted, &complete) {
-            Judgement::Hit { sidecar, value } => self.served(&sidecar, value),
-            Judgement::Miss { reason, deps } => Looked::Miss { reason, deps },
-            Judgement::Compute(reason) => {
-                if reason == Reason::Generation {
-                    worker::wake();
-                }
-                Looked::Compute(reason)
-            }
-            Judgement::Catalogue { version, xids } => {
-                match catalogue::catch_up(generation, version, &xids) {
-                    Ok(()) => Looked::Anew,
-                    Err(reason) => Looked::Compute(reason),
-                }
-            }
-        }
-    }
-
-    /// The value as a datum.
-    fn served(&self, sidecar: &Sidecar, value: &[u8]) -> Looked {
-        let Some(json) = text::json_from_utf8(value) else {
-            return Looked::Compute(Reason::Foreign);
-        };
-        if self.counts {
-            stats::hit(
-                &self.request.key,
-                value.len(),
-                stats::us_since(self.started),
-                sidecar.cost_us,
-            );
-        }
-        Looked::Hit(json)
     }
 
     /// The miss path: lease, or wait for whoever has it.
@@ -343,29 +210,6 @@ impl Reading<'_> {
             release(entry, token);
         }
         Ok(self.compute(reason)?.0)
-    }
-
-    /// Takes the lease if it is free and looks again, in one round trip: between the first look and
-    /// the lease, another backend may have filled the entry, or a writer bumped and deleted it.
-    fn lease(&self, under: &Under, token: &[u8]) -> Result<(bool, Looked), Failure> {
-        host::fault_point("read.lease");
-        let ask = LeaseAsk {
-            look: under.ask(),
-            lease: &under.entry.keys.lease(),
-            token,
-            lease_ms: guc::lease_timeout_ms(),
-        };
-        connection::ask(|session| {
-            let (ours, parts) = scripts::lease(session, &ask)?;
-            let found = Found::new(session.server(), parts.iter().map(Option::as_deref));
-            under.registration.check(found.server)?;
-            // Behind the lease: whoever bumped before it is listed.
-            let looked = match under.listed() {
-                Ok(listed) => self.judged_by(under, listed.as_ref(), &found, "guard.fill"),
-                Err(reason) => Looked::Compute(reason),
-            };
-            Ok((ours, looked))
-        })
     }
 
     /// Runs the query; counts why.
@@ -456,51 +300,6 @@ impl Reading<'_> {
         }
         Ok(())
     }
-}
-
-/// For tests: the sidecar as it would pass without a guard, if one is left out.
-fn unguarded(look: &Look<'_>, generation: u128, buckets: &[Bucket]) -> Option<Vec<u8>> {
-    let of_any_generation = host::skips("guard.sidecar");
-    if !of_any_generation && !host::skips("guard.versions") {
-        return None;
-    }
-    let mut sidecar = Sidecar::decode(look.sidecar?).ok()?;
-    if of_any_generation {
-        sidecar.generation = generation;
-    } else {
-        let present = buckets.iter().zip(look.fields).filter_map(|(bucket, field)| {
-            Some(Dep { bucket: bucket.0, version: tagtable::version(*field)? })
-        });
-        sidecar.deps = present.collect();
-    }
-    Some(sidecar.encode())
-}
-
-/// Held while the query runs. Dropped by an error of the query too: the next one need not wait.
-struct Lease<'a> {
-    entry: &'a Entry,
-    token: &'a [u8],
-    held: bool,
-}
-
-impl Drop for Lease<'_> {
-    fn drop(&mut self) {
-        if self.held {
-            release(self.entry, self.token);
-        }
-    }
-}
-
-/// Gives a lease back as well as it can be done in a moment: it ends by itself otherwise. This runs
-/// while an error unwinds, so interrupts wait and nothing may come out of it.
-fn release(entry: &Entry, token: &[u8]) {
-    let _held = host::HoldInterrupts::start();
-    let ask = || {
-        connection::tell(|session: &mut Session| {
-            Ok(scripts::release(session, &entry.keys.lease(), token)?)
-        })
-    };
-    let _ = catch_unwind(AssertUnwindSafe(ask));
 }
 
 /// Marks that a query of ours runs, so that one inside it is refused.

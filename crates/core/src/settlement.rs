@@ -1,9 +1,10 @@
 //! BUMP, DEL behind it, and the tokens of what will be stored: one request, packed once.
 //!
-//! Invariant: where there is something to bump, the proof of the server stands last, so that it tells
-//! of the server after all of this was done. Asked before, a server that is demoted in between would
-//! vouch for what it then loses. A tag table in shared memory is not Redis' to lose: then there is
-//! nothing to bump here, and which server deletes the keys is known since the connection was made.
+//! Invariant: where there is something to bump, the proof of the server stands last, so that it
+//! tells of the server after all of this was done. Asked before, a server that is demoted in
+//! between would vouch for what it then loses. A tag table in shared memory is not Redis' to lose:
+//! then there is nothing to bump here, and which server deletes the keys is known since the
+//! connection was made.
 
 use std::ops::Range;
 
