@@ -268,10 +268,11 @@ fn deliver(
     let fresh = Fresh::push();
     let (mut is_former, mut is_unmade) = (false, true);
     let listed = listing::list(&fresh.snapshot, xid, &owing.owed, &deadline);
-    let settled = match listed.and_then(|()| registration(&fresh, is_locked)) {
-        Ok(Some(found)) => {
+    let found = listed.and_then(|listed| Ok((listed, registration(&fresh, is_locked)?)));
+    let settled = match found {
+        Ok((listed, Some(found))) => {
             is_unmade = false;
-            let delivery = Delivery::new(&found, &fresh.snapshot, xid, &deadline);
+            let delivery = Delivery::new(&found, &fresh.snapshot, xid, listed, &deadline);
             is_former = delivery.is_former;
             let buckets = delivery::buckets_of(&found, &owing.owed);
             let may_skip = end == End::Commit && tokens.is_empty() && !is_former;
@@ -285,9 +286,11 @@ fn deliver(
         }
         // Nobody can use a generation that was not made, and who makes it waits for us; unless we
         // are prepared, when only a debt tells of us. But a key holds what it held before.
-        Ok(None) if coarse || !owing.owed.keys.is_empty() || !tokens.is_empty() => Err(unmade()),
-        Ok(None) if end == End::Commit => return Ok(false),
-        Ok(None) => Ok(()),
+        Ok((_, None)) if coarse || !owing.owed.keys.is_empty() || !tokens.is_empty() => {
+            Err(unmade())
+        }
+        Ok((_, None)) if end == End::Commit => return Ok(false),
+        Ok((_, None)) => Ok(()),
         Err(failure) => Err(failure),
     };
     let has_arrived = !is_unmade && has_arrived(&settled);

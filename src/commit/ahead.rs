@@ -112,7 +112,7 @@ fn tell() -> Option<Told> {
     let fresh = Fresh::try_push()?;
     let registration = registry::seen_by_writer(&fresh.snapshot).ok()??;
     let deadline = Deadline::start();
-    let delivery = Delivery::new(&registration, &fresh.snapshot, xid, &deadline);
+    let delivery = Delivery::new(&registration, &fresh.snapshot, xid, 0, &deadline);
     if delivery.is_former || registration.home == Home::Memory {
         return None;
     }

@@ -26,6 +26,8 @@ pub struct Delivery<'a> {
     registration: &'a Registration,
     snapshot: &'a Snapshot,
     xid: u64,
+    /// How many buckets in memory list the transaction for this delivery.
+    listed: usize,
     deadline: &'a Deadline,
     /// The generation is one of a former run or timeline: the transaction ends it, and owes.
     pub is_former: bool,
@@ -42,19 +44,24 @@ impl<'a> Delivery<'a> {
         registration: &'a Registration,
         snapshot: &'a Snapshot,
         xid: u64,
+        listed: usize,
         deadline: &'a Deadline,
     ) -> Self {
         // A table in memory begins anew with each run.
         let is_former =
             registration.home == Home::Redis && registry::is_former(snapshot, registration);
-        Self { registration, snapshot, xid, deadline, is_former }
+        Self { registration, snapshot, xid, listed, deadline, is_former }
     }
 
     /// One round trip, if there is anything to tell.
     pub fn settle(&self, buckets: &[Bucket], keys: &Keys, tokens: &[Token]) -> Result<(), Failure> {
         let started = Instant::now();
-        let is_silent = self.registration.home == Home::Memory;
-        if is_silent && keys.is_empty() && tokens.is_empty() {
+        let tags = match self.registration.home {
+            Home::Redis => buckets.len(),
+            Home::Memory => self.listed,
+        };
+        if self.registration.home == Home::Memory && keys.is_empty() && tokens.is_empty() {
+            stats::delivered(true, tags, 0, 0);
             return Ok(());
         }
         let is_apart = host::skips("guard.bumpfirst") || host::skips("commit.together");
@@ -63,7 +70,7 @@ impl<'a> Delivery<'a> {
             false => self.send(buckets, keys, tokens),
         };
         let time_us = stats::us_since(started);
-        stats::delivered(settled.is_ok(), buckets.len(), keys.len(), time_us);
+        stats::delivered(settled.is_ok(), tags, keys.len(), time_us);
         settled
     }
 

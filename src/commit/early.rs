@@ -85,8 +85,9 @@ pub fn settle() -> Outcome<()> {
     let mut is_former = false;
     let mut is_lost = false;
     let listed = listing::list(&fresh.snapshot, xid, &sent.owed, &deadline);
-    let settled = match listed.and_then(|()| super::registration(&fresh, is_locked)) {
-        Ok(Some(found)) => {
+    let found = listed.and_then(|listed| Ok((listed, super::registration(&fresh, is_locked)?)));
+    let settled = match found {
+        Ok((listed, Some(found))) => {
             // Whatever became of the last step, these keys are to be deleted: programs that read
             // Redis see no debts.
             let collected = early.collect(&deadline);
@@ -95,11 +96,11 @@ pub fn settle() -> Outcome<()> {
                 TRANSACTION
                     .with_borrow_mut(|transaction| transaction.in_flight = vec![sent.clone()]);
             }
-            let delivery = Delivery::new(&found, &fresh.snapshot, xid, &deadline);
+            let delivery = Delivery::new(&found, &fresh.snapshot, xid, listed, &deadline);
             is_former = delivery.is_former;
             collected.and(early.deliver(&found, &delivery, &sent.owed, is_first))
         }
-        Ok(None) => Err(super::unmade()),
+        Ok((_, None)) => Err(super::unmade()),
         Err(failure) => Err(failure),
     };
     TRANSACTION.with_borrow_mut(|transaction| {

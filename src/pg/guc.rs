@@ -261,7 +261,7 @@ fn register_commit() {
         c"Where writers are listed for readers: in redis, or in this server's shared memory.",
         c"Memory needs shared_preload_libraries, and no standby can read through the cache.",
         &TAG_TABLE,
-        GucContext::Sighup,
+        GucContext::Suset,
         GucFlags::default(),
     );
 }

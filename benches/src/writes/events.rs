@@ -9,7 +9,7 @@ use std::time::Instant;
 use pg_cache_testbed::Pair;
 use postgres::Client;
 
-use super::{Goal, Result, Row, Way, await_ends, compare, turns};
+use super::{Goal, PLAIN, Result, Row, Way, await_ends, compare, turns};
 use crate::Outcome;
 
 pub const DATABASE: &str = "events";
@@ -23,28 +23,24 @@ pub const NOTIFIED: Way = Way {
     id: "notified",
     title: "PL/pgSQL with pg_notify",
     setup: |table| trigger(table, "notify_change()"),
-    bumps: 0,
-    deletes: 0,
+    ..PLAIN
 };
 
 pub const STREAMED: Way = Way {
     id: "streamed",
     title: "redis_stream('s', 'maxlen=100000')",
     setup: |table| trigger(table, "redis_stream('s', 'maxlen=100000')"),
-    bumps: 0,
-    deletes: 0,
+    ..PLAIN
 };
 
 pub const PUBLISHED: Way = Way {
     id: "published",
     title: "redis_publish('c')",
     setup: |table| trigger(table, "redis_publish('c')"),
-    bumps: 0,
-    deletes: 0,
+    ..PLAIN
 };
 
-pub const SILENT: Way =
-    Way { id: "silent", title: "without", setup: |_| String::new(), bumps: 0, deletes: 0 };
+pub const SILENT: Way = Way { id: "silent", ..PLAIN };
 
 const WAYS: [(Way, Option<Goal>); 4] =
     [(NOTIFIED, None), (STREAMED, Some(STREAMED_GOAL)), (PUBLISHED, None), (SILENT, None)];

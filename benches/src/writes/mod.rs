@@ -31,20 +31,28 @@ pub struct Way {
     pub title: &'static str,
     /// For a table whose key is `aid`.
     setup: fn(table: &str) -> String,
+    /// Whether the tag table is in shared memory.
+    in_memory: bool,
     /// What each committed transaction asks of Redis.
     bumps: u64,
     deletes: u64,
 }
 
-pub const PLAIN: Way =
-    Way { id: "plain", title: "without", setup: |_| String::new(), bumps: 0, deletes: 0 };
+pub const PLAIN: Way = Way {
+    id: "plain",
+    title: "without",
+    setup: |_| String::new(),
+    in_memory: false,
+    bumps: 0,
+    deletes: 0,
+};
 
 pub const TRACKED: Way = Way {
     id: "tracked",
     title: "redis_track(t)",
     setup: |table| format!("SELECT redis_track('{table}')"),
     bumps: 1,
-    deletes: 0,
+    ..PLAIN
 };
 
 pub const GROUPED: Way = Way {
@@ -52,7 +60,7 @@ pub const GROUPED: Way = Way {
     title: "redis_track(t, '{aid}')",
     setup: |table| format!("SELECT redis_track('{table}', '{{aid}}')"),
     bumps: 1,
-    deletes: 0,
+    ..PLAIN
 };
 
 pub const INVALIDATED: Way = Way {
@@ -66,9 +74,43 @@ pub const INVALIDATED: Way = Way {
     },
     bumps: 1,
     deletes: 1,
+    ..PLAIN
 };
 
-pub const WAYS: [Way; 4] = [PLAIN, TRACKED, GROUPED, INVALIDATED];
+/// The same with the tag table in the server's memory: Redis is told of keys alone.
+pub const TRACKED_IN_MEMORY: Way = Way {
+    id: "tracked_in_memory",
+    title: "redis_track(t), in memory",
+    in_memory: true,
+    bumps: 0,
+    ..TRACKED
+};
+
+pub const GROUPED_IN_MEMORY: Way = Way {
+    id: "grouped_in_memory",
+    title: "redis_track(t, '{aid}'), in memory",
+    in_memory: true,
+    bumps: 0,
+    ..GROUPED
+};
+
+pub const INVALIDATED_IN_MEMORY: Way = Way {
+    id: "invalidated_in_memory",
+    title: "redis_invalidate('account:{aid}'), in memory",
+    in_memory: true,
+    bumps: 0,
+    ..INVALIDATED
+};
+
+pub const WAYS: [Way; 7] = [
+    PLAIN,
+    TRACKED,
+    GROUPED,
+    INVALIDATED,
+    TRACKED_IN_MEMORY,
+    GROUPED_IN_MEMORY,
+    INVALIDATED_IN_MEMORY,
+];
 
 /// One thing done in all the ways that it is measured in, the plain one first.
 pub struct Row {
@@ -132,6 +174,7 @@ pub fn run(rounds: usize) -> Outcome<Value> {
         ("max_wal_size", "20GB"),
         ("pg_cache.commit_timeout_ms", "10000"),
         ("pg_cache.on_unreachable", "error"),
+        ("shared_preload_libraries", "pg_cache"),
     ];
     let pair = Pair::start_with(&settings, &[]);
     for way in &WAYS {
@@ -163,6 +206,10 @@ pub fn run(rounds: usize) -> Outcome<Value> {
 fn prepare(postgres: &Postgres, way: &Way) -> Outcome<()> {
     let mut admin = postgres.connect_as("postgres", "postgres");
     admin.batch_execute(&format!("CREATE DATABASE {}", way.id))?;
+    if way.in_memory {
+        let set = format!("ALTER DATABASE {} SET pg_cache.tag_table = 'memory'", way.id);
+        admin.batch_execute(&set)?;
+    }
     postgres.create_extension(way.id);
     postgres.register(way.id);
     pgbench::initialise(postgres, way.id, SCALE)?;

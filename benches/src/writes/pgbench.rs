@@ -10,8 +10,8 @@ use pg_cache_testbed::process::{Directory, run_well};
 use pg_cache_testbed::{Pair, Postgres};
 
 use super::{
-    Asked, GROUPED, Goal, INVALIDATED, PLAIN, Result, Row, SCALE, TRACKED, Way, await_ends,
-    compare, turns,
+    Asked, GROUPED, GROUPED_IN_MEMORY, Goal, INVALIDATED, INVALIDATED_IN_MEMORY, PLAIN, Result,
+    Row, SCALE, TRACKED, TRACKED_IN_MEMORY, Way, await_ends, compare, turns,
 };
 use crate::Outcome;
 
@@ -47,7 +47,13 @@ pub fn all() -> Vec<(Kind, u32)> {
     let tpc_b = || Kind {
         title: "TPC-B of pgbench",
         script: None,
-        ways: vec![(PLAIN, None), (TRACKED, Some(TPC_B_GOAL)), (GROUPED, Some(TPC_B_GOAL))],
+        ways: vec![
+            (PLAIN, None),
+            (TRACKED, Some(TPC_B_GOAL)),
+            (GROUPED, Some(TPC_B_GOAL)),
+            (TRACKED_IN_MEMORY, Some(TPC_B_GOAL)),
+            (GROUPED_IN_MEMORY, Some(TPC_B_GOAL)),
+        ],
     };
     let update = || Kind {
         title: "UPDATE of one row",
@@ -57,6 +63,9 @@ pub fn all() -> Vec<(Kind, u32)> {
             (TRACKED, None),
             (GROUPED, None),
             (INVALIDATED, Some(UPDATE_GOAL)),
+            (TRACKED_IN_MEMORY, None),
+            (GROUPED_IN_MEMORY, None),
+            (INVALIDATED_IN_MEMORY, Some(UPDATE_GOAL)),
         ],
     };
     let clients = |kind: fn() -> Kind| CLIENTS.map(|clients| (kind(), clients));
