@@ -122,6 +122,11 @@ pub fn tell<T>(request: impl Fn(&mut Session) -> Result<T, Failure>) -> Option<T
     LINK.with(|link| link.borrow_mut().tell(bounds, request))
 }
 
+/// Whether the server is to prove itself again, where that need not be every time.
+pub fn is_proof_due() -> bool {
+    LINK.with(|link| link.borrow().session().is_none_or(Session::is_proof_due))
+}
+
 /// Finds out, in a transaction, by which name to connect later outside of one.
 pub fn introduce() {
     client_name();

@@ -66,6 +66,11 @@ impl Link {
         Self { host, session: None, source, secret_source, breaker, breakers, shared, insists }
     }
 
+    /// The connection, if there is one.
+    pub fn session(&self) -> Option<&Session> {
+        self.session.as_ref()
+    }
+
     /// Runs one request. The breakers may refuse it without a try.
     pub fn ask<T>(
         &mut self,

@@ -67,8 +67,9 @@ pub fn fill(session: &mut Session, entry: &Fill<'_>) -> RedisResult<Filled> {
 pub struct Settlement(settlement::Settlement);
 
 impl Settlement {
-    pub fn new(bump: Option<&Bump<'_>>, gone: &Gone<'_>) -> Self {
-        Self(settlement::Settlement::new(BUMP.get_hash(), bump, gone))
+    /// `is_due` says whether the server is to prove itself even if there is nothing to bump.
+    pub fn new(bump: Option<&Bump<'_>>, gone: &Gone<'_>, is_due: impl FnOnce() -> bool) -> Self {
+        Self(settlement::Settlement::new(BUMP.get_hash(), bump, gone, is_due))
     }
 
     /// Sends it and waits. Returns the generations that the table had, one for each call of BUMP.
@@ -160,13 +161,13 @@ pub fn lease(
         for bucket in buckets {
             table.arg(bucket.field());
         }
-        // Last, so that it tells of the server after it was looked at.
-        Session::ask_for_proof(&mut pipeline);
     }
+    // Last, so that it tells of the server after it was looked at.
+    Session::ask_for_proof(&mut pipeline);
     let mut replies: Vec<Value> = pipeline.query(session)?;
+    session.prove(replies.pop())?;
     let mut fields = Vec::new();
     if let Some((_, buckets)) = look.table {
-        session.prove(replies.pop())?;
         let table = replies.pop().unwrap_or(Value::Nil);
         fields = parts(table, TABLE_PARTS + buckets.len())?;
     }

@@ -35,6 +35,9 @@ pub const ENTRY_PARTS: usize = 2;
 /// What it asks of the table besides buckets: generation and base.
 pub const TABLE_PARTS: usize = 2;
 
+/// For how long a server is taken for what it last said it is, where no exactness hangs on it.
+const PROOF_LASTS: Duration = Duration::from_millis(20);
+
 /// How many connections this process has opened.
 static OPENED: AtomicU64 = AtomicU64::new(1);
 
@@ -118,6 +121,7 @@ pub struct Session {
     /// What the full parser read of a look that was not plain.
     other: Vec<Option<Vec<u8>>>,
     server: Server,
+    proved_at: Instant,
     posted: Posted,
     posts: u64,
     /// Tells this connection from any other that this process opened.
@@ -155,6 +159,7 @@ impl Session {
             is_outdated: false,
             other: Vec::new(),
             server: Server::default(),
+            proved_at: Instant::now(),
             posted: Posted::default(),
             posts: 0,
             number: OPENED.fetch_add(1, Ordering::Relaxed),
@@ -194,18 +199,25 @@ impl Session {
         Ok(self.server.clone())
     }
 
-    /// Adds the question for the server's identity, behind all that hangs on the answer. It is
-    /// asked every time: a demoted primary keeps its connections, its run_id and its old answers,
-    /// and can be demoted and resynchronized within milliseconds; only its role and replication id
-    /// tell.
+    /// Adds the question for the server's identity, behind all that hangs on the answer. Where the
+    /// tag table is in Redis it is asked every time: a demoted primary keeps its connections, its
+    /// run_id and its old answers, and can be demoted and resynchronized within milliseconds; only
+    /// its role and replication id tell.
     pub fn ask_for_proof(pipeline: &mut Pipeline) {
         pipeline.cmd("INFO").arg("replication");
+    }
+
+    /// Where nothing that is exact hangs on it, it is asked now and then, so that a failover is
+    /// noticed, and what it brought back is swept.
+    pub fn is_proof_due(&self) -> bool {
+        self.proved_at.elapsed() > PROOF_LASTS
     }
 
     /// Takes the answer.
     pub fn prove(&mut self, reply: Option<Value>) -> RedisResult<()> {
         let text: String = redis::from_redis_value(reply.unwrap_or(Value::Nil))?;
         self.server.take_proof(&text);
+        self.proved_at = Instant::now();
         Ok(())
     }
 
@@ -214,6 +226,7 @@ impl Session {
         let text = range.flatten().map(|range| &self.inbox.last(used)[range]);
         // Whatever is no text proves nothing.
         self.server.take_proof(text.and_then(|text| str::from_utf8(text).ok()).unwrap_or_default());
+        self.proved_at = Instant::now();
     }
 
     fn handshake(&mut self, target: &Target, name: &str) -> Result<Server, Failure> {
@@ -236,20 +249,21 @@ impl Session {
     }
 
     /// The hit path: an entry and its part of the tag table, borrowed from the buffer that they
-    /// came into. Asks the server that has the table for its identity on the way.
+    /// came into. Asks the server for its identity on the way: each time if it has the table.
     pub fn look(&mut self, ask: &Ask<'_>) -> RedisResult<Found<'_>> {
         let fields = ask.table.map(|(_, buckets)| buckets.len());
+        let proof = fields.is_some() || self.is_proof_due();
         let mut out = std::mem::take(&mut self.outbox);
         out.clear();
-        resp::write_look(&mut out, ask.value, ask.sidecar, ask.table);
+        resp::write_look(&mut out, ask.value, ask.sidecar, ask.table, proof);
         let mut ranges = Vec::with_capacity(fields.unwrap_or(0) + 5);
-        let read = |bytes: &[u8], ranges: &mut _| resp::read_look(bytes, fields, ranges);
+        let read = |bytes: &[u8], ranges: &mut _| resp::read_look(bytes, fields, proof, ranges);
         let Some(used) = self.exchange(&out, read, &mut ranges)? else {
             self.outbox = out;
-            return self.look_at_other(fields);
+            return self.look_at_other(fields, proof);
         };
         self.outbox = out;
-        if fields.is_some() {
+        if proof {
             self.take_proof(used, ranges.pop());
         }
         let reply = self.inbox.last(used);
@@ -315,24 +329,25 @@ impl Session {
     }
 
     /// An error, or a push before the answer: the full parser reads it from the first byte on.
-    fn look_at_other(&mut self, fields: Option<usize>) -> RedisResult<Found<'_>> {
+    fn look_at_other(&mut self, fields: Option<usize>, proof: bool) -> RedisResult<Found<'_>> {
         // A new one: whatever the last one read beyond its answer was no answer of ours.
         self.parser = Parser::new();
         let entry = self.receive()?;
-        let table = fields.map(|_| Ok((self.receive()?, self.receive()?)));
-        let table = table.transpose().map_err(|error: RedisError| error)?;
+        let table = fields.map(|_| self.receive()).transpose()?;
+        let info = proof.then(|| self.receive()).transpose()?;
         self.open = true;
         let mut other = parts(entry.extract_error()?, ENTRY_PARTS)?;
-        if let Some((table, info)) = table {
-            match table.extract_error() {
-                Ok(table) => {
-                    other.append(&mut parts(table, TABLE_PARTS + fields.unwrap_or(0))?);
-                }
-                // Somebody put something else in the table's place: it is as good as missing.
-                Err(error) if error.code() == Some("WRONGTYPE") => {}
-                Err(error) => return Err(error),
+        match table.map(Value::extract_error).transpose() {
+            Ok(Some(table)) => {
+                other.append(&mut parts(table, TABLE_PARTS + fields.unwrap_or(0))?);
             }
-            self.prove(Some(info))?;
+            Ok(None) => {}
+            // Somebody put something else in the table's place: then it is as good as missing.
+            Err(error) if error.code() == Some("WRONGTYPE") => {}
+            Err(error) => return Err(error),
+        }
+        if proof {
+            self.prove(info)?;
         }
         self.other = other;
         Ok(Found::new(&self.server, self.other.iter().map(Option::as_deref)))

@@ -131,7 +131,8 @@ impl<'a> Delivery<'a> {
         let keep_leases = host::skips("guard.keeplease");
         let Registration { prefix, book, .. } = self.registration;
         let bump = (self.registration.home == Home::Redis).then(bump);
-        Settlement::new(bump.as_ref(), &Gone { prefix, keys, tokens, book, keep_leases })
+        let gone = Gone { prefix, keys, tokens, book, keep_leases };
+        Settlement::new(bump.as_ref(), &gone, connection::is_proof_due)
     }
 
     fn let_messages_pass(&self) -> Result<(), Failure> {

@@ -5,6 +5,8 @@
 //! lie within half a turn of it on both sides. If that were wrong, a writer of a former turn would
 //! pass for one that is running, or a running one for a complete one.
 
+use std::ops::RangeInclusive;
+
 use pgrx::pg_sys;
 
 /// A snapshot that somebody else keeps alive: the active one, or one pushed by [`Fresh`].
@@ -46,9 +48,11 @@ impl Snapshot {
         !unsafe { pg_sys::XidInMVCCSnapshot(narrow, self.raw) }
     }
 
-    /// All below are complete.
-    pub fn xmin(&self) -> u64 {
-        self.xmin
+    /// Whether all top-level transactions of a range had.
+    pub fn are_complete(&self, range: RangeInclusive<u64>) -> bool {
+        let is_past = *range.end() < self.xmin;
+        let is_running = |xid: &u64| range.contains(xid);
+        is_past || *range.end() < self.xmax && !self.in_progress().iter().any(is_running)
     }
 
     pub fn xmax(&self) -> u64 {

@@ -30,22 +30,30 @@ impl Tags {
     /// Lists a transaction in these buckets, whose snapshot was taken a moment ago. False: in some
     /// of them there was no room for one more.
     pub fn bump(self, buckets: &[Bucket], xid: u64, snapshot: &Snapshot) -> bool {
-        let is_complete = |xid| snapshot.is_complete(xid);
-        let view = View { xmin: snapshot.xmin(), is_complete: &is_complete };
-        buckets.iter().all(|bucket| self.table.bump(self.database, *bucket, xid, &view))
+        with_view(snapshot, |view| {
+            buckets.iter().all(|bucket| self.table.bump(self.database, *bucket, xid, view))
+        })
     }
 
     /// The buckets as fields of a table in Redis would hold them; `None` if some hold writers that
     /// the snapshot may not see as complete.
     pub fn fields(self, buckets: &[Bucket], snapshot: &Snapshot) -> Option<Vec<Vec<u8>>> {
-        let field = |bucket: &Bucket| self.table.field(self.database, *bucket, snapshot.xmin());
-        buckets.iter().map(|bucket| field(bucket).map(|field| field.encode())).collect()
+        with_view(snapshot, |view| {
+            let field = |bucket: &Bucket| self.table.field(self.database, *bucket, view);
+            buckets.iter().map(|bucket| field(bucket).map(|field| field.encode())).collect()
+        })
     }
 
     /// Who is listed for the catalogue.
     pub fn catalogue_writers(self) -> Vec<u64> {
         self.table.catalogue_writers(self.database)
     }
+}
+
+fn with_view<T>(snapshot: &Snapshot, work: impl FnOnce(&View<'_>) -> T) -> T {
+    let is_complete = |xid| snapshot.is_complete(xid);
+    let are_complete = |range| snapshot.are_complete(range);
+    work(&View { is_complete: &is_complete, are_complete: &are_complete })
 }
 
 /// The bucket of a tag of this database.

@@ -309,5 +309,5 @@ fn bump(
     };
     let Registration { prefix, book, home, .. } = registration;
     let gone = Gone { prefix, keys: &Keys::default(), tokens: &[], book, keep_leases: false };
-    (*home == Home::Redis).then(|| Settlement::new(Some(&bump), &gone))
+    (*home == Home::Redis).then(|| Settlement::new(Some(&bump), &gone, || true))
 }

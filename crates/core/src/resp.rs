@@ -28,26 +28,30 @@ pub enum Look {
 /// What ends every head and every argument.
 pub const LINE_END: &[u8] = b"\r\n";
 
-/// Appends the question for an entry; and, if there is a table in Redis, for its generation, its
-/// base and these fields, with the proof of the server that has it.
+/// Appends the question for an entry; if there is a table in Redis, for its generation, its base and
+/// these fields; and whether the server is to prove itself.
 pub fn write_look(
     out: &mut Vec<u8>,
     value_key: &[u8],
     sidecar_key: &[u8],
     table: Option<(&[u8], &[Bucket])>,
+    proof: bool,
 ) {
     write_command(out, 3, b"MGET");
     write_argument(out, value_key);
     write_argument(out, sidecar_key);
-    let Some((table_key, fields)) = table else { return };
-    write_command(out, 4 + fields.len(), b"HMGET");
-    write_argument(out, table_key);
-    write_argument(out, tagtable::GENERATION.as_bytes());
-    write_argument(out, tagtable::BASE.as_bytes());
-    for field in fields {
-        write_field(out, *field);
+    if let Some((table_key, fields)) = table {
+        write_command(out, 4 + fields.len(), b"HMGET");
+        write_argument(out, table_key);
+        write_argument(out, tagtable::GENERATION.as_bytes());
+        write_argument(out, tagtable::BASE.as_bytes());
+        for field in fields {
+            write_field(out, *field);
+        }
     }
-    write_proof(out);
+    if proof {
+        write_proof(out);
+    }
 }
 
 /// Appends the question by which a server proves itself.
@@ -113,16 +117,17 @@ fn write_head(out: &mut Vec<u8>, kind: u8, number: usize) {
 }
 
 /// Reads the answer to [`write_look`], with so many fields if it asked for a table. Of a complete
-/// one, `ranges` says where the parts stand, None where there is nothing: value, sidecar, and then
-/// generation, base, the fields, and the text of INFO.
+/// one, `ranges` says where the parts stand, None where there is nothing: value, sidecar, then
+/// generation, base and the fields, and the text of INFO, as far as they were asked for.
 pub fn read_look(
     bytes: &[u8],
     fields: Option<usize>,
+    proof: bool,
     ranges: &mut Vec<Option<Range<usize>>>,
 ) -> Look {
     ranges.clear();
     let mut replies = Replies { bytes, at: 0 };
-    match replies.read(fields, ranges) {
+    match replies.read(fields, proof, ranges) {
         Ok(()) => Look::Complete { used: replies.at },
         Err(look) => look,
     }
@@ -169,11 +174,14 @@ impl Replies<'_> {
     fn read(
         &mut self,
         fields: Option<usize>,
+        proof: bool,
         ranges: &mut Vec<Option<Range<usize>>>,
     ) -> Result<(), Look> {
         self.array(2, ranges)?;
         if let Some(fields) = fields {
             self.array(2 + fields, ranges)?;
+        }
+        if proof {
             ranges.push(Some(self.text()?));
         }
         Ok(())
@@ -313,9 +321,9 @@ mod tests {
         format!("={}\r\ntxt:{text}\r\n", text.len() + 4).into_bytes()
     }
 
-    fn read(bytes: &[u8], fields: Option<usize>) -> (Look, Parts) {
+    fn read(bytes: &[u8], fields: Option<usize>, proof: bool) -> (Look, Parts) {
         let mut ranges = vec![Some(0..usize::MAX)];
-        let look = read_look(bytes, fields, &mut ranges);
+        let look = read_look(bytes, fields, proof, &mut ranges);
         let complete = matches!(look, Look::Complete { .. });
         let parts = ranges.into_iter().map(|range| Some(bytes[range?].to_vec()));
         (look, if complete { parts.collect() } else { Vec::new() })
@@ -325,12 +333,12 @@ mod tests {
     fn the_commands_are_what_redis_reads() {
         // Danger: a key whose length is miscounted shifts every command after it.
         let mut out = Vec::new();
-        write_look(&mut out, b"k", &[b'x'; 1234], None);
+        write_look(&mut out, b"k", &[b'x'; 1234], None, false);
         let expected = [&b"*3\r\n$4\r\nMGET\r\n$1\r\nk\r\n$1234\r\n"[..], &[b'x'; 1234], b"\r\n"];
         assert_eq!(out, expected.concat(), "{}", out.escape_ascii());
         out.clear();
         let fields = [Bucket::CATALOGUE, Bucket(0), Bucket(65_535)];
-        write_look(&mut out, b"", b"", Some((b"table", &fields)));
+        write_look(&mut out, b"", b"", Some((b"table", &fields)), true);
         let expected = "*3\r\n$4\r\nMGET\r\n$0\r\n\r\n$0\r\n\r\n\
             *7\r\n$5\r\nHMGET\r\n$5\r\ntable\r\n$1\r\nR\r\n$1\r\nB\r\n$1\r\nC\r\n$1\r\n0\r\n\
             $5\r\n65535\r\n*2\r\n$4\r\nINFO\r\n$11\r\nreplication\r\n";
@@ -355,12 +363,12 @@ mod tests {
             b"*-1\r\n",
         ];
         for bytes in others {
-            assert_eq!(read(bytes, Some(1)).0, Look::Other, "{}", bytes.escape_ascii());
+            assert_eq!(read(bytes, Some(1), true).0, Look::Other, "{}", bytes.escape_ascii());
         }
         let entry = array(&[None, None]);
         for behind in [&b"-WRONGTYPE x\r\n"[..], b"*2\r\n", b"*4\r\n", b"_\r\n", b">1\r\n"] {
             let bytes = [&entry, behind].concat();
-            assert_eq!(read(&bytes, Some(1)).0, Look::Other, "{}", behind.escape_ascii());
+            assert_eq!(read(&bytes, Some(1), true).0, Look::Other, "{}", behind.escape_ascii());
         }
         let table = array(&[None, None, None]);
         let infos: [&[u8]; 7] = [
@@ -374,7 +382,7 @@ mod tests {
         ];
         for info in infos {
             let bytes = [&entry, &table, info].concat();
-            assert_eq!(read(&bytes, Some(1)).0, Look::Other, "{}", info.escape_ascii());
+            assert_eq!(read(&bytes, Some(1), true).0, Look::Other, "{}", info.escape_ascii());
         }
     }
 
@@ -382,9 +390,11 @@ mod tests {
     fn nothing_is_read_that_was_not_asked_for() {
         // Danger: the next command's answer is taken for a part of this one's.
         let bytes = [array(&[None, None]), array(&[None, None, None]), verbatim("a")].concat();
-        assert_eq!(read(&bytes, Some(0)).0, Look::Other);
-        assert_eq!(read(&bytes, None).0, Look::Complete { used: 10 });
-        let (look, parts) = read(&bytes, Some(1));
+        assert_eq!(read(&bytes, Some(0), false).0, Look::Other);
+        assert_eq!(read(&bytes, None, true).0, Look::Other);
+        assert_eq!(read(&bytes, None, false).0, Look::Complete { used: 10 });
+        assert_eq!(read(&bytes, Some(1), false).0, Look::Complete { used: 23 });
+        let (look, parts) = read(&bytes, Some(1), true);
         assert_eq!(look, Look::Complete { used: bytes.len() });
         assert_eq!(parts, [None, None, None, None, None, Some(b"a".to_vec())]);
     }
@@ -397,21 +407,23 @@ mod tests {
         #[test]
         fn every_prefix_is_incomplete_and_the_whole_is_complete(
             entry in parts(2),
-            table in proptest::option::of(
-                ((2usize..7).prop_flat_map(parts), "[ -~\r\n]{0,60}"),
-            ),
+            table in proptest::option::of((2usize..7).prop_flat_map(parts)),
+            info in proptest::option::of("[ -~\r\n]{0,60}"),
             rest in vec(any::<u8>(), 0..20),
         ) {
             // Danger: a reply that came in pieces is taken for another, or waited for for ever.
-            let fields = table.as_ref().map(|(table, _)| table.len() - 2);
+            let fields = table.as_ref().map(|table| table.len() - 2);
             let (mut whole, mut expected) = (array(&entry), entry);
-            if let Some((table, info)) = table {
-                whole.extend([array(&table), verbatim(&info)].concat());
+            if let Some(table) = table {
+                whole.extend(array(&table));
                 expected.extend(table);
-                expected.push(Some(info.into_bytes()));
+            }
+            if let Some(info) = &info {
+                whole.extend(verbatim(info));
+                expected.push(Some(info.as_bytes().to_vec()));
             }
             for cut in 0..whole.len() {
-                match read(&whole[..cut], fields).0 {
+                match read(&whole[..cut], fields, info.is_some()).0 {
                     Look::Incomplete { at_least } => {
                         prop_assert!(at_least > cut && at_least <= whole.len());
                     }
@@ -419,7 +431,7 @@ mod tests {
                 }
             }
             let more = [whole.clone(), rest].concat();
-            let (look, parts) = read(&more, fields);
+            let (look, parts) = read(&more, fields, info.is_some());
             prop_assert_eq!(look, Look::Complete { used: whole.len() });
             prop_assert_eq!(parts, expected);
         }
@@ -427,6 +439,7 @@ mod tests {
         #[test]
         fn no_bytes_make_it_panic(
             bytes in vec(any::<u8>(), 0..64), fields in proptest::option::of(0usize..3),
+            proof in any::<bool>(),
         ) {
             // Danger: bytes from anywhere make a backend panic.
             let starts: [&[u8]; 5] = [
@@ -437,7 +450,7 @@ mod tests {
                 b"*2\r\n_\r\n_\r\n*3\r\n_\r\n_\r\n_\r\n=",
             ];
             for start in starts {
-                let _ = read(&[start, &bytes].concat(), fields);
+                let _ = read(&[start, &bytes].concat(), fields, proof);
             }
         }
     }

@@ -3,8 +3,8 @@
 //! Invariant: where there is something to bump, the proof of the server stands last, so that it
 //! tells of the server after all of this was done. Asked before, a server that is demoted in
 //! between would vouch for what it then loses. A tag table in shared memory is not Redis' to lose:
-//! then there is nothing to bump here, and which server deletes the keys is known since the
-//! connection was made.
+//! then there is nothing to bump here, and the caller says how long ago the server that deletes the
+//! keys may have proved itself.
 
 use std::ops::Range;
 
@@ -155,8 +155,14 @@ pub struct Settlement {
 }
 
 impl Settlement {
-    /// `script` is the hash of BUMP; the keys stand without the database's prefix.
-    pub fn new(script: &str, bump: Option<&Bump<'_>>, gone: &Gone<'_>) -> Self {
+    /// `script` is the hash of BUMP; the keys stand without the database's prefix. Without a bump,
+    /// there is a proof only if it `is_due`.
+    pub fn new(
+        script: &str,
+        bump: Option<&Bump<'_>>,
+        gone: &Gone<'_>,
+        is_due: impl FnOnce() -> bool,
+    ) -> Self {
         let mut packed = Vec::with_capacity(512);
         let generations = bump.map_or(0, |bump| bump.write(&mut packed, script));
         let dels = gone.delete(&mut packed, gone.keys.iter().map(|(_, key)| key))
@@ -165,7 +171,7 @@ impl Settlement {
         for token in gone.tokens {
             gone.lay(&mut packed, token);
         }
-        let proof = bump.is_some();
+        let proof = bump.is_some() || is_due();
         if proof {
             resp::write_proof(&mut packed);
         }
@@ -215,7 +221,7 @@ mod tests {
         };
         let keys = keys.iter().collect();
         let gone = Gone { prefix: b"p:", keys: &keys, tokens: &[], book: b"b", keep_leases: false };
-        Settlement::new("sha", Some(&bump), &gone)
+        Settlement::new("sha", Some(&bump), &gone, || false)
     }
 
     /// Danger: an argument too few or too many, and every command behind it is read wrong.
@@ -258,7 +264,7 @@ mod tests {
             Gone { prefix: b"p:", keys: &named, tokens: &tokens, book: b"b", keep_leases: false };
         let bump =
             Bump { table: b"t", generation: None, xid: 7, xmax: 8, in_progress: &[], buckets: &[] };
-        let found = Settlement::new("sha", Some(&bump), &gone);
+        let found = Settlement::new("sha", Some(&bump), &gone, || false);
         let [a, b] = [&b"p:a"[..], b"p:b"].map(|key| EntryKeys::new(key).token());
         let [a, b] = [a, b].map(|name| String::from_utf8(name).unwrap());
         let mut deleted = Vec::new();
@@ -293,7 +299,7 @@ mod tests {
         let settle = |tokens: &[Token]| {
             let keys = &[b"a"].iter().collect();
             let gone = Gone { prefix: b"p:", keys, tokens, book: b"b", keep_leases: false };
-            Settlement::new("sha", Some(&bump), &gone)
+            Settlement::new("sha", Some(&bump), &gone, || false)
         };
         let found = settle(&[token(1, true), token(2, false)]);
         let name = String::from_utf8(EntryKeys::new(b"p:a").token()).unwrap();
@@ -327,7 +333,8 @@ mod tests {
     fn without_a_bump_nothing_is_asked_but_to_delete() {
         let keys = [b"a"].iter().collect();
         let gone = Gone { prefix: b"p:", keys: &keys, tokens: &[], book: b"b", keep_leases: false };
-        let found = Settlement::new("sha", None, &gone);
+        assert!(Settlement::new("sha", None, &gone, || true).proves());
+        let found = Settlement::new("sha", None, &gone, || false);
         assert!(found.packed().starts_with(b"*5\r\n$3\r\nDEL\r\n$3\r\np:a\r\n"));
         assert_eq!((found.bumps(), found.replies(), found.proves()), (0, 1, false));
         let mut ranges = Vec::new();

@@ -11,10 +11,11 @@
 //! every snapshot of it, or is prepared and owes.
 //!
 //! Invariant: a bucket names every writer who may be incomplete in some snapshot, one by one or by
-//! `held`, up to which all must be. What does not fit is held, never dropped: a writer that nobody
-//! names is a stale read.
+//! the range of ids that it holds, which all must be. What does not fit is held, never dropped: a
+//! writer that nobody names is a stale read.
 
 use std::hint::spin_loop;
+use std::ops::RangeInclusive;
 use std::sync::atomic::Ordering::{AcqRel, Acquire, Relaxed, Release};
 use std::sync::atomic::{AtomicU64, fence};
 
@@ -29,27 +30,36 @@ const BUCKETS: usize = 1 << 16;
 const CATALOGUES: usize = 64;
 
 /// As many as fill a cache line.
-const WRITERS: usize = 6;
+const WRITERS: usize = 5;
 
 /// Changes of the schema that are between their bump and their end at the same time.
-const CATALOGUE_WRITERS: usize = 30;
+const CATALOGUE_WRITERS: usize = 29;
 
 /// How often to look for a bucket's release before the processor is left to whoever holds it.
 const SPINS: u32 = 100;
 
-/// What a writer's snapshot P, taken before its bump, says of others.
+/// What a snapshot says of others: a reader's, or a writer's that was taken before its bump.
 pub struct View<'a> {
-    /// All below are complete.
-    pub xmin: u64,
     pub is_complete: &'a dyn Fn(u64) -> bool,
+    /// Whether all ids of a range are.
+    pub are_complete: &'a dyn Fn(RangeInclusive<u64>) -> bool,
 }
 
-/// A bucket: even version, up to which id all must be complete, writers (0: none).
+impl View<'_> {
+    fn lets_go(&self, held: (u64, u64)) -> bool {
+        held == NOBODY || (self.are_complete)(held.0..=held.1)
+    }
+}
+
+/// The least and the greatest id that a bucket holds.
+const NOBODY: (u64, u64) = (0, 0);
+
+/// A bucket: even version, whom it holds, writers (0: none).
 #[derive(Debug)]
 #[repr(C, align(64))]
 struct Slot<const N: usize> {
     version: AtomicU64,
-    held: AtomicU64,
+    held: (AtomicU64, AtomicU64),
     writers: [AtomicU64; N],
 }
 
@@ -79,13 +89,14 @@ impl<const N: usize> Slot<N> {
     /// Who is complete is asked before the bucket is locked: it may take PostgreSQL a look at its
     /// disk, which may fail. Who came meanwhile stays.
     fn bump(&self, x: u64, view: &View<'_>, may_hold: bool) -> bool {
-        let (known, _) = self.read();
+        let (known, known_held) = self.read();
         let goes = |xid: &u64| *xid == x || (view.is_complete)(*xid);
         let gone: Vec<u64> = known.xids.into_iter().filter(goes).collect();
+        let lets_go = view.lets_go(known_held);
         let version = self.lock();
-        let mut held = self.held.load(Relaxed);
-        if held < view.xmin {
-            held = 0;
+        let mut held = self.held();
+        if lets_go && held == known_held {
+            held = NOBODY;
         }
         let before = self.writers.iter().map(|writer| writer.load(Relaxed));
         let mut kept = [0; N];
@@ -101,12 +112,13 @@ impl<const N: usize> Slot<N> {
         if count == N {
             // The oldest goes: it will be the first to be complete.
             let oldest = (0..N).min_by_key(|place| kept[*place]).unwrap_or(0);
-            held = held.max(kept[oldest]);
-            kept[oldest] = x;
+            let xid = std::mem::replace(&mut kept[oldest], x);
+            held = if held == NOBODY { (xid, xid) } else { (held.0.min(xid), held.1.max(xid)) };
         } else {
             kept[count] = x;
         }
-        self.held.store(held, Relaxed);
+        self.held.0.store(held.0, Relaxed);
+        self.held.1.store(held.1, Relaxed);
         for (writer, xid) in self.writers.iter().zip(kept) {
             writer.store(xid, Relaxed);
         }
@@ -114,12 +126,16 @@ impl<const N: usize> Slot<N> {
         true
     }
 
+    fn held(&self) -> (u64, u64) {
+        (self.held.0.load(Relaxed), self.held.1.load(Relaxed))
+    }
+
     /// The bucket as of one moment, and what it holds.
-    fn read(&self) -> (Field, u64) {
+    fn read(&self) -> (Field, (u64, u64)) {
         let mut tries = 0;
         loop {
             let version = self.version.load(Acquire);
-            let held = self.held.load(Relaxed);
+            let held = self.held();
             let writers = self.writers.iter().map(|writer| writer.load(Relaxed));
             let xids = writers.filter(|xid| *xid != 0).collect();
             fence(Acquire);
@@ -168,14 +184,13 @@ impl Table {
         }
     }
 
-    /// The bucket for a reader whose snapshot sees all below `xmin` as complete; `None` if it holds
-    /// writers who may not be.
-    pub fn field(&self, database: u32, bucket: Bucket, xmin: u64) -> Option<Field> {
+    /// The bucket for a reader; `None` if it holds writers who may not be complete.
+    pub fn field(&self, database: u32, bucket: Bucket, view: &View<'_>) -> Option<Field> {
         let (field, held) = match bucket {
             Bucket::CATALOGUE => self.catalogue(database).read(),
             bucket => self.slot(bucket).read(),
         };
-        (held < xmin).then_some(field)
+        view.lets_go(held).then_some(field)
     }
 
     /// Who is listed for the catalogue.
@@ -202,7 +217,7 @@ mod tests {
     impl<const N: usize> Slot<N> {
         fn new() -> Self {
             let writers = std::array::from_fn(|_| AtomicU64::new(0));
-            Self { version: AtomicU64::new(0), held: AtomicU64::new(0), writers }
+            Self { version: AtomicU64::new(0), held: Default::default(), writers }
         }
     }
 
@@ -218,8 +233,8 @@ mod tests {
             xid < self.xmax && !self.running.contains(&xid)
         }
 
-        fn xmin(&self) -> u64 {
-            self.running.first().copied().unwrap_or(self.xmax)
+        fn are_complete(&self, range: RangeInclusive<u64>) -> bool {
+            *range.end() < self.xmax && self.running.range(range).next().is_none()
         }
     }
 
@@ -253,7 +268,8 @@ mod tests {
 
         fn bump(&mut self, x: u64, seen: &Seen, may_hold: bool) -> bool {
             let is_complete = |xid| seen.is_complete(xid);
-            let view = View { xmin: seen.xmin(), is_complete: &is_complete };
+            let are_complete = |range| seen.are_complete(range);
+            let view = View { is_complete: &is_complete, are_complete: &are_complete };
             let before = self.slot.read().0;
             let done = self.slot.bump(x, &view, may_hold);
             let (after, _) = self.slot.read();
@@ -267,8 +283,9 @@ mod tests {
 
         /// Whether a reader of this snapshot may trust the bucket.
         fn trusts(&self, seen: &Seen) -> bool {
-            let (field, held) = self.slot.read();
-            held < seen.xmin() && field.xids.iter().all(|xid| seen.is_complete(*xid))
+            let (field, (low, high)) = self.slot.read();
+            let lets_go = high == 0 || seen.are_complete(low..=high);
+            lets_go && field.xids.iter().all(|xid| seen.is_complete(*xid))
         }
 
         fn check(&self) {
@@ -327,10 +344,24 @@ mod tests {
         assert!(world.bump(4, &seen, false), "who is listed already needs no room");
         assert!(world.bump(5, &seen, true));
         let (field, held) = world.slot.read();
-        assert_eq!((held, field.xids.len(), field.version), (3, 2, 8));
+        assert_eq!((held, field.xids.len(), field.version), ((3, 3), 2, 8));
         world.running = [3, 6].into();
         assert!(!world.trusts(&world.see()));
         world.running = [6].into();
+        assert!(world.trusts(&world.see()));
+    }
+
+    #[test]
+    fn an_old_transaction_does_not_keep_a_bucket_that_was_full_from_its_readers() {
+        // Danger: one moment of many writers, and a report that runs for hours has everybody
+        // compute for as long.
+        let mut world = World::new();
+        (0..4).for_each(|_| world.begin());
+        let seen = world.see();
+        for x in 4..7 {
+            assert!(world.bump(x, &seen, true));
+        }
+        world.running = [3].into();
         assert!(world.trusts(&world.see()));
     }
 
@@ -345,7 +376,7 @@ mod tests {
                 scope.spawn(move || {
                     // Each sees all others as complete: one writer remains, and twice as many ids
                     // as bumps follow from it.
-                    let view = View { xmin: u64::MAX, is_complete: &|_| true };
+                    let view = View { is_complete: &|_| true, are_complete: &|_| true };
                     (0..100_000).for_each(|n| {
                         assert!(slot.bump(first + 2 * n, &view, true));
                     });
@@ -355,7 +386,7 @@ mod tests {
                 let (mut last, mut reads) = (0, 0u64);
                 while !done.load(Relaxed) {
                     let (field, held) = slot.read();
-                    assert!(field.version >= last && held == 0 && field.xids.len() <= 1);
+                    assert!(field.version >= last && held == NOBODY && field.xids.len() <= 1);
                     (last, reads) = (field.version, reads + 1);
                 }
                 reads
