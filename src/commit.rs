@@ -27,6 +27,7 @@
 //! later reads the bumped list, where x is not complete in any S that does not see it.
 
 mod ahead;
+mod behind;
 mod delivery;
 mod early;
 mod listing;
@@ -81,6 +82,8 @@ struct Transaction {
     ahead: Ahead,
     /// Keys that early settlement could not settle: everything must be taken for changed.
     coarse: bool,
+    /// What was sent before the commit record, to be confirmed behind it.
+    behind: Option<behind::Sent>,
 }
 
 thread_local! {
@@ -111,7 +114,7 @@ pub fn listener() -> Listener {
                 transaction.ledger.roll_back(lost);
             });
         },
-        committed: || {},
+        committed: behind::committed,
         ended: || {
             LAST.set(None);
             // First of all: whatever fails here, the next transaction begins with nothing of this
@@ -129,7 +132,7 @@ pub fn listener() -> Listener {
             worker::transaction_ended();
             outbox::ended();
         },
-        let_go: || {},
+        let_go: behind::confirm,
     }
 }
 
@@ -230,7 +233,7 @@ fn settle(end: End) -> Outcome<()> {
             transaction.ahead.before_commit(pending.map_or(0, Pending::count));
         }
         let owed = transaction.pending.as_mut().map(Pending::take).unwrap_or_default();
-        let owing = transaction.stored.take_with(owed);
+        let owing = Rc::new(transaction.stored.take_with(owed));
         let nothing = owing.is_empty() && tokens.is_empty();
         (!nothing || transaction.coarse).then_some((owing, transaction.coarse))
     });
@@ -251,7 +254,7 @@ pub fn settle_late() -> Outcome<()> {
 fn deliver(
     end: End,
     xid: u64,
-    owing: &Owing,
+    owing: &Rc<Owing>,
     coarse: bool,
     tokens: &Rc<Vec<Token>>,
     begun: Option<Deadline>,
@@ -276,12 +279,14 @@ fn deliver(
             is_former = delivery.is_former;
             let buckets = delivery::buckets_of(&found, &owing.owed);
             let may_skip = end == End::Commit && tokens.is_empty() && !is_former;
-            match may_skip && ahead::has_told(&found, &buckets, &owing.owed, &deadline) {
-                true => Ok(()),
-                false => {
-                    events::laying(&found.prefix, tokens);
-                    delivery.settle(&buckets, &owing.owed.keys, tokens)
-                }
+            let is_done = may_skip
+                && (ahead::has_told(&found, &buckets, &owing.owed, &deadline)
+                    || !coarse && behind::send(&found, &delivery, owing, &deadline));
+            if is_done {
+                Ok(())
+            } else {
+                events::laying(&found.prefix, tokens);
+                delivery.settle(&buckets, &owing.owed.keys, tokens)
             }
         }
         // Nobody can use a generation that was not made, and who makes it waits for us; unless we
@@ -366,6 +371,7 @@ fn refuse_if_asked(failure: &Failure) -> Outcome<()> {
 }
 
 /// `pg_cache.commit_timeout_ms`, from the moment when a commit begins to care for Redis.
+#[derive(Clone)]
 struct Deadline(Instant);
 
 impl Deadline {

@@ -9,6 +9,7 @@
 
 mod debts;
 mod done;
+mod lost;
 mod making;
 mod relay;
 mod sending;
@@ -302,7 +303,11 @@ impl Worker {
         let found = look()?;
         stats::database().inspect(|database| database.set_extension(Some(found.is_some())));
         host::fault_point("worker.looked");
-        let Some(look) = found else { return Ok(Pass::Absent) };
+        let Some(mut look) = found else { return Ok(Pass::Absent) };
+        if lost::is_any() && !self.has_resigned {
+            lost::adopt()?;
+            look.owes = true;
+        }
         (self.was_here, self.owes) = (true, look.owes);
         // Trouble is paced by the passes, not by the breaker.
         connection::retry_now();
@@ -379,8 +384,11 @@ impl Worker {
     /// them would hold up DROP DATABASE. So are those of transactions that are not over: whoever
     /// ends a prepared one wakes nobody.
     fn leave_a_waiter(&self, errand: Errand) -> Outcome<()> {
-        let is_left =
-            self.owes || somebody_owes() || somebody_sends() || relay::is_anything_left()?;
+        let is_left = self.owes
+            || lost::is_any()
+            || somebody_owes()
+            || somebody_sends()
+            || relay::is_anything_left()?;
         if is_left && !lockers::is_waited_for(errand.database) {
             bgworker::start_alone(WAITER, later(errand));
         }

@@ -27,7 +27,7 @@ pub struct Delivery<'a> {
     snapshot: &'a Snapshot,
     xid: u64,
     /// How many buckets in memory list the transaction for this delivery.
-    listed: usize,
+    pub listed: usize,
     deadline: &'a Deadline,
     /// The generation is one of a former run or timeline: the transaction ends it, and owes.
     pub is_former: bool,

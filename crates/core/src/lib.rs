@@ -21,6 +21,7 @@ pub mod fingerprint;
 pub mod gcra;
 pub mod key;
 pub mod limiter;
+pub mod lost;
 pub mod message;
 pub mod options;
 pub mod pace;

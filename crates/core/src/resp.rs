@@ -28,8 +28,8 @@ pub enum Look {
 /// What ends every head and every argument.
 pub const LINE_END: &[u8] = b"\r\n";
 
-/// Appends the question for an entry; if there is a table in Redis, for its generation, its base and
-/// these fields; and whether the server is to prove itself.
+/// Appends the question for an entry; if there is a table in Redis, for its generation, its base
+/// and these fields; and for the server's proof, if it is to prove itself.
 pub fn write_look(
     out: &mut Vec<u8>,
     value_key: &[u8],

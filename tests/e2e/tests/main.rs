@@ -43,6 +43,7 @@ mod launcher;
 mod limits;
 mod limits_exact;
 mod maintenance;
+mod memory;
 mod misbehaving;
 mod nested;
 mod new_worlds;

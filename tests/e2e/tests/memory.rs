@@ -1,0 +1,311 @@
+//! The tag table in the server's shared memory: Redis is asked for entries and told of keys, and of
+//! nothing else; what is exact does not hang on it.
+
+use std::time::{Duration, Instant};
+
+use pg_cache_e2e::counters::counted;
+use pg_cache_e2e::registry::{count, generation, repair};
+use pg_cache_e2e::{Notices, cached, same_as_direct};
+use pg_cache_testbed::{Pair, eventually};
+use postgres::Client;
+
+const SOON: Duration = Duration::from_secs(20);
+
+const QUERY: &str = "SELECT v FROM users WHERE id = 1";
+const KEY: &str = "user:1";
+const OLD: &str = r#"[{"v":1}]"#;
+const NEW: &str = r#"[{"v":2}]"#;
+
+const CONF: [(&str, &str); 4] = [
+    ("shared_preload_libraries", "pg_cache"),
+    ("pg_cache.tag_table", "memory"),
+    ("autovacuum", "off"),
+    ("max_prepared_transactions", "50"),
+];
+
+const SCHEMA: &str = "
+    CREATE TABLE users (id int PRIMARY KEY, v int);
+    INSERT INTO users SELECT g, 1 FROM generate_series(1, 9) g;
+    SELECT redis_track('users');
+    CREATE TRIGGER named AFTER INSERT OR UPDATE OR DELETE ON users
+        FOR EACH ROW EXECUTE FUNCTION redis_invalidate('user:{id}')";
+
+fn stage() -> (Pair, Client) {
+    let pair = Pair::start_with(&CONF, &[]);
+    let mut admin = pair.postgres.connect();
+    admin.batch_execute(SCHEMA).unwrap();
+    repair(&mut admin);
+    (pair, admin)
+}
+
+fn run(client: &mut Client, sql: &str) {
+    client.batch_execute(sql).unwrap_or_else(|error| panic!("{sql}: {error:?}"));
+}
+
+fn read(reader: &mut Client) -> String {
+    cached(reader, KEY, QUERY).unwrap()
+}
+
+fn is_hit(reader: &mut Client) -> bool {
+    let (_, counters) = counted(reader, |reader| same_as_direct(reader, KEY, QUERY).unwrap());
+    counters.hits == 1
+}
+
+/// How often Redis has carried out a command.
+fn calls(pair: &Pair, command: &str) -> u64 {
+    let text = pair.redis.cli(&["INFO", "commandstats"]);
+    let head = format!("cmdstat_{command}:calls=");
+    let rest = text.lines().find_map(|line| line.strip_prefix(&head));
+    rest.and_then(|rest| rest.split(',').next()?.parse().ok()).unwrap_or(0)
+}
+
+#[test]
+fn a_commit_asks_redis_for_nothing_but_the_keys_that_it_names() {
+    // Danger: the round trip that this is there to save is made all the same.
+    let (pair, mut writer) = stage();
+    run(&mut writer, "CREATE TABLE plain (id int PRIMARY KEY, v int); SELECT redis_track('plain')");
+    run(&mut writer, "INSERT INTO plain VALUES (1, 1); UPDATE users SET v = 0 WHERE id = 9");
+    eventually(SOON, "no worker asks", || {
+        count(
+            &mut writer,
+            "SELECT count(*) FROM pg_stat_activity WHERE backend_type LIKE 'pg_c%r'
+                            AND backend_type LIKE '%worker'",
+        ) == 0
+    });
+    let all = |pair: &Pair| pair.redis.cli(&["INFO", "stats"]);
+    let processed = |pair: &Pair| -> u64 {
+        let text = all(pair);
+        let line = text.lines().find_map(|line| line.strip_prefix("total_commands_processed:"));
+        line.unwrap().trim().parse().unwrap()
+    };
+    let before = processed(&pair);
+    for _ in 0..20 {
+        run(&mut writer, "UPDATE plain SET v = v + 1");
+    }
+    assert_eq!(processed(&pair) - before, 1, "only ours that asks");
+    let (deletions, scripts) = (calls(&pair, "del"), calls(&pair, "evalsha"));
+    for _ in 0..20 {
+        run(&mut writer, "UPDATE users SET v = v + 1 WHERE id = 2");
+    }
+    assert_eq!((calls(&pair, "del") - deletions, calls(&pair, "evalsha") - scripts), (20, 0));
+    assert_eq!(pair.redis.cli(&["KEYS", "pgc:t:*"]), "", "no tag table in Redis");
+}
+
+#[test]
+fn a_key_is_gone_when_commit_returns() {
+    // Danger: the answer is taken behind the commit record, or not at all.
+    let (pair, mut writer) = stage();
+    let mut reader = pair.postgres.connect();
+    for round in 0..200 {
+        pair.redis.cli(&["SET", KEY, "old"]);
+        run(&mut writer, "UPDATE users SET v = v + 1 WHERE id = 1");
+        assert_eq!(pair.redis.cli(&["EXISTS", KEY]), "0", "round {round}");
+    }
+    same_as_direct(&mut reader, KEY, QUERY).unwrap();
+    assert!(is_hit(&mut reader), "and it is filled again");
+    run(&mut writer, "BEGIN; UPDATE users SET v = 7 WHERE id = 1; ROLLBACK");
+    assert!(is_hit(&mut reader), "a rollback costs nothing");
+}
+
+#[test]
+fn a_writer_that_is_not_seen_keeps_its_readers_from_the_entry() {
+    // Danger: the list in memory is not looked at, or forgets who runs.
+    let (pair, mut writer) = stage();
+    let (mut old, mut new) = (pair.postgres.connect(), pair.postgres.connect());
+    same_as_direct(&mut new, KEY, QUERY).unwrap();
+    assert!(is_hit(&mut new));
+    run(&mut old, "BEGIN ISOLATION LEVEL REPEATABLE READ; SELECT FROM users");
+    run(&mut writer, "UPDATE users SET v = 2 WHERE id = 1");
+    same_as_direct(&mut new, KEY, QUERY).unwrap();
+    assert!(is_hit(&mut new));
+    assert_eq!((read(&mut old), read(&mut new)), (OLD.to_owned(), NEW.to_owned()));
+    run(&mut old, "COMMIT");
+    // More at once than a bucket has room for, held open as only prepared ones can be.
+    for id in 2..10 {
+        run(
+            &mut writer,
+            &format!("BEGIN; UPDATE users SET v = 5 WHERE id = {id}; PREPARE TRANSACTION 'p{id}'"),
+        );
+    }
+    assert!(!is_hit(&mut new), "they are in nobody's snapshot");
+    for id in 2..10 {
+        run(&mut writer, &format!("COMMIT PREPARED 'p{id}'"));
+        same_as_direct(&mut new, KEY, "SELECT sum(v) FROM users").unwrap();
+    }
+    eventually(SOON, "debts are paid, and the entry is used again", || is_hit(&mut new));
+}
+
+#[test]
+fn exactness_does_not_hang_on_redis() {
+    // Danger: what Redis lost, or brings back, is taken for new.
+    let (mut pair, mut client) = stage();
+    same_as_direct(&mut client, KEY, QUERY).unwrap();
+    assert!(is_hit(&mut client));
+    let old = pair.redis.snapshot();
+    let before = generation(&mut client);
+    run(&mut client, "UPDATE users SET v = 2 WHERE id = 1");
+    pair.redis.stop();
+    pair.redis.start_again_from(&old);
+    assert_eq!(pair.redis.cli(&["GET", KEY]), OLD, "it is there again");
+    same_as_direct(&mut client, KEY, QUERY).unwrap();
+    eventually(SOON, "another server, another generation", || {
+        same_as_direct(&mut client, KEY, QUERY).unwrap();
+        generation(&mut client) != before
+    });
+    eventually(SOON, "and it is used", || is_hit(&mut client));
+    // A server that is gone costs tracked tables nothing.
+    pair.redis.stop();
+    run(&mut client, "CREATE TABLE t (); SELECT redis_track('t')");
+    run(&mut client, "INSERT INTO t DEFAULT VALUES");
+    assert_eq!(count(&mut client, "SELECT count(*) FROM redis_debt"), 0);
+}
+
+#[test]
+fn a_restart_begins_anew_and_what_was_prepared_before_it_counts() {
+    // Danger: versions begin at zero again, and entries from before have them.
+    let (mut pair, mut client) = stage();
+    same_as_direct(&mut client, KEY, QUERY).unwrap();
+    assert!(is_hit(&mut client));
+    run(&mut client, "BEGIN; UPDATE users SET v = 2 WHERE id = 1; PREPARE TRANSACTION 'p'");
+    drop(client);
+    pair.postgres.restart();
+    let mut client = pair.postgres.connect();
+    repair(&mut client);
+    same_as_direct(&mut client, KEY, QUERY).unwrap();
+    assert!(is_hit(&mut client));
+    run(&mut client, "COMMIT PREPARED 'p'");
+    assert_eq!(read(&mut client), NEW);
+    eventually(SOON, "its debt is paid", || is_hit(&mut client));
+    assert_eq!(read(&mut client), NEW);
+}
+
+#[test]
+fn the_table_moves_as_the_setting_says_and_nothing_old_is_served() {
+    // Danger: readers look in one place, and writers tell another.
+    let (pair, mut client) = stage();
+    let mut writer = pair.postgres.connect();
+    for home in ["redis", "memory", "redis", "memory"] {
+        same_as_direct(&mut client, KEY, QUERY).unwrap();
+        let before = generation(&mut client);
+        run(&mut writer, &format!("ALTER SYSTEM SET pg_cache.tag_table = '{home}'"));
+        run(&mut writer, "SELECT pg_reload_conf()");
+        eventually(SOON, "registered there", || {
+            run(&mut writer, "UPDATE users SET v = v + 1 WHERE id = 1");
+            same_as_direct(&mut client, KEY, QUERY).unwrap();
+            let sql = format!("SELECT count(*) FROM redis_server WHERE tag_table = '{home}'");
+            count(&mut client, &sql) == 1 && generation(&mut client) != before
+        });
+        eventually(SOON, "and used", || is_hit(&mut client));
+        let health = "SELECT count(*) FROM redis_health() WHERE NOT ok AND \"check\" = 'tag table'";
+        assert_eq!(count(&mut client, health), 0);
+    }
+}
+
+#[test]
+fn a_standby_computes_and_says_why() {
+    // Danger: a standby takes entries for true whose writers it cannot know.
+    let (pair, mut client) = stage();
+    same_as_direct(&mut client, KEY, QUERY).unwrap();
+    let standby = pair.postgres.standby(&[]);
+    let mut reader = standby.connect();
+    let (_, counters) = counted(&mut reader, |reader| assert_eq!(read(reader), OLD));
+    assert_eq!(counters.hits, 0);
+    let reasons = "SELECT reasons->>'primary_memory' FROM redis_stat_cached LIMIT 1";
+    assert_eq!(reader.query_one(reasons, &[]).unwrap().get::<_, Option<&str>>(0), Some("1"));
+    standby.promote();
+    eventually(SOON, "the new primary registers its own", || is_hit(&mut reader));
+}
+
+#[test]
+fn what_was_sent_before_a_commit_is_owed_if_it_is_not_confirmed_behind_it() {
+    // Danger: Redis hangs, and dies, between the commit record and its answer; the transaction is
+    // over and cannot owe any more, and a program reads the old value for as long as it lasts.
+    let (mut pair, mut admin) = stage();
+    run(&mut admin, "ALTER SYSTEM SET pg_cache.commit_timeout_ms = 300");
+    run(&mut admin, "SELECT pg_reload_conf()");
+    let long = "x".repeat(300);
+    run(
+        &mut admin,
+        &format!(
+            "CREATE TABLE long (id int); SELECT redis_track('long');
+         CREATE TRIGGER named AFTER INSERT ON long
+             FOR EACH ROW EXECUTE FUNCTION redis_invalidate('{long}:{{id}}')"
+        ),
+    );
+    let (mut writer, notices) = Notices::listen(&pair.postgres.conninfo("test"));
+    for (key, change) in [
+        (KEY.to_owned(), "UPDATE users SET v = 2 WHERE id = 1"),
+        (format!("{long}:1"), "INSERT INTO long VALUES (1)"),
+    ] {
+        // It has a connection.
+        run(&mut writer, "UPDATE users SET v = 0 WHERE id = 2");
+        // (Without its name, only an entry can be found again.)
+        same_as_direct(&mut admin, &key, "SELECT count(*) FROM users").unwrap();
+        assert_eq!(pair.redis.cli(&["EXISTS", &key]), "1");
+        let before = pair.redis.snapshot();
+        pair.redis.freeze();
+        let began = Instant::now();
+        run(&mut writer, change);
+        let took = began.elapsed();
+        assert!(took >= Duration::from_millis(290) && took < Duration::from_secs(5), "{took:?}");
+        assert!(!notices.warnings().is_empty());
+        eventually(SOON, "the worker writes its name down", || {
+            count(&mut admin, "SELECT count(*) FROM redis_debt") > 0
+        });
+        // Without what it was sent.
+        pair.redis.stop();
+        pair.redis.start_again_from(&before);
+        eventually(SOON, "the worker deletes it", || {
+            pair.redis.cli(&["EXISTS", &key]) == "0"
+                && count(&mut admin, "SELECT count(*) FROM redis_debt") == 0
+        });
+        repair(&mut admin);
+    }
+}
+
+#[test]
+fn a_connection_that_is_lost_behind_the_commit_record_is_replaced() {
+    // Danger: an idle timeout of Redis, or a proxy, at the wrong moment leaves the old value.
+    let (pair, mut admin) = stage();
+    let mut writer = pair.postgres.connect();
+    run(&mut writer, "UPDATE users SET v = 0 WHERE id = 2");
+    pair.redis.cli(&["SET", KEY, "old"]);
+    // Busy while the deletion comes, and then hangs up on everybody before it is read.
+    let mut other = pair.redis.client();
+    let busy = std::thread::spawn(move || {
+        let mut pipeline = redis::pipe();
+        pipeline.cmd("EVAL").arg(BUSY).arg(0).ignore();
+        pipeline.cmd("CLIENT").arg(&["KILL", "TYPE", "normal", "SKIPME", "yes"]).ignore();
+        pipeline.exec(&mut other).unwrap();
+    });
+    std::thread::sleep(Duration::from_millis(100));
+    let before = deletions_by(&mut writer);
+    run(&mut writer, "UPDATE users SET v = 2 WHERE id = 1");
+    busy.join().unwrap();
+    assert_eq!(pair.redis.cli(&["EXISTS", KEY]), "0");
+    assert_eq!(deletions_by(&mut writer) - before, 1, "confirmed in the end");
+    assert_eq!(count(&mut admin, "SELECT count(*) FROM redis_debt"), 0);
+}
+
+/// For half a second.
+const BUSY: &str = "
+    local function ms() local t = redis.call('TIME') return t[1] * 1000 + t[2] / 1000 end
+    local till = ms() + 500
+    while ms() < till do end";
+
+fn deletions_by(client: &mut Client) -> i64 {
+    count(client, "SELECT keys FROM redis_stat_commit WHERE settled > 0")
+}
+
+#[test]
+fn with_error_a_commit_waits_before_its_record() {
+    // Danger: a transaction that was to fail without Redis is committed, and then cannot fail.
+    let (mut pair, mut admin) = stage();
+    let mut writer = pair.postgres.connect();
+    run(&mut writer, "SET pg_cache.on_unreachable = error; SET pg_cache.commit_timeout_ms = 300");
+    run(&mut writer, "UPDATE users SET v = 0 WHERE id = 2");
+    pair.redis.stop();
+    let error = writer.batch_execute("UPDATE users SET v = 2 WHERE id = 1").unwrap_err();
+    assert_eq!(error.code().unwrap().code(), "08006");
+    assert_eq!(count(&mut admin, "SELECT v::bigint FROM users WHERE id = 1"), 1);
+}
