@@ -117,6 +117,7 @@ pub fn begin(pair: &Pair, way: &Way) -> Outcome<Client> {
     drop(sql);
     await_ends(pair);
     let mut sql = pair.postgres.connect_as("postgres", DATABASE);
+    sql.batch_execute("SELECT redis_stat_reset()")?;
     sql.batch_execute(&format!("INSERT INTO {} VALUES (0)", way.id))?;
     Ok(sql)
 }

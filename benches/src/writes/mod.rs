@@ -173,7 +173,6 @@ pub fn run(rounds: usize) -> Outcome<Value> {
         ("checkpoint_timeout", "1h"),
         ("max_wal_size", "20GB"),
         ("pg_cache.commit_timeout_ms", "10000"),
-        ("pg_cache.on_unreachable", "error"),
         ("shared_preload_libraries", "pg_cache"),
     ];
     let pair = Pair::start_with(&settings, &[]);
