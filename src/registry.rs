@@ -22,10 +22,11 @@ use crate::client::failure::Failure;
 use crate::client::server::Server;
 use crate::client::session::Generations;
 use crate::pg::error::Outcome;
+use crate::pg::guc::TagTable;
 use crate::pg::snapshot::{Fresh, Snapshot};
 use crate::pg::table::{READ_LOCK, Row, Table, Tables, WRITE_LOCK};
 use crate::pg::tags::{self, Tags};
-use crate::pg::{Datum, Oid, guc, host, identity, text, wal};
+use crate::pg::{Datum, Oid, guc, host, identity, standbys, text, wal};
 
 /// What this release writes into `redis_server.format`.
 const FORMAT: i32 = 1;
@@ -54,7 +55,18 @@ impl Home {
 
     /// Where a new registration is to have it.
     pub fn wanted() -> Self {
-        if Tags::wanted().is_some() { Home::Memory } else { Home::Redis }
+        let is_wanted = match guc::tag_table() {
+            TagTable::Auto => !standbys::is_any(),
+            TagTable::Memory => true,
+            TagTable::Redis => false,
+        };
+        if is_wanted && Tags::here().is_some() { Home::Memory } else { Home::Redis }
+    }
+
+    /// Whether a new registration is worth a cold cache, as this one has it in the wrong place. One
+    /// that has it in Redis for a standby's sake keeps it there when the standby has gone.
+    pub fn is_outmoded(self) -> bool {
+        self != Home::wanted() && !(self == Home::Redis && guc::tag_table() == TagTable::Auto)
     }
 }
 

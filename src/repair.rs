@@ -81,7 +81,7 @@ fn look() -> Result<Value, String> {
     connection::retry_now();
     let server = identify().map_err(told)?;
     registration.check(&server).map_err(told)?;
-    if registration.home != Home::wanted() {
+    if registration.home.is_outmoded() {
         return Err("The tag table is to be registered elsewhere".to_owned());
     }
     let table = match registration.home {

@@ -409,7 +409,7 @@ impl Worker {
 /// The registration, if this very server was registered and has its table.
 fn usable(look: &Look, server: &Server) -> Result<Option<Rc<Registration>>, Failure> {
     let Some(registration) = &look.registration else { return Ok(None) };
-    if registration.server != server.identity() || registration.home != Home::wanted() {
+    if registration.server != server.identity() || registration.home.is_outmoded() {
         return Ok(None);
     }
     if registration.home == Home::Memory {

@@ -38,8 +38,7 @@ static QUEUE_BACKOFF_MS: GucSetting<i32> = GucSetting::<i32>::new(1_000);
 static QUEUE_DONE_KEEP_S: GucSetting<i32> = GucSetting::<i32>::new(600);
 static ON_UNREACHABLE: GucSetting<OnUnreachable> =
     GucSetting::<OnUnreachable>::new(OnUnreachable::Fence);
-/// Standbys cannot look into their primary's memory, and whoever has none may add one at any time.
-static TAG_TABLE: GucSetting<TagTable> = GucSetting::<TagTable>::new(TagTable::Redis);
+static TAG_TABLE: GucSetting<TagTable> = GucSetting::<TagTable>::new(TagTable::Auto);
 static RATE_LIMIT_ON_UNREACHABLE: GucSetting<OnUnlimited> =
     GucSetting::<OnUnlimited>::new(OnUnlimited::Allow);
 #[cfg(feature = "faults")]
@@ -57,6 +56,9 @@ pub enum OnUnreachable {
 /// Where the tag table of a new registration is.
 #[derive(Clone, Copy, PartialEq, Eq, PostgresGucEnum)]
 pub enum TagTable {
+    /// Standbys cannot look into their primary's memory.
+    #[name = c"auto"]
+    Auto,
     #[name = c"redis"]
     Redis,
     #[name = c"memory"]
@@ -258,8 +260,8 @@ fn register_commit() {
     );
     GucRegistry::define_enum_guc(
         c"pg_cache.tag_table",
-        c"Where writers are listed for readers: in redis, or in this server's shared memory.",
-        c"Memory needs shared_preload_libraries, and no standby can read through the cache.",
+        c"Where writers are listed for readers: redis, or memory; auto: redis if there are standbys.",
+        c"Memory needs shared_preload_libraries, and standbys compute.",
         &TAG_TABLE,
         GucContext::Suset,
         GucFlags::default(),
@@ -457,8 +459,8 @@ pub fn on_unreachable_is_error() -> bool {
     ON_UNREACHABLE.get() == OnUnreachable::Error
 }
 
-pub fn is_tag_table_in_memory() -> bool {
-    TAG_TABLE.get() == TagTable::Memory
+pub fn tag_table() -> TagTable {
+    TAG_TABLE.get()
 }
 
 pub fn rate_limit_on_unreachable() -> OnUnlimited {

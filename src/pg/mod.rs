@@ -42,6 +42,7 @@ pub mod shape;
 pub mod shmem;
 pub mod snapshot;
 pub mod stable;
+pub mod standbys;
 pub mod statement;
 pub mod subtransaction;
 pub mod surroundings;

@@ -7,7 +7,7 @@ use pg_cache_core::tag::{Bucket, Tag};
 use pg_cache_core::tagtable::memory::{self, Table, View};
 
 use super::snapshot::Snapshot;
-use super::{guc, identity, shmem};
+use super::{identity, shmem};
 
 /// The table, and which of its catalogues is this database's.
 #[derive(Clone, Copy)]
@@ -20,11 +20,6 @@ impl Tags {
     /// `None`: the library was not preloaded.
     pub fn here() -> Option<Self> {
         shmem::tags().map(|table| Self { table, database: identity::database() })
-    }
-
-    /// The same, if readers of a new registration are to look here.
-    pub fn wanted() -> Option<Self> {
-        Self::here().filter(|_| guc::is_tag_table_in_memory())
     }
 
     /// Lists a transaction in these buckets, whose snapshot was taken a moment ago. False: in some

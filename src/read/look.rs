@@ -20,7 +20,7 @@ use crate::entry::Entry;
 use crate::listed::{self, Listed};
 use crate::pg::snapshot::Snapshot;
 use crate::pg::{Datum, guc, host, text, wal};
-use crate::registry::{self, Home, Registration};
+use crate::registry::{self, Registration};
 use crate::{catalogue, connection, stats, worker};
 
 use super::Reading;
@@ -57,7 +57,7 @@ impl Reading<'_> {
     /// What counts under the snapshot; or why this call can use nothing of Redis.
     pub fn under(&self, snapshot: Snapshot) -> Result<Under, Reason> {
         let registration = registry::usable(&snapshot)?;
-        if registration.home != Home::wanted() && !wal::is_standby() {
+        if registration.home.is_outmoded() && !wal::is_standby() {
             worker::wake();
         }
         let entry = Entry::new(&registration, &self.request.key, self.plan, self.bound);

@@ -95,10 +95,10 @@ impl Drop for Share {
     }
 }
 
-/// Whether tests that say nothing of it run with the tag table in shared memory: most promises are
-/// the same wherever it is.
-pub fn is_tag_table_in_memory() -> bool {
-    std::env::var("PG_CACHE_TAG_TABLE").is_ok_and(|home| home == "memory")
+/// Whether the server that tests share has the library preloaded, and so the tag table in its memory:
+/// most promises are the same wherever that is.
+fn is_preloaded() -> bool {
+    std::env::var_os("PG_CACHE_PRELOADED").is_some()
 }
 
 /// Starts the server from a thread that never ends.
@@ -112,9 +112,8 @@ fn start_shared() -> Arc<Postgres> {
             ("max_worker_processes", "64"),
             ("max_prepared_transactions", "20"),
         ];
-        if is_tag_table_in_memory() {
+        if is_preloaded() {
             conf.push(("shared_preload_libraries", "pg_cache"));
-            conf.push(("pg_cache.tag_table", "memory"));
         }
         let server = Arc::new(Postgres::start_with(&conf));
         sender.send(server).unwrap();

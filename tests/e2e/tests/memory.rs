@@ -217,6 +217,36 @@ fn a_standby_computes_and_says_why() {
 }
 
 #[test]
+fn with_auto_the_table_is_in_memory_until_a_standby_replays() {
+    // Danger: whoever adds a standby has one that never hits; or a backup empties the cache.
+    let conf: Vec<_> = CONF.iter().copied().filter(|(name, _)| !name.contains("tag")).collect();
+    let pair = Pair::start_with(&conf, &[]);
+    let mut client = pair.postgres.connect();
+    run(&mut client, SCHEMA);
+    repair(&mut client);
+    let home = |client: &mut Client| -> String {
+        client.query_one("SELECT tag_table FROM redis_server", &[]).unwrap().get(0)
+    };
+    assert_eq!(home(&mut client), "memory");
+    same_as_direct(&mut client, KEY, QUERY).unwrap();
+    assert!(is_hit(&mut client));
+    // Takes a backup first, as a standby does.
+    let standby = pair.postgres.standby(&[]);
+    eventually(SOON, "readers move it", || {
+        same_as_direct(&mut client, KEY, QUERY).unwrap();
+        home(&mut client) == "redis"
+    });
+    let mut reader = standby.connect();
+    eventually(SOON, "a hit on the standby", || is_hit(&mut reader));
+    drop(reader);
+    drop(standby);
+    for _ in 0..20 {
+        same_as_direct(&mut client, KEY, QUERY).unwrap();
+    }
+    assert_eq!(home(&mut client), "redis", "it stays when the standby has gone");
+}
+
+#[test]
 fn what_was_sent_before_a_commit_is_owed_if_it_is_not_confirmed_behind_it() {
     // Danger: Redis hangs, and dies, between the commit record and its answer; the transaction is
     // over and cannot owe any more, and a program reads the old value for as long as it lasts.

@@ -16,10 +16,11 @@ pub const QUERY: &str = "SELECT v FROM t";
 const LAUNCHERS: &str = "SELECT count(*) FROM pg_stat_activity
     WHERE backend_type = 'pg_cache launcher' AND datid IS NULL";
 
-/// A server with the library preloaded, and its Redis.
+/// A server with the library preloaded, and its Redis, which has the tag table too.
 pub fn preloaded() -> Pair {
     let conf = [
         ("shared_preload_libraries", "pg_cache"),
+        ("pg_cache.tag_table", "redis"),
         ("max_worker_processes", "16"),
         ("autovacuum", "off"),
     ];
