@@ -25,6 +25,11 @@
 //!
 //! For programs that read Redis: a fill needs the lease, which DEL takes after BUMP; a lease taken
 //! later reads the bumped list, where x is not complete in any S that does not see it.
+//!
+//! Where the tag table is in shared memory (`listing`), case (b) does not exist. Each transaction
+//! of this run of the server lists itself there, and entries of the generation are filled in this
+//! run, from snapshots that see all earlier ones as complete; but for those that are prepared, and
+//! owe. And as nothing exact hangs on Redis then, DEL is confirmed behind the record (`behind`).
 
 mod ahead;
 mod behind;

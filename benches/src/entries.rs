@@ -53,10 +53,26 @@ impl Size {
     }
 }
 
+/// Where the tag table is.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub enum Home {
+    Redis,
+    Memory,
+}
+
+impl Home {
+    pub fn title(self) -> &'static str {
+        match self {
+            Home::Redis => "tag table in Redis",
+            Home::Memory => "tag table in memory",
+        }
+    }
+}
+
 /// What stands in Redis for the cases.
 pub struct Entries {
     sidecar_keys: HashMap<Size, String>,
-    tag_table: String,
+    tag_table: Option<String>,
 }
 
 impl Entries {
@@ -65,9 +81,9 @@ impl Entries {
         self.sidecar_keys.get(&size).map_or("", String::as_str)
     }
 
-    /// The hash that tells what has changed.
-    pub fn tag_table(&self) -> &str {
-        &self.tag_table
+    /// The hash that tells what has changed, if it is in Redis.
+    pub fn tag_table(&self) -> Option<&str> {
+        self.tag_table.as_deref()
     }
 }
 
@@ -81,7 +97,7 @@ fn the_key(redis: &mut redis::Connection, pattern: &str) -> Outcome<String> {
 }
 
 /// Creates the table, tracked, and fills an entry of each size.
-pub fn create(pair: &Pair) -> Outcome<Entries> {
+pub fn create(pair: &Pair, home: Home) -> Outcome<Entries> {
     let mut sql = pair.postgres.connect();
     sql.batch_execute("CREATE TABLE measured (id int PRIMARY KEY, name text, note text)")?;
     sql.batch_execute("SELECT redis_track('measured')")?;
@@ -113,5 +129,9 @@ pub fn create(pair: &Pair) -> Outcome<Entries> {
         sidecar_keys.insert(size, the_key(&mut redis, &format!("pgc:e:*:{key}"))?);
     }
     sql.batch_execute("VACUUM ANALYZE measured")?;
-    Ok(Entries { sidecar_keys, tag_table: the_key(&mut redis, "pgc:t:*")? })
+    let tables: Vec<String> = redis::cmd("KEYS").arg("pgc:t:*").query(&mut redis)?;
+    if tables.is_empty() != (home == Home::Memory) {
+        return Err(format!("{}, but in Redis are {tables:?}", home.title()).into());
+    }
+    Ok(Entries { sidecar_keys, tag_table: tables.into_iter().next() })
 }

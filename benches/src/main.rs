@@ -22,6 +22,7 @@ use std::process::ExitCode;
 use pg_cache_testbed::Pair;
 use serde_json::Value;
 
+use crate::entries::Home;
 use crate::report::LayoutResult;
 
 pub type Outcome<T> = Result<T, Box<dyn Error>>;
@@ -94,7 +95,13 @@ fn run(plan: &Plan) -> Outcome<()> {
     let pair = Pair::start_with(&settings, &[]);
     let facts = facts::collect(&pair, plan.rounds)?;
     report::print_head(&facts);
-    let results = if plan.reads { read(&pair, plan.rounds)? } else { Vec::new() };
+    let mut results = Vec::new();
+    if plan.reads {
+        results.extend(read(&pair, Home::Redis, plan.rounds)?);
+        let preload = ("shared_preload_libraries", "pg_cache");
+        let pair = Pair::start_with(&[settings[0], settings[1], preload], &[]);
+        results.extend(read(&pair, Home::Memory, plan.rounds)?);
+    }
     let commands = match plan.commands {
         true => commands::run(&pair, plan.rounds.div_ceil(READ_ROUNDS_PER_COMMAND_ROUND))?,
         false => Vec::new(),
@@ -112,14 +119,14 @@ fn run(plan: &Plan) -> Outcome<()> {
     Ok(())
 }
 
-fn read(pair: &Pair, rounds: usize) -> Outcome<Vec<LayoutResult>> {
-    let entries = entries::create(pair)?;
+fn read(pair: &Pair, home: Home, rounds: usize) -> Outcome<Vec<LayoutResult>> {
+    let entries = entries::create(pair, home)?;
     let flights = flights::load(pair)?;
     let mut results = Vec::new();
     for layout in affinity::layouts()? {
         layout.apply(pair.postgres.pid(), pair.redis.pid())?;
         let cases = rounds::measure(pair, &entries, &flights, rounds)?;
-        let result = LayoutResult { layout, cases };
+        let result = LayoutResult { layout, home, cases };
         report::print_layout(&result);
         results.push(result);
     }

@@ -11,6 +11,7 @@ use serde_json::{Value, json};
 use crate::Outcome;
 use crate::affinity::Layout;
 use crate::commands::{self, Case};
+use crate::entries::Home;
 use crate::facts::Facts;
 use crate::rounds::Measured;
 use crate::samples::{Summary, quantile};
@@ -20,6 +21,7 @@ const GOAL: f64 = 1.3;
 
 pub struct LayoutResult {
     pub layout: Layout,
+    pub home: Home,
     pub cases: Vec<Measured>,
 }
 
@@ -47,7 +49,7 @@ pub fn print_head(facts: &Facts) {
 }
 
 pub fn print_layout(result: &LayoutResult) {
-    println!("\n## {}\n", result.layout.title);
+    println!("\n## {}; {}\n", result.layout.title, result.home.title());
     println!("| {:<36} | {:>6} | {:>9} | {:>9} | ratio |", "case", "calls", "median", "p99");
     println!("|{:-<38}|{:->8}|{:->11}|{:->11}|-------|", "", ":", ":", ":");
     for measured in &result.cases {
@@ -114,7 +116,8 @@ fn layout_as_json(result: &LayoutResult) -> Value {
             "rounds_quartile_1": goal.quarter, "rounds_quartile_3": goal.three_quarters,
         })
     });
-    json!({ "id": result.layout.id, "title": result.layout.title, "cases": cases, "goal": goal })
+    json!({ "id": result.layout.id, "title": result.layout.title,
+            "tag_table": result.home.title(), "cases": cases, "goal": goal })
 }
 
 fn find<'a>(id: &str, cases: &'a [Measured]) -> Option<&'a Measured> {

@@ -93,7 +93,7 @@ pub fn committed() {
 /// The locks are free: takes the answer, or asks anew while there is time, or leaves it to the
 /// worker.
 pub fn confirm() {
-    let Some(sent) = DUE.take() else { return };
+    let Some(sent) = DUE.take().filter(|_| !host::skips("guard.confirm")) else { return };
     host::fault_point("commit.confirm");
     let started = Instant::now();
     let confirmed = sent.collect().or_else(|_| sent.ask_anew());
@@ -101,7 +101,9 @@ pub fn confirm() {
     stats::delivered(confirmed.is_ok(), sent.tags, keys, stats::us_since(started));
     if let Err(failure) = confirmed {
         connection::warn_unsettled(&failure);
-        sent.leave_to_worker();
+        if !host::skips("guard.leave") {
+            sent.leave_to_worker();
+        }
     }
 }
 

@@ -260,7 +260,7 @@ fn register_commit() {
     );
     GucRegistry::define_enum_guc(
         c"pg_cache.tag_table",
-        c"Where writers are listed for readers: redis, or memory; auto: redis if there are standbys.",
+        c"Where readers look for writers: redis or memory; auto: redis if there are standbys.",
         c"Memory needs shared_preload_libraries, and standbys compute.",
         &TAG_TABLE,
         GucContext::Suset,

@@ -32,14 +32,20 @@ pub fn register_and_make(
 ) -> Step<Pass> {
     activity::show("registering");
     let home = Home::wanted();
+    let (system, database) = identity::origin();
+    let table = tagtable::key(system, database, 0);
+    if home == Home::Memory && !host::skips("guard.endtable") {
+        // Before writers stop to tell it: whoever still sees the registration of a table in Redis,
+        // by a snapshot that it keeps, would find nobody listed there and fill what is old.
+        connection::ask(|session| Ok(redis::cmd("DEL").arg(&table[..]).exec(session)?))?;
+    }
     let Some((relation, generation)) = register(&server.identity(), home)? else {
         return Ok(Pass::Blocked);
     };
-    let (system, database) = identity::origin();
     let generations = tagtable::generations_key(system, database, 0);
     connection::ask(|session| Ok(remember(session, &generations, &generation)?))?;
     let made = match home {
-        Home::Redis => make_table(relation, &generation, meanwhile)?,
+        Home::Redis => make_table(&table, relation, &generation, meanwhile)?,
         // All who write are listed there, whatever is registered.
         Home::Memory => true,
     };
@@ -53,13 +59,12 @@ pub fn register_and_make(
 
 /// Claims the table in Redis and makes it the generation's; false if the claim was lost.
 fn make_table(
+    table: &[u8],
     relation: Oid,
     generation: &str,
     meanwhile: &mut dyn FnMut() -> Outcome<()>,
 ) -> Step<bool> {
-    let (system, database) = identity::origin();
-    let table = tagtable::key(system, database, 0);
-    let Some(nonce) = claim_and_prune(&table)? else { return Ok(false) };
+    let Some(nonce) = claim_and_prune(table)? else { return Ok(false) };
     if !host::skips("guard.lockers") {
         outwait_writers(relation, meanwhile)?;
     }
@@ -68,12 +73,12 @@ fn make_table(
     let base = transaction::empty();
     let forgets = host::skips("guard.keeplists");
     if forgets {
-        connection::ask(|session| Ok(redis::cmd("DEL").arg(&table[..]).exec(session)?))?;
+        connection::ask(|session| Ok(redis::cmd("DEL").arg(table).exec(session)?))?;
     }
     if forgets || host::skips("guard.claim") {
-        connection::ask(|session| Ok(claim(session, &table, &nonce)?))?;
+        connection::ask(|session| Ok(claim(session, table, &nonce)?))?;
     }
-    Ok(connection::ask(|session| Ok(make(session, &table, &nonce, generation, base)?))?)
+    Ok(connection::ask(|session| Ok(make(session, table, &nonce, generation, base)?))?)
 }
 
 /// The nonce of a claim under which no list holds ids from the future, or as few as can be; `None`

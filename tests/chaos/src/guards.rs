@@ -24,6 +24,7 @@ pub enum Guard {
     Catalogue,
     Ahead,
     Covers,
+    Listing,
 }
 
 /// What a run without the guard needs, so that it fails soon.
@@ -37,7 +38,7 @@ pub struct Plan {
 }
 
 impl Guard {
-    pub const ALL: [Guard; 14] = [
+    pub const ALL: [Guard; 15] = [
         Guard::Hit,
         Guard::Fill,
         Guard::DropList,
@@ -52,6 +53,7 @@ impl Guard {
         Guard::Catalogue,
         Guard::Ahead,
         Guard::Covers,
+        Guard::Listing,
     ];
 
     /// As the fault point is called.
@@ -71,11 +73,17 @@ impl Guard {
             Guard::Catalogue => "guard.catalogue",
             Guard::Ahead => "guard.ahead",
             Guard::Covers => "guard.covers",
+            Guard::Listing => "guard.listing",
         }
     }
 
     pub fn named(name: &str) -> Option<Guard> {
         Guard::ALL.into_iter().find(|guard| guard.name() == name)
+    }
+
+    /// Whether it is one of a tag table in shared memory.
+    pub fn is_of_memory(self) -> bool {
+        self == Guard::Listing
     }
 
     /// Whether the gap between a bump and its commit must be made wide.
@@ -125,7 +133,8 @@ impl Guard {
             | Guard::OwnXid
             | Guard::Savepoint
             | Guard::Catalogue
-            | Guard::Covers => &[],
+            | Guard::Covers
+            | Guard::Listing => &[],
         };
         let changes = !matches!(self, Guard::Base | Guard::Generation);
         Plan { troubles, changes, standby: false, time: TIME_MAX }

@@ -86,6 +86,7 @@ impl Setup {
             only: Some(plan.troubles.iter().map(|name| (*name).to_owned()).collect()),
             time: plan.time,
             stop_at: Some(guard.shows()),
+            memory: guard.is_of_memory(),
             ..Setup::default()
         }
     }

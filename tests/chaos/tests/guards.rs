@@ -78,6 +78,7 @@ each! {
     a_rollback_to_a_savepoint_keeps_the_outer_notes: Savepoint, "a commit bumps nothing";
     nothing_is_filled_before_its_commit_is_durable: Flush, "an entry outlives a lost commit";
     what_was_told_ahead_is_looked_at_again: Ahead, "it was lost with its table";
+    writers_list_themselves_in_memory: Listing, "readers of a table in memory hear of nobody";
     what_was_told_ahead_must_be_all: Covers, "a transaction changes more after it has told";
     every_entry_depends_on_the_catalogue: Catalogue, "a change of the schema is never heard of";
 }

@@ -95,8 +95,8 @@ impl Drop for Share {
     }
 }
 
-/// Whether the server that tests share has the library preloaded, and so the tag table in its memory:
-/// most promises are the same wherever that is.
+/// Whether the server that tests share has the library preloaded, and so the tag table in its
+/// memory: most promises are the same wherever that is.
 fn is_preloaded() -> bool {
     std::env::var_os("PG_CACHE_PRELOADED").is_some()
 }
