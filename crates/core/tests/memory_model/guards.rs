@@ -1,0 +1,1 @@
+//! Owns the proof that every guard is needed.
