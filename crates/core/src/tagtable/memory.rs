@@ -66,10 +66,10 @@ pub struct Slot<const N: usize> {
     writers: [AtomicU64; N],
 }
 
-/// As it stands when it is read so: for those who explore what may become of it. Of more writers
-/// than there is room for, the rest is left out.
+/// As it stands when it is read so: for those who explore what may become of it.
 impl<const N: usize> From<&Known> for Slot<N> {
     fn from((field, held): &Known) -> Self {
+        debug_assert!(field.xids.len() <= N, "nobody is left out");
         let writer = |place| AtomicU64::new(field.xids.get(place).copied().unwrap_or(0));
         let held = (AtomicU64::new(held.0), AtomicU64::new(held.1));
         let (version, writers) = (AtomicU64::new(field.version), std::array::from_fn(writer));

@@ -107,47 +107,48 @@ pub struct Explored {
     pub found: Option<(Breach, Vec<String>)>,
 }
 
-/// Hashes the bytes of a state, and what is a hash already.
+/// Collects the bytes of a state.
 #[derive(Default)]
-struct Mixed(u64);
+struct Bytes(Vec<u8>);
 
-impl Hasher for Mixed {
+impl Hasher for Bytes {
     fn finish(&self) -> u64 {
-        self.0
+        let (chunks, rest) = self.0.as_chunks::<8>();
+        let mut last = [0; 8];
+        last[..rest.len()].copy_from_slice(rest);
+        let words = chunks.iter().chain([&last]).map(|word| u64::from_le_bytes(*word));
+        words.fold(0x9e37_79b9_7f4a_7c15, |hash, word| {
+            let product = u128::from(hash ^ word) * 0xa076_1d64_78bd_642f;
+            (product >> 64) as u64 ^ product as u64
+        })
     }
 
     fn write(&mut self, bytes: &[u8]) {
-        for chunk in bytes.chunks(8) {
-            let mut word = [0; 8];
-            word[..chunk.len()].copy_from_slice(chunk);
-            self.mix(u64::from_le_bytes(word));
-        }
-    }
-
-    fn write_u8(&mut self, byte: u8) {
-        self.mix(byte.into());
-    }
-
-    fn write_u32(&mut self, word: u32) {
-        self.mix(word.into());
-    }
-
-    fn write_u64(&mut self, hash: u64) {
-        self.0 = hash;
+        self.0.extend_from_slice(bytes);
     }
 
     fn write_isize(&mut self, discriminant: isize) {
-        self.mix(discriminant as u64);
+        self.0.push(discriminant as u8);
     }
 
     fn write_usize(&mut self, _length_of_an_array: usize) {}
 }
 
-impl Mixed {
-    fn mix(&mut self, word: u64) {
-        let odd = u128::from(self.0 ^ word ^ 0x9e37_79b9_7f4a_7c15);
-        let product = odd * 0xa076_1d64_78bd_642f_e703_7ed1;
-        self.0 = (product >> 64) as u64 ^ product as u64;
+/// Hashes what is a hash already.
+#[derive(Default)]
+struct Same(u64);
+
+impl Hasher for Same {
+    fn finish(&self) -> u64 {
+        self.0
+    }
+
+    fn write(&mut self, _: &[u8]) {
+        unreachable!("only hashes are hashed")
+    }
+
+    fn write_u64(&mut self, hash: u64) {
+        self.0 = hash;
     }
 }
 
@@ -159,8 +160,9 @@ const STATES_MAX: usize = 5_000_000;
 
 /// Goes every way there is, until it meets a breach.
 pub fn explore(world: &World) -> Explored {
-    let mut known: HashSet<u64, BuildHasherDefault<Mixed>> = HashSet::default();
+    let mut known: HashSet<u64, BuildHasherDefault<Same>> = HashSet::default();
     let mut trail: Trail = vec![(0, Who::Postgres, "begins")];
+    let mut bytes = Bytes::default();
     let mut marks = 0;
     let (mut now, mut soon) = (vec![(0u32, State::first(world))], Vec::new());
     let mut steps = Vec::new();
@@ -175,9 +177,9 @@ pub fn explore(world: &World) -> Explored {
                     let found = Some((breach, way(&trail)));
                     return Explored { states: trail.len(), marks, found };
                 }
-                let mut hash = Mixed::default();
-                state.hash(&mut hash);
-                if known.insert(hash.finish()) {
+                bytes.0.clear();
+                state.hash(&mut bytes);
+                if known.insert(bytes.finish()) {
                     soon.push((trail.len() as u32, *state));
                     trail.push(here);
                 }

@@ -57,35 +57,41 @@ fn a_lease_may_expire_and_a_second_one_fill() {
 fn a_deletion_may_not_be_confirmed() {
     // Danger: the transaction is over and cannot owe, and its deletion is late or lost.
     let reached = HIT | FILL | LEFT | ADOPTED | PAID | OWED | LATE | DEBT_SEEN;
-    let world = World { silences: 2, deaths: 1, filled: true, ..ONE };
-    assert_holds(world, reached);
-    assert_holds(World { silences: 1, deaths: 0, ..TWO }, reached);
+    assert_holds(World { silences: 2, deaths: 1, filled: true, ..ONE }, reached);
+    let world = World { silences: 1, readers: &[ONCE], ..TWO };
+    assert_holds(world, FILL | LEFT | ADOPTED | PAID | OWED | LATE);
 }
 
 #[test]
 fn a_prepared_transaction_may_be_committed_after_a_crash() {
     // Danger: the list is empty, and nobody but its debt knows of it.
     let reached = HIT | HIT_ANEW | HIT_CHANGED | FILL | PAID | SWEPT | DEBT_SEEN;
-    let world = World { writers: &[PREPARED, MUTE], crashes: 1, filled: true, ..ONE };
-    assert_holds(World { readers: &[TWICE], ..world }, reached);
-    let reached = HIT | HIT_CHANGED | FILL | OWED | PAID;
-    assert_holds(World { crashes: 0, silences: 1, readers: &[ONCE, TWICE], ..world }, reached);
+    let world = World { writers: &[PREPARED, MUTE], filled: true, ..ONE };
+    assert_holds(World { readers: &[TWICE], crashes: 1, ..world }, reached);
+    let world = World { writers: &[PREPARED], silences: 1, ..world };
+    assert_holds(world, HIT | HIT_CHANGED | FILL | OWED | PAID);
+    assert_holds(World { crashes: 1, moves: 1, ..world }, reached | UNPROVEN);
+    assert_holds(World { saves: 1, restarts: 1, ..world }, HIT | HIT_ANEW | PAID | UNPROVEN);
 }
 
 #[test]
 fn postgres_may_crash() {
     // Danger: versions begin anew, commits are lost, and names that were left are lost too.
     let reached = HIT_ANEW | FILL | SWEPT | LEFT | COMMIT_LOST;
-    let world = World { crashes: 1, asynchronous: true, silences: 1, filled: true, ..ONE };
-    assert_holds(World { deaths: 1, ..world }, reached);
-    assert_holds(World { writers: &[PLAIN, PLAIN], readers: &[TWICE], ..world }, reached);
+    let world = World { crashes: 1, asynchronous: true, silences: 1, ..ONE };
+    assert_holds(World { deaths: 1, filled: true, ..world }, reached);
+    assert_holds(World { writers: &[PLAIN, MUTE], readers: &[TWICE], silences: 0, ..world }, FILL);
 }
 
 #[test]
 fn redis_may_lose_everything() {
-    // Danger: what is gone is taken for what was never told.
+    // Danger: what is gone is taken for what was never told; and with it, which generations have
+    // been.
     let reached = HIT | HIT_CHANGED | FILL | LEFT | PAID;
-    assert_holds(World { losses: 1, silences: 1, filled: true, ..ONE }, reached);
+    let world = World { losses: 1, silences: 1, ..ONE };
+    assert_holds(World { filled: true, ..world }, reached);
+    assert_holds(World { crashes: 1, ..world }, reached | HIT_ANEW | SWEPT);
+    assert_holds(World { saves: 1, restarts: 1, readers: &[ONCE], ..world }, FILL | LEFT | SWEPT);
 }
 
 #[test]
@@ -94,6 +100,7 @@ fn redis_may_come_back_with_an_older_state() {
     let reached = HIT | HIT_ANEW | FILL | SWEPT | UNPROVEN | LEFT | PAID;
     let world = World { saves: 1, restarts: 1, filled: true, ..ONE };
     assert_holds(world, reached);
+    assert_holds(World { crashes: 1, readers: &[ONCE], ..world }, FILL | SWEPT | UNPROVEN | LEFT);
 }
 
 #[test]
@@ -101,14 +108,16 @@ fn everybody_may_be_told_to_use_another_redis() {
     // Danger: the old one goes on, and takes deletions that are meant for the new one.
     let reached = HIT | HIT_ANEW | FILL | SWEPT | UNPROVEN;
     assert_holds(World { moves: 1, filled: true, readers: &[ONCE, TWICE], ..ONE }, reached);
+    assert_holds(World { moves: 1, crashes: 1, ..ONE }, reached);
 }
 
 #[test]
 fn the_table_may_move_into_memory() {
     // Danger: a writer of before the move is in no list that readers look at.
     let reached = HIT | HIT_ANEW | HIT_CHANGED | FILL | SWEPT;
-    let world = World { switches: 1, home: Home::Redis, filled: true, ..TWO };
+    let world = World { switches: 1, home: Home::Redis, filled: true, ..ONE };
     assert_holds(World { deaths: 1, ..world }, reached);
-    let world = World { switches: 2, home: Home::Memory, ..world };
-    assert_holds(World { writers: &[PLAIN], ..world }, reached);
+    assert_holds(World { writers: &[PLAIN, MUTE], ..world }, reached);
+    assert_holds(World { crashes: 1, silences: 1, ..world }, reached | PAID | LEFT);
+    assert_holds(World { switches: 2, home: Home::Memory, ..world }, reached);
 }

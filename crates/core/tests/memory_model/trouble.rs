@@ -1,13 +1,17 @@
 //! Owns what befalls PostgreSQL and Redis, and what an administrator does to both.
 //!
 //! Invariant: after a crash nothing is left in PostgreSQL but what was on disk, and nothing at all
-//! in shared memory; what was sent to Redis before is still on its way. (Ids are not given out
+//! in shared memory; what was sent to Redis before is still on its way, but has arrived before the
+//! next run's worker asks Redis for anything. (Ids are not given out
 //! again in this model: nothing that outlives a crash holds one, but what is on disk.)
 
 use crate::explore::{Outcome, Steps, Who, mark};
 use crate::state::{Cell, Debt, Home, NO_DATA, ReaderAt, State, Writer, WriterAt, Xids};
 use crate::world::{READERS, WRITERS, World};
 use crate::{reader, worker, writer};
+
+/// Nobody's key can be vouched for until the sweep.
+const EVERYBODY: u8 = 0xff;
 
 pub fn steps(steps: &mut Steps<'_>) {
     let (world, used) = (steps.world, steps.from.used);
@@ -30,7 +34,7 @@ pub fn steps(steps: &mut Steps<'_>) {
         steps.add(Who::Postgres, "is told to use server 1", |state, _| {
             state.used.moves += 1;
             state.head = 1;
-            state.unswept = all(state);
+            state.unswept = EVERYBODY;
         });
     }
     redis(steps);
@@ -63,7 +67,7 @@ fn redis(steps: &mut Steps<'_>) {
             state.used.restarts += 1;
             *state.data(0) = state.saved;
             state.servers[0].epoch += 1;
-            state.unswept = all(state);
+            state.unswept = EVERYBODY;
             for place in 0..world.readers.len() {
                 let at = state.readers[place].at;
                 if !matches!(at, ReaderAt::New | ReaderAt::List | ReaderAt::Done) {
@@ -72,11 +76,6 @@ fn redis(steps: &mut Steps<'_>) {
             }
         });
     }
-}
-
-/// All who may have deleted something already.
-fn all(state: &State) -> u8 {
-    state.writers_where(|writer| writer.has_deleted || writer.at == WriterAt::Over)
 }
 
 fn crash(world: &World, state: &mut State, outcome: &mut Outcome) {
@@ -107,7 +106,7 @@ fn crash(world: &World, state: &mut State, outcome: &mut Outcome) {
         }
     }
     for place in 0..READERS.min(world.readers.len()) {
-        let is_sent = state.readers[place].at == ReaderAt::Fill && world.late_fills;
+        let is_sent = state.readers[place].at == ReaderAt::Fill;
         let has_begun = state.readers[place].at != ReaderAt::New || world.readers[place].keeps;
         if !is_sent && has_begun && state.readers[place].at != ReaderAt::Done {
             reader::die(state, place);

@@ -5,7 +5,9 @@
 
 use crate::decide;
 use crate::explore::{Steps, Who, mark};
-use crate::state::{Debt, GENERATIONS, NO_ENTRY, Registration, State, Worker, WorkerAt};
+use crate::state::{
+    Debt, GENERATIONS, NO_ENTRY, Reader, ReaderAt, Registration, State, Worker, WorkerAt,
+};
 use crate::world::{Guard, WRITERS, World};
 
 pub fn steps(steps: &mut Steps<'_>) {
@@ -44,6 +46,11 @@ fn idle(steps: &mut Steps<'_>) {
         });
     }
     if !is_usable(world, from) {
+        let is_late =
+            |reader: &Reader| reader.at == ReaderAt::Fill && reader.generation < from.alive_from;
+        if from.readers.iter().any(is_late) {
+            return;
+        }
         assert!((from.generations as usize) < GENERATIONS, "more generations than there are");
         steps.add(Who::Worker, "finds that it has to register", |state, _| {
             let identity = state.identity(state.head);
@@ -89,7 +96,11 @@ fn register(steps: &mut Steps<'_>) {
         steps.add(Who::Worker, "finds another server", |state, _| give_up(state));
     } else {
         steps.add(Who::Worker, "has Redis remember the generation", |state, _| {
-            state.data(identity.server).remembered |= 1 << worker.generation;
+            let remembered = &mut state.data(identity.server).remembered;
+            *remembered |= 1 << worker.generation;
+            if world.has(Guard::RememberFormer) {
+                *remembered |= 1 << (worker.generation - 1);
+            }
             state.worker = match first {
                 true => Worker { at: WorkerAt::Register, ..worker },
                 false => Worker::default(),
@@ -149,16 +160,17 @@ fn pay(steps: &mut Steps<'_>) {
         WorkerAt::PayDelete => {
             for server in world.servers() {
                 let is_proven = steps.from.is_proven(worker.generation, server);
-                if !is_proven && world.has(Guard::PayProof) {
+                let is_lost = !is_proven && server == steps.from.head;
+                if is_lost && world.has(Guard::PayProof) {
                     steps.add(Who::Worker, "finds another server", |state, _| give_up(state));
-                    continue;
+                } else if is_proven || !world.has(Guard::PayProof) {
+                    let does = ["deletes what is owed", "deletes it on server 1"];
+                    steps.add(Who::Worker, does[server as usize], |state, _| {
+                        state.delete(world, server);
+                        state.worker.has_deleted = true;
+                        go_on(world, state);
+                    });
                 }
-                let does = ["deletes what is owed", "deletes it on server 1"][server as usize];
-                steps.add(Who::Worker, does, |state, _| {
-                    state.delete(world, server);
-                    state.worker.has_deleted = true;
-                    go_on(world, state);
-                });
             }
         }
         _ => {

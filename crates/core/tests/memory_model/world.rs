@@ -89,6 +89,8 @@ pub enum Guard {
     PayProof,
     /// Redis knows of a generation before anybody can fill an entry of it.
     RememberFirst,
+    /// And is told of the one before once more: it may have lost what it knew.
+    RememberFormer,
     /// Entries of former generations are swept away.
     Sweep,
 }
@@ -120,9 +122,8 @@ pub struct World {
     pub expiries: u8,
     /// How often a writer gets no answer.
     pub silences: u8,
+    /// How often the worker may die, and be started again.
     pub deaths: u8,
-    /// A fill that was sent arrives even if PostgreSQL crashes meanwhile.
-    pub late_fills: bool,
 }
 
 pub const MUTE: Writing = Writing { names: false, prepares: false };
@@ -151,7 +152,6 @@ pub const CALM: World = World {
     expiries: 0,
     silences: 0,
     deaths: 0,
-    late_fills: false,
 };
 
 impl World {
