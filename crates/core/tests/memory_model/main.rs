@@ -4,8 +4,8 @@
 //! `fence`.
 //!
 //! Invariant: with all guards in force no order breaks a promise, and each guard taken away has an
-//! order that does. Left out: changes of the schema, early settlement, and all that a table in Redis
-//! is for; the model of the table in Redis has those.
+//! order that does. Left out: changes of the schema, early settlement, standbys, and all that a
+//! table in Redis is for; the model of that table has those.
 
 mod decide;
 mod explore;

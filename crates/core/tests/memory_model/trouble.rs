@@ -2,8 +2,8 @@
 //!
 //! Invariant: after a crash nothing is left in PostgreSQL but what was on disk, and nothing at all
 //! in shared memory; what was sent to Redis before is still on its way, but has arrived before the
-//! next run's worker asks Redis for anything. (Ids are not given out
-//! again in this model: nothing that outlives a crash holds one, but what is on disk.)
+//! next run's worker asks Redis for anything. (Ids are not given out again in this model: nothing
+//! that outlives a crash holds one, but what is on disk.)
 
 use crate::explore::{Outcome, Steps, Who, mark};
 use crate::state::{Cell, Debt, Home, NO_DATA, ReaderAt, State, Writer, WriterAt, Xids};

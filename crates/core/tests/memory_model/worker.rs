@@ -46,6 +46,7 @@ fn idle(steps: &mut Steps<'_>) {
         });
     }
     if !is_usable(world, from) {
+        // What was sent before a crash arrives first.
         let is_late =
             |reader: &Reader| reader.at == ReaderAt::Fill && reader.generation < from.alive_from;
         if from.readers.iter().any(is_late) {
