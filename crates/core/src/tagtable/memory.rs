@@ -69,6 +69,7 @@ pub struct Slot<const N: usize> {
 /// As it stands when it is read so: for those who explore what may become of it.
 impl<const N: usize> From<&Known> for Slot<N> {
     fn from((field, held): &Known) -> Self {
+        debug_assert!(field.version & 1 == 0, "nobody writes it");
         debug_assert!(field.xids.len() <= N, "nobody is left out");
         let writer = |place| AtomicU64::new(field.xids.get(place).copied().unwrap_or(0));
         let held = (AtomicU64::new(held.0), AtomicU64::new(held.1));

@@ -36,6 +36,10 @@ fn known(cell: &Cell) -> Known {
 
 fn cell<const N: usize>(slot: &Slot<N>) -> Cell {
     let (field, held) = slot.read();
+    cell_of(&field, held)
+}
+
+fn cell_of(field: &Field, held: (u64, u64)) -> Cell {
     let mut xids = Xids::default();
     field.xids.iter().for_each(|xid| xids.add(*xid as Xid));
     let version = u8::try_from(field.version).unwrap();
@@ -61,6 +65,19 @@ fn bump_slot<const N: usize>(world: &World, slot: Slot<N>, xid: Xid, p: &Snapsho
     };
     assert!(slot.bump(xid.into(), &view, true));
     cell(&slot)
+}
+
+/// The same in a table in Redis.
+pub fn bump_there(found: &Cell, xid: Xid, p: &Snapshot) -> Cell {
+    let in_progress = |other| !p.is_complete(other as Xid);
+    let (field, _) = known(found);
+    let field = tagtable::bump(&field, field.version + 1, xid.into(), &in_progress);
+    cell_of(&field, (0, 0))
+}
+
+/// The bucket in a table in Redis for a reader.
+pub fn field_there(found: &Cell) -> Field {
+    known(found).0
 }
 
 /// The bucket for a reader; `None` if it holds somebody.

@@ -117,7 +117,10 @@ fn the_table_may_move_into_memory() {
     let reached = HIT | HIT_ANEW | HIT_CHANGED | FILL | SWEPT;
     let world = World { switches: 1, home: Home::Redis, filled: true, ..ONE };
     assert_holds(World { deaths: 1, ..world }, reached);
-    assert_holds(World { writers: &[PLAIN, MUTE], ..world }, reached);
+    let readers = &[REPEATABLE];
+    assert_holds(World { writers: &[PLAIN, MUTE], readers, ..world }, FILL | HIT_CHANGED | SWEPT);
+    let writers = &[PREPARED];
+    assert_holds(World { writers, silences: 1, ..world }, reached | OWED | PAID | DEBT_SEEN);
     assert_holds(World { crashes: 1, silences: 1, ..world }, reached | PAID | LEFT);
     assert_holds(World { switches: 2, home: Home::Memory, ..world }, reached);
 }

@@ -19,7 +19,7 @@ pub fn steps(steps: &mut Steps<'_>, place: usize) {
         }
         ReaderAt::List => {
             steps.add(who, "reads the list", |state, outcome| {
-                let seen = decide::field(world, &state.cell, &reader.snapshot);
+                let seen = bucket(world, state, &reader);
                 match judged(world, &reader, seen.as_ref(), &NO_ENTRY, Guard::HitCheck, outcome) {
                     Verdict::Compute => done(world, state, place),
                     _ => {
@@ -79,7 +79,7 @@ fn begin(world: &World, state: &mut State, outcome: &mut Outcome, place: usize) 
     };
     let generation = state.generation_under(&snapshot);
     state.readers[place] = Reader { snapshot, expected, generation, ..reader };
-    if state.home(generation) == Home::Redis || !state.is_alive(world, generation) {
+    if !state.is_alive(world, generation) {
         return done(world, state, place);
     }
     let debts = state.debts_under(&snapshot) | state.debts_under(&now);
@@ -87,7 +87,21 @@ fn begin(world: &World, state: &mut State, outcome: &mut Outcome, place: usize) 
         outcome.marks |= mark::DEBT_SEEN;
         return done(world, state, place);
     }
-    state.readers[place].at = ReaderAt::List;
+    // A table in Redis comes with the entry.
+    let is_memory = state.home(generation) == Home::Memory;
+    state.readers[place].at = if is_memory { ReaderAt::List } else { ReaderAt::Entry };
+}
+
+/// The bucket, as of now.
+fn bucket(world: &World, state: &State, reader: &Reader) -> Option<Field> {
+    match state.home(reader.generation) {
+        Home::Memory => decide::field(world, &state.cell, &reader.snapshot),
+        Home::Redis if reader.generation > 0 => None,
+        Home::Redis => {
+            let table = state.servers[reader.server as usize].data.table;
+            table.map(|found| decide::field_there(&found))
+        }
+    }
 }
 
 fn judged(
@@ -118,13 +132,18 @@ fn entry(steps: &mut Steps<'_>, place: usize) {
                 outcome.marks |= mark::UNPROVEN;
                 return done(world, state, place);
             }
-            // All who were listed are complete.
-            let field = Field { version: reader.version.into(), xids: Vec::new() };
+            let reader = Reader { server, ..reader };
+            let seen = match state.home(reader.generation) {
+                // All who were listed are complete.
+                Home::Memory => Some(Field { version: reader.version.into(), xids: Vec::new() }),
+                Home::Redis => bucket(world, state, &reader),
+            };
             let found = state.data(server).entry;
             state.readers[place].server = server;
-            match judged(world, &reader, Some(&field), &found, Guard::HitCheck, outcome) {
+            match judged(world, &reader, seen.as_ref(), &found, Guard::HitCheck, outcome) {
                 Verdict::Hit => serve(world, state, outcome, place, &found),
-                _ => state.readers[place].at = ReaderAt::Lease,
+                Verdict::Miss => state.readers[place].at = ReaderAt::Lease,
+                Verdict::Compute => done(world, state, place),
             }
         });
     }
@@ -132,11 +151,11 @@ fn entry(steps: &mut Steps<'_>, place: usize) {
 
 /// Behind the lease: `Fill` decides, for one who waits for nobody.
 fn look_again(world: &World, state: &mut State, outcome: &mut Outcome, place: usize) {
-    let Reader { holds_lease, entry, version, snapshot, .. } = state.readers[place];
+    let Reader { holds_lease, entry, version, .. } = state.readers[place];
     let reader = state.readers[place];
-    let seen = decide::field(world, &state.cell, &snapshot);
+    let seen = bucket(world, state, &reader);
     let mut verdict = judged(world, &reader, seen.as_ref(), &entry, Guard::FillCheck, outcome);
-    let mut now = state.cell.version;
+    let mut now = seen.map_or(0, |field| field.version as u8);
     if !world.has(Guard::LookAgain) {
         (verdict, now) = (Verdict::Miss, version);
     }

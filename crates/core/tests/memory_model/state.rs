@@ -55,7 +55,7 @@ pub struct Cell {
 
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Hash)]
 pub enum Home {
-    /// Readers look at a table in Redis, of which this model knows nothing: they compute.
+    /// Readers look at a table in Redis, and writers tell it, too.
     Redis,
     #[default]
     Memory,
@@ -104,9 +104,11 @@ pub struct Data {
     pub lease: u8,
     /// The generations whose entries a sweep finds, as bits.
     pub remembered: u8,
+    /// The bucket in the first generation's table.
+    pub table: Option<Cell>,
 }
 
-pub const NO_DATA: Data = Data { entry: NO_ENTRY, lease: 0, remembered: 0 };
+pub const NO_DATA: Data = Data { entry: NO_ENTRY, lease: 0, remembered: 0, table: None };
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct Server {
@@ -144,7 +146,10 @@ pub struct Writer {
     pub xid: Xid,
     pub snapshot: Snapshot,
     pub generation: u8,
+    /// Its generation has a table in Redis.
+    pub is_told_there: bool,
     pub has_listed: bool,
+    /// Or has told the table in Redis, and deleted.
     pub has_deleted: bool,
     pub owes: bool,
     pub flight: Flight,
@@ -267,7 +272,8 @@ impl State {
     pub fn first(world: &World) -> State {
         let entry = Entry { value: 0, generation: 0, version: 0 };
         let entry = if world.filled { entry } else { NO_ENTRY };
-        let data = Data { entry, lease: 0, remembered: 1 };
+        let table = (world.home == Home::Redis).then(Cell::default);
+        let data = Data { entry, lease: 0, remembered: 1, table };
         let first = Registration { xid: 1, home: world.home, ..Registration::default() };
         let mut registrations = [Registration::default(); GENERATIONS];
         registrations[0] = first;

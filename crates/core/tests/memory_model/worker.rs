@@ -6,7 +6,7 @@
 use crate::decide;
 use crate::explore::{Steps, Who, mark};
 use crate::state::{
-    Debt, GENERATIONS, NO_ENTRY, Reader, ReaderAt, Registration, State, Worker, WorkerAt,
+    Debt, GENERATIONS, Home, NO_ENTRY, Reader, ReaderAt, Registration, State, Worker, WorkerAt,
 };
 use crate::world::{Guard, WRITERS, World};
 
@@ -29,7 +29,10 @@ pub fn steps(steps: &mut Steps<'_>) {
 /// Whether everybody can use the newest generation.
 fn is_usable(world: &World, state: &State) -> bool {
     let newest = state.generations - 1;
-    state.is_alive(world, newest)
+    let table = state.servers[state.head as usize].data.table;
+    let has_table = newest > 0 || state.home(newest) == Home::Memory || table.is_some();
+    has_table
+        && state.is_alive(world, newest)
         && state.is_proven(newest, state.head)
         && state.home(newest) == state.wanted
 }
@@ -99,6 +102,10 @@ fn register(steps: &mut Steps<'_>) {
         steps.add(Who::Worker, "has Redis remember the generation", |state, _| {
             let remembered = &mut state.data(identity.server).remembered;
             *remembered |= 1 << worker.generation;
+            if worker.registration.home == Home::Memory && world.has(Guard::EndTable) {
+                state.data(identity.server).table = None;
+            }
+            let remembered = &mut state.data(identity.server).remembered;
             if world.has(Guard::RememberFormer) {
                 *remembered |= 1 << (worker.generation - 1);
             }
@@ -154,6 +161,12 @@ fn pay(steps: &mut Steps<'_>) {
         WorkerAt::PayList => {
             steps.add(Who::Worker, "lists itself in the place of who owes", |state, _| {
                 state.cell = decide::bump(world, &state.cell, worker.xid, &worker.snapshot);
+                let is_memory = state.home(worker.generation) == Home::Memory;
+                let there = state.registrations[worker.generation as usize].identity;
+                let table = &mut state.data(there.server).table;
+                if let Some(found) = table.filter(|_| !is_memory) {
+                    *table = Some(decide::bump_there(&found, worker.xid, &worker.snapshot));
+                }
                 state.worker.has_listed = true;
                 go_on(world, state);
             });

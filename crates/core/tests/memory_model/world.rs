@@ -91,6 +91,8 @@ pub enum Guard {
     RememberFirst,
     /// And is told of the one before once more: it may have lost what it knew.
     RememberFormer,
+    /// A table in Redis is no generation's any more before one in memory is registered.
+    EndTable,
     /// Entries of former generations are swept away.
     Sweep,
 }
@@ -107,7 +109,7 @@ pub struct World {
     pub narrow: bool,
     /// Commits may be lost by a crash until WAL is flushed.
     pub asynchronous: bool,
-    /// Where readers look in the first generation.
+    /// Where readers look in the first generation. Only that one ever has a table in Redis.
     pub home: Home,
     /// How often the setting moves the table into memory, or out of it.
     pub switches: u8,

@@ -52,6 +52,7 @@ fn take_p(world: &World, state: &mut State, place: usize) {
     let is_memory = state.home(generation) == Home::Memory;
     let writer = &mut state.writers[place];
     writer.generation = generation;
+    writer.is_told_there = !is_memory;
     writer.has_listed = !world.has(Guard::Listing) || !is_memory && !world.has(Guard::ListAlways);
     go_on(world, writer, place);
 }
@@ -59,7 +60,8 @@ fn take_p(world: &World, state: &mut State, place: usize) {
 /// The next thing that has to be done before the commit record.
 fn go_on(world: &World, writer: &mut Writer, place: usize) {
     let lists = !writer.has_listed && world.has(Guard::ListFirst);
-    let deletes = !writer.has_deleted && world.writers[place].names;
+    let tells = world.writers[place].names || writer.is_told_there;
+    let deletes = !writer.has_deleted && tells;
     writer.at = match (lists, deletes) {
         (true, true) if !world.has(Guard::DeleteBehind) => WriterAt::Delete,
         (true, _) => WriterAt::List,
@@ -73,10 +75,12 @@ fn list(world: &World, state: &mut State, place: usize) {
     state.cell = decide::bump(world, &state.cell, xid, &snapshot);
     let now = state.generation_under(&state.snapshot());
     let is_over = state.committed.has(xid);
+    let is_memory = state.home(now) == Home::Memory;
     let writer = &mut state.writers[place];
     writer.has_listed = true;
     if world.has(Guard::RegistrationLast) && !writer.has_deleted {
         writer.generation = now;
+        writer.is_told_there = !is_memory;
     }
     match is_over {
         true => returned(state, place),
@@ -98,11 +102,12 @@ fn delete(steps: &mut Steps<'_>, place: usize) {
                 deleted(world, state, place, true);
             });
         } else if waits {
-            steps.add(who, ["deletes the key", "deletes it on server 1"][server as usize], {
-                |state, _| {
+            steps.add(who, ["tells server 0", "tells server 1"][server as usize], |state, _| {
+                let has_failed = !is_memory && !bump_there(state, place, server);
+                if world.writers[place].names {
                     state.delete(world, server);
-                    deleted(world, state, place, false);
                 }
+                deleted(world, state, place, has_failed);
             });
         } else {
             let does = ["sends the deletion", "sends the deletion to server 1"][server as usize];
@@ -118,6 +123,15 @@ fn delete(steps: &mut Steps<'_>, place: usize) {
             deleted(world, state, place, true);
         });
     }
+}
+
+/// In the same step as the deletion: the model of the table in Redis takes them apart. False: that
+/// table is nobody's any more.
+fn bump_there(state: &mut State, place: usize, server: u8) -> bool {
+    let Writer { xid, snapshot, .. } = state.writers[place];
+    let table = &mut state.data(server).table;
+    *table = table.map(|found| decide::bump_there(&found, xid, &snapshot));
+    table.is_some()
 }
 
 fn deleted(world: &World, state: &mut State, place: usize, has_failed: bool) {
