@@ -54,13 +54,28 @@ impl View<'_> {
 /// The least and the greatest id that a bucket holds.
 const NOBODY: (u64, u64) = (0, 0);
 
+/// A bucket as of one moment, and what it holds.
+pub type Known = (Field, (u64, u64));
+
 /// A bucket: even version, whom it holds, writers (0: none).
 #[derive(Debug)]
 #[repr(C, align(64))]
-struct Slot<const N: usize> {
+pub struct Slot<const N: usize> {
     version: AtomicU64,
     held: (AtomicU64, AtomicU64),
     writers: [AtomicU64; N],
+}
+
+/// As it stands when it is read so: for those who explore what may become of it.
+impl<const N: usize> From<&Known> for Slot<N> {
+    fn from((field, held): &Known) -> Self {
+        debug_assert!(field.version & 1 == 0, "nobody writes it");
+        debug_assert!(field.xids.len() <= N, "nobody is left out");
+        let writer = |place| AtomicU64::new(field.xids.get(place).copied().unwrap_or(0));
+        let held = (AtomicU64::new(held.0), AtomicU64::new(held.1));
+        let (version, writers) = (AtomicU64::new(field.version), std::array::from_fn(writer));
+        Self { version, held, writers }
+    }
 }
 
 impl<const N: usize> Slot<N> {
@@ -88,7 +103,7 @@ impl<const N: usize> Slot<N> {
     ///
     /// Who is complete is asked before the bucket is locked: it may take PostgreSQL a look at its
     /// disk, which may fail. Who came meanwhile stays.
-    fn bump(&self, x: u64, view: &View<'_>, may_hold: bool) -> bool {
+    pub fn bump(&self, x: u64, view: &View<'_>, may_hold: bool) -> bool {
         let (known, known_held) = self.read();
         let goes = |xid: &u64| *xid == x || (view.is_complete)(*xid);
         let gone: Vec<u64> = known.xids.into_iter().filter(goes).collect();
@@ -130,8 +145,13 @@ impl<const N: usize> Slot<N> {
         (self.held.0.load(Relaxed), self.held.1.load(Relaxed))
     }
 
-    /// The bucket as of one moment, and what it holds.
-    fn read(&self) -> (Field, (u64, u64)) {
+    /// For a reader; `None` if it holds writers who may not be complete.
+    pub fn field(&self, view: &View<'_>) -> Option<Field> {
+        let (field, held) = self.read();
+        view.lets_go(held).then_some(field)
+    }
+
+    pub fn read(&self) -> Known {
         let mut tries = 0;
         loop {
             let version = self.version.load(Acquire);
@@ -186,11 +206,10 @@ impl Table {
 
     /// The bucket for a reader; `None` if it holds writers who may not be complete.
     pub fn field(&self, database: u32, bucket: Bucket, view: &View<'_>) -> Option<Field> {
-        let (field, held) = match bucket {
-            Bucket::CATALOGUE => self.catalogue(database).read(),
-            bucket => self.slot(bucket).read(),
-        };
-        view.lets_go(held).then_some(field)
+        match bucket {
+            Bucket::CATALOGUE => self.catalogue(database).field(view),
+            bucket => self.slot(bucket).field(view),
+        }
     }
 
     /// Who is listed for the catalogue.
@@ -214,11 +233,8 @@ mod tests {
     use std::collections::BTreeSet;
     use std::sync::atomic::AtomicBool;
 
-    impl<const N: usize> Slot<N> {
-        fn new() -> Self {
-            let writers = std::array::from_fn(|_| AtomicU64::new(0));
-            Self { version: AtomicU64::new(0), held: Default::default(), writers }
-        }
+    fn empty<const N: usize>() -> Slot<N> {
+        Slot::from(&Known::default())
     }
 
     /// A snapshot: below `xmax`, all are complete but those that run.
@@ -250,7 +266,7 @@ mod tests {
     impl World {
         fn new() -> Self {
             let (running, bumped) = (BTreeSet::new(), BTreeSet::new());
-            Self { slot: Slot::new(), next: 3, running, bumped, snapshots: Vec::new() }
+            Self { slot: empty(), next: 3, running, bumped, snapshots: Vec::new() }
         }
 
         fn see(&self) -> Seen {
@@ -368,7 +384,7 @@ mod tests {
     #[test]
     fn readers_see_each_bucket_as_of_one_moment() {
         // Danger: the version of one bump with the writers of another.
-        let slot = Slot::<WRITERS>::new();
+        let slot = empty::<WRITERS>();
         let done = AtomicBool::new(false);
         std::thread::scope(|scope| {
             let writers = [1u64, 2].map(|first| {
