@@ -428,9 +428,9 @@ fn look() -> Outcome<Option<Look>> {
     })
 }
 
-/// Whether a transaction that is not over has written debts.
+/// Whether a transaction that is not over, prepared or not, has written debts.
 fn somebody_owes() -> bool {
-    registry::debt_table().is_some_and(|table| !lockers::holders(table).is_empty())
+    registry::debt_table().is_some_and(lockers::is_held_for_writing)
 }
 
 /// Whether a transaction that is not over, prepared or not, has written to the outbox.

@@ -17,6 +17,7 @@ mod commands_late;
 mod commits;
 mod consumers;
 mod debts;
+mod debts_behind;
 mod debts_stuck;
 mod durable;
 mod durable_room;
