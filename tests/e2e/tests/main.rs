@@ -90,6 +90,7 @@ mod tracking_ships;
 mod transactions;
 mod two_databases;
 mod types;
+mod unmade;
 mod unreachable;
 mod unsettled;
 mod values;
