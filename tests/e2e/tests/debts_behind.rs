@@ -1,5 +1,5 @@
-//! Debts that a worker does not see when it looks: of who is prepared, of who comes behind its look.
-//! Whoever lets them come true wakes nobody, so the worker must not leave without a successor.
+//! Debts that a worker does not see when it looks: of who is prepared, of who comes behind the
+//! look. Whoever lets them come true wakes nobody, so it must not leave without a successor.
 
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};

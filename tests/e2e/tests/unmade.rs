@@ -1,5 +1,5 @@
-//! While a generation is registered and not yet made, nobody tells Redis of changes: then nobody may
-//! be served from the one before either, however old its snapshot.
+//! While a generation is registered and not yet made, nobody tells Redis of changes: then nobody
+//! may be served from the one before either, however old its snapshot.
 
 use pg_cache_e2e::gate::Gate;
 use pg_cache_e2e::guarded::{KEY, OLD, QUERY, Stage, served};
