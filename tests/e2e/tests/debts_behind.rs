@@ -75,8 +75,6 @@ fn a_worker_that_makes_way_leaves_somebody_for_what_is_owed_behind_its_look() {
     let copying = copy(&scene, &mut elsewhere);
     looked.open();
     copying.join().unwrap().expect("the worker makes way");
-    let drop_copy = format!("DROP DATABASE {}_copy", scene.database());
-    elsewhere.batch_execute(&drop_copy).unwrap();
     is_paid_by_itself(&scene);
 }
 
