@@ -316,7 +316,7 @@ fn deliver(
     };
     if must_owe || coarse {
         owe(xid, owing.debts(has_arrived), coarse)?;
-        worker::wake();
+        worker::wake_for_debts();
     }
     host::fault_point("commit.settled");
     Ok(has_arrived)

@@ -76,13 +76,14 @@ pub fn collect<T>(
     with_route(timeout, None, |link, route| link.collect(route, MOMENT, request))
 }
 
-/// Runs a request that must not run twice, after a commit: nothing here reads a catalogue if
-/// [`introduce`] was called in the transaction.
+/// Runs a request that must not run twice within so much time for all of it. It may be after a
+/// commit: nothing here reads a catalogue if [`introduce`] was called in the transaction.
 pub fn ask_once<T>(
     timeout: Duration,
     request: impl FnOnce(&mut Session) -> Result<T, Failure>,
 ) -> Result<T, Failure> {
-    with_route(timeout, None, |link, route| link.ask_once(route, MOMENT, request))
+    let until = Instant::now().checked_add(timeout);
+    with_route(timeout, until, |link, route| link.ask_once(route, MOMENT, request))
 }
 
 const MOMENT: Moment = Moment { now_ms: host::monotonic_ms, random: host::random };

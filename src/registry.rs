@@ -203,14 +203,30 @@ pub fn prefix_in_time() -> Outcome<Option<Vec<u8>>> {
 
 /// The registration that the snapshot sees, if a reader may use it.
 pub fn usable(snapshot: &Snapshot) -> Result<Rc<Registration>, Reason> {
-    let registration = seen(snapshot).filter(|found| found.is_made());
-    let registration = registration.ok_or(Reason::Unregistered)?;
+    let table = open(|tables| tables.server).ok_or(Reason::Unregistered)?;
+    let found = snapshot.first(&table, |row| (decoded(row), row.is_replaced()));
+    let (registration, is_replaced) = found.ok_or(Reason::Unregistered)?;
+    let registration = registration.filter(|found| found.is_made()).ok_or(Reason::Unregistered)?;
+    // Once another is registered, nobody tells this one's table of changes. What its snapshot does
+    // not see of them does not matter, but for commands that leave it: see `owes`.
+    if is_replaced && !is_registered(&table, registration.generation) {
+        return Err(Reason::Generation);
+    }
     // Both are read after the snapshot was taken.
     if is_former(snapshot, &registration) {
         return Err(Reason::Unregistered);
     }
     let is_out_of_reach = registration.home == Home::Memory && wal::is_standby();
     if is_out_of_reach { Err(Reason::PrimaryMemory) } else { Ok(registration) }
+}
+
+/// Whether this generation is the registered one as of this moment; where PostgreSQL takes no new
+/// snapshots, nobody knows.
+fn is_registered(table: &Table, generation: u128) -> bool {
+    Fresh::try_push().is_some_and(|fresh| {
+        let now = fresh.snapshot.first(table, decoded).flatten();
+        now.is_some_and(|now| now.generation == generation)
+    })
 }
 
 /// Whether a registration that the snapshot sees is one of a former run or timeline of this server.

@@ -304,7 +304,11 @@ fn examined(
         return skip(Skip::Unsteady);
     }
     // TRUNCATE and changes of the schema show in snapshots from before them as well: one that came
-    // behind the look has bumped by now, so a call would not be served this any more.
+    // behind the look has bumped or owes by now, so a call would not be served this any more.
+    let under = match reading.under(Snapshot::active()) {
+        Ok(under) => under,
+        Err(reason) => return skip(Skip::Miss(reason)),
+    };
     match looked(&reading, &under) {
         Ok(_) => Ok(Some(Ok(compared))),
         Err(skipped) => Ok(skipped.map(Err)),

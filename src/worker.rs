@@ -31,7 +31,7 @@ use crate::client::server::Server;
 use crate::connection;
 use crate::pg::bgworker::Errand;
 use crate::pg::error::{Outcome, Raised};
-use crate::pg::snapshot::Fresh;
+use crate::pg::snapshot::{Fresh, Snapshot};
 use crate::pg::transaction::{self, End};
 use crate::pg::{activity, bgworker, error, host, lockers, wal};
 use crate::registry::{self, Home, Registration};
@@ -78,14 +78,27 @@ background_worker!(pg_cache_waiter, serve_alone, rest);
 /// The same, which has work at this moment: if one runs, its wait ends. What is committed by now it
 /// sees, or finds when it looks once more before it goes.
 pub fn wake_now() {
-    if !bgworker::is_possible() || wal::is_standby() {
-        return;
-    }
-    if lockers::is_running() {
+    if start_unless_it_runs(|| is_due(&STARTS)) {
         bgworker::nudge();
-    } else if is_due(&STARTS) {
-        NO_SLOT.set(!bgworker::start(WORKER, Errand::here()));
     }
+}
+
+/// The same for one who owes and is not committed yet: whoever was woken a moment ago may have
+/// looked for the last time since.
+pub fn wake_for_debts() {
+    start_unless_it_runs(|| is_due(&STARTS));
+}
+
+/// Whether one runs already.
+fn start_unless_it_runs(may_start: impl FnOnce() -> bool) -> bool {
+    if !bgworker::is_possible() || wal::is_standby() {
+        return false;
+    }
+    let runs = lockers::is_running();
+    if runs || may_start() {
+        NO_SLOT.set(!runs && !bgworker::start(WORKER, Errand::here()));
+    }
+    runs
 }
 
 fn is_due(limiter: &'static LocalKey<RefCell<Limiter>>) -> bool {
@@ -99,13 +112,8 @@ fn is_due(limiter: &'static LocalKey<RefCell<Limiter>>) -> bool {
 pub fn wake() {
     // It may be CREATE EXTENSION that calls: the launcher is to look.
     stats::database().inspect(|database| database.forget_absence());
-    if !is_due(&WAKES) || !bgworker::is_possible() || wal::is_standby() {
-        return;
-    }
-    if lockers::is_running() {
-        NO_SLOT.set(false);
-    } else {
-        NO_SLOT.set(!bgworker::start(WORKER, Errand::here()));
+    if is_due(&WAKES) {
+        start_unless_it_runs(|| true);
     }
 }
 
@@ -190,12 +198,12 @@ fn run(errand: Errand) -> Outcome<()> {
         activity::idle();
         if lockers::is_database_wanted() {
             lockers::resign();
-            return worker.leave_a_waiter(errand);
+            return leave_a_waiter(errand);
         }
         // Whoever owes woke us before its commit record, which may wait for a replica; and whoever
         // commits what another session prepared wakes nobody.
         let is_idle = matches!(pass, Pass::Done | Pass::Stuck);
-        let is_owing = is_idle && (somebody_owes() || somebody_sends());
+        let is_owing = is_idle && somebody_writes();
         if matches!(pass, Pass::Worked) || is_owing {
             idle_since_ms = host::monotonic_ms();
             bgworker::wait(if is_owing { LOOK_EVERY_MS } else { 0 });
@@ -213,11 +221,13 @@ fn run(errand: Errand) -> Outcome<()> {
         };
         if host::monotonic_ms().saturating_sub(idle_since_ms) > limit_ms {
             lockers::resign();
-            // Whoever owed while we held the lock found us running and started nobody.
+            // Whoever owed while we held the lock found us running and started nobody. Who has not
+            // committed is asked for first: those behind that question are seen by the look.
             worker.has_resigned = true;
-            let more = is_idle && !matches!(worker.pass()?, Pass::Done | Pass::Stuck);
+            let more = is_idle
+                && (somebody_writes() || !matches!(worker.pass()?, Pass::Done | Pass::Stuck));
             if !more || !lockers::become_worker() {
-                return worker.leave_a_waiter(errand);
+                return leave_a_waiter(errand);
             }
             worker.has_resigned = false;
             idle_since_ms = host::monotonic_ms();
@@ -235,8 +245,6 @@ fn run(errand: Errand) -> Outcome<()> {
 struct Worker {
     /// Whether it has seen the extension.
     was_here: bool,
-    /// Whether the last look found debts that could not be paid.
-    owes: bool,
     /// Somebody else may be the worker by now.
     has_resigned: bool,
     debts: debts::Debts,
@@ -308,7 +316,7 @@ impl Worker {
             lost::adopt()?;
             look.owes = true;
         }
-        (self.was_here, self.owes) = (true, look.owes);
+        self.was_here = true;
         // Trouble is paced by the passes, not by the breaker.
         connection::retry_now();
         let server = connection::ask(|session| Ok(session.identify()?))?;
@@ -379,23 +387,6 @@ impl Worker {
         Ok(if self.sweep.step(registration)? { Pass::Worked } else { paid })
     }
 
-    /// Debts that nobody's reading brings to mind keep keys old for programs that read Redis, and
-    /// events wait for whoever reads them. Both are looked at again later; a worker that stayed for
-    /// them would hold up DROP DATABASE. So are those of transactions that are not over: whoever
-    /// ends a prepared one wakes nobody.
-    fn leave_a_waiter(&self, errand: Errand) -> Outcome<()> {
-        let is_left = self.owes
-            || lost::is_any()
-            || somebody_owes()
-            || somebody_sends()
-            || relay::is_anything_left()?;
-        if is_left && !lockers::is_waited_for(errand.database) {
-            bgworker::start_alone(WAITER, later(errand));
-        }
-        bgworker::start_none_at_exit();
-        Ok(())
-    }
-
     /// Into the server's log, once for each kind of trouble.
     fn report(&mut self, failure: &Failure) {
         if self.reported != Some(failure.reason) {
@@ -404,6 +395,23 @@ impl Worker {
             self.reported = Some(failure.reason);
         }
     }
+}
+
+/// Debts that nobody's reading brings to mind keep keys old for programs that read Redis, and
+/// events wait for whoever reads them. Both are looked at again later; a worker that stayed for
+/// them would hold up DROP DATABASE. So are those of transactions that are not over: whoever ends a
+/// prepared one wakes nobody.
+///
+/// The worker has resigned: who comes behind these questions starts another. Those that are not
+/// over are asked for first. Asked for last, one that commits in between would be neither.
+fn leave_a_waiter(errand: Errand) -> Outcome<()> {
+    let is_left =
+        somebody_writes() || lost::is_any() || is_anything_owed()? || relay::is_anything_left()?;
+    if is_left && !lockers::is_waited_for(errand.database) {
+        bgworker::start_alone(WAITER, later(errand));
+    }
+    bgworker::start_none_at_exit();
+    Ok(())
 }
 
 /// The registration, if this very server was registered and has its table.
@@ -436,12 +444,16 @@ fn look() -> Outcome<Option<Look>> {
     })
 }
 
-/// Whether a transaction that is not over has written debts.
-fn somebody_owes() -> bool {
-    registry::debt_table().is_some_and(|table| !lockers::holders(table).is_empty())
+/// Whether anything is owed, refused or not, for one who leaves.
+fn is_anything_owed() -> Outcome<bool> {
+    transaction::run(|| {
+        let owes = registry::is_installed() && registry::owes_anything(&Snapshot::active());
+        Ok(End::Commit(owes))
+    })
 }
 
-/// Whether a transaction that is not over, prepared or not, has written to the outbox.
-fn somebody_sends() -> bool {
-    registry::outbox_table().is_some_and(lockers::is_held_for_writing)
+/// Whether a transaction that is not over, prepared or not, has written debts or to the outbox.
+fn somebody_writes() -> bool {
+    let tables = [registry::debt_table(), registry::outbox_table()];
+    tables.into_iter().flatten().any(lockers::is_held_for_writing)
 }

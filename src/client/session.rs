@@ -47,6 +47,7 @@ pub type Generations = Vec<Option<Vec<u8>>>;
 /// Bounds of one request.
 #[derive(Clone, Copy, Debug)]
 pub struct Bounds {
+    /// For opening a connection, handshake included.
     pub connect_timeout: Duration,
     /// For each answer.
     pub timeout: Duration,
@@ -140,6 +141,7 @@ struct Posted {
 impl Session {
     pub fn open(target: &Target, name: &str, bounds: Bounds, host: Host) -> Result<Self, Failure> {
         let timeout = left_of(bounds.connect_timeout, bounds.until);
+        let until = Instant::now().checked_add(timeout);
         let transport = Transport::connect(&target.endpoint, timeout, host).map_err(|error| {
             match error.kind() {
                 io::ErrorKind::TimedOut => Failure::new(Reason::Timeout, error.to_string()),
@@ -151,8 +153,8 @@ impl Session {
             inbox: Inbox::default(),
             outbox: Vec::new(),
             parser: Parser::new(),
-            timeout: bounds.connect_timeout,
-            until: bounds.until,
+            timeout,
+            until,
             reply_bytes_max: HANDSHAKE_BYTES_MAX,
             db: target.db,
             open: true,

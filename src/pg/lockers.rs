@@ -17,6 +17,9 @@ const WAITER_LOCK: u32 = 0x7067_6362;
 
 const EXCLUSIVE: c_int = pg_sys::ExclusiveLock as c_int;
 
+/// Of one who only looks: two who look at once do not take each other for a worker.
+const LOOK: c_int = pg_sys::ShareLock as c_int;
+
 fn role_lock(role: u32, database: u32) -> pg_sys::LOCKTAG {
     pg_sys::LOCKTAG {
         locktag_field1: database,
@@ -58,24 +61,33 @@ pub fn is_database_wanted() -> bool {
 }
 
 /// Takes a lock until the process ends or gives it back; false if another process has it.
-fn take(tag: &pg_sys::LOCKTAG) -> bool {
+fn take(tag: &pg_sys::LOCKTAG, mode: c_int) -> bool {
     // SAFETY: a session's lock, not a transaction's; does not wait.
-    let result = unsafe { pg_sys::LockAcquire(std::ptr::from_ref(tag), EXCLUSIVE, true, true) };
+    let result = unsafe { pg_sys::LockAcquire(std::ptr::from_ref(tag), mode, true, true) };
     result != pg_sys::LockAcquireResult::LOCKACQUIRE_NOT_AVAIL
 }
 
-fn give_back(tag: &pg_sys::LOCKTAG) {
+fn give_back(tag: &pg_sys::LOCKTAG, mode: c_int) {
     // SAFETY: taken by `take`.
-    unsafe { pg_sys::LockRelease(std::ptr::from_ref(tag), EXCLUSIVE, true) };
+    unsafe { pg_sys::LockRelease(std::ptr::from_ref(tag), mode, true) };
+}
+
+/// Whether another process has it. Whoever wants it while we look does not get it.
+fn is_held(tag: &pg_sys::LOCKTAG) -> bool {
+    let is_free = take(tag, LOOK);
+    if is_free {
+        give_back(tag, LOOK);
+    }
+    !is_free
 }
 
 /// Takes this database's worker lock; false if another process has it.
 pub fn become_worker() -> bool {
-    take(&worker_lock())
+    take(&worker_lock(), EXCLUSIVE)
 }
 
 pub fn resign() {
-    give_back(&worker_lock());
+    give_back(&worker_lock(), EXCLUSIVE);
 }
 
 /// Takes the lock of the one who waits on behalf of a database. Its process has none, so nobody
@@ -84,12 +96,12 @@ pub fn become_waiter(database: u32) -> bool {
     let nothing = pg_sys::Datum::from(0usize);
     // SAFETY: the callback lives as long as the library, which is never unloaded.
     unsafe { pg_sys::before_shmem_exit(Some(let_go_of_all), nothing) };
-    take(&role_lock(WAITER_LOCK, database))
+    take(&role_lock(WAITER_LOCK, database), EXCLUSIVE)
 }
 
 /// Gives it back before its process ends.
 pub fn stop_waiting(database: u32) {
-    give_back(&role_lock(WAITER_LOCK, database));
+    give_back(&role_lock(WAITER_LOCK, database), EXCLUSIVE);
 }
 
 unsafe extern "C-unwind" fn let_go_of_all(_code: c_int, _nothing: pg_sys::Datum) {
@@ -99,12 +111,7 @@ unsafe extern "C-unwind" fn let_go_of_all(_code: c_int, _nothing: pg_sys::Datum)
 
 /// Whether somebody waits already.
 pub fn is_waited_for(database: u32) -> bool {
-    let tag = role_lock(WAITER_LOCK, database);
-    let free = take(&tag);
-    if free {
-        give_back(&tag);
-    }
-    !free
+    is_held(&role_lock(WAITER_LOCK, database))
 }
 
 /// Whether some process is the worker of this database. Never raises: without an answer, no.
@@ -118,15 +125,8 @@ pub fn is_running_in(database: u32) -> bool {
 }
 
 fn is_taken(lock: pg_sys::LOCKTAG) -> bool {
-    let look = || {
-        let free = take(&lock);
-        if free {
-            give_back(&lock);
-        }
-        !free
-    };
     let held = Holdoffs::now();
-    catch_unwind(AssertUnwindSafe(look)).unwrap_or_else(|_| {
+    catch_unwind(AssertUnwindSafe(|| is_held(&lock))).unwrap_or_else(|_| {
         held.restore();
         false
     })

@@ -234,6 +234,17 @@ impl Row {
         unsafe { std::slice::from_raw_parts(self.fixed(), length) }
     }
 
+    /// Whether somebody has replaced or deleted what the snapshot sees here, or is about to. It
+    /// costs nothing to know that nobody has; who only locked it has not.
+    pub fn is_replaced(&self) -> bool {
+        const NOT_REPLACED: u32 = pg_sys::HEAP_XMAX_INVALID | pg_sys::HEAP_XMAX_LOCK_ONLY;
+        // SAFETY: a tuple has a header.
+        let header = unsafe { (*self.tuple).t_data };
+        // SAFETY: as above; on a page that the open scan has pinned.
+        let mask = unsafe { (*header).t_infomask };
+        u32::from(mask) & NOT_REPLACED == 0
+    }
+
     /// The values of the first columns.
     pub fn values<const N: usize>(&self) -> [Option<pg_sys::Datum>; N] {
         // SAFETY: the relation is open.

@@ -30,8 +30,8 @@ use super::{Pass, Step, sweep};
 /// Debts paid in one transaction: their readers compute as long as it lasts.
 const STEP_DEBTS: usize = 1000;
 
-/// A debt that means every key of the database: the catalogue's tag, and no key of that name.
-const IS_FOR_ALL_KEYS: &str = "(tag = -1 AND key IS NOT DISTINCT FROM '*')";
+/// The tag of a debt of every key, as it stands in the table.
+const ALL_KEYS: i64 = Tag::ALL_KEYS.0.cast_signed();
 
 /// One debt: what to bump, what to delete, and who owed it.
 struct Debt {
@@ -48,7 +48,7 @@ impl Debt {
     }
 
     fn is_for_all_keys(&self) -> bool {
-        self.tag == Tag::CATALOGUE && self.key.as_deref() == Some(b"*")
+        self.tag == Tag::ALL_KEYS
     }
 }
 
@@ -127,17 +127,17 @@ impl Debts {
         }
     }
 
-    /// Somebody owed more than could be written down: then every key may be old. Its readers
-    /// compute, or do not see it and find the catalogue's tag bumped by somebody they do not see;
-    /// so nothing is filled from before this bump until the debt is gone, and the keys can go in
-    /// steps.
+    /// Somebody owed more than could be written down: then every key may be old. What stands beside
+    /// it for the catalogue's tag has its readers compute, and is paid like any other debt. Here
+    /// that tag is bumped again: whoever does not see this transaction, and might not see the one
+    /// that owed, fills nothing any more, so the keys can go in steps.
     fn pay_for_all_keys(&mut self, registration: &Registration) -> Step<Pass> {
         let arrears = &self.arrears;
         let bumped = transaction::run(|| {
             let Some(schema) = locked_schema() else { return Ok(End::Abort(Ok(None))) };
             let owed = format!(
                 "SELECT pg_catalog.string_agg(xid::text, ',')
-                   FROM {schema}.redis_debt WHERE {IS_FOR_ALL_KEYS}"
+                   FROM {schema}.redis_debt WHERE tag = {ALL_KEYS}"
             );
             let owed = utility::ask(&owed)?.unwrap_or_default();
             let xids = owed.split(',').filter_map(|xid| xid.parse().ok());
@@ -168,8 +168,7 @@ impl Debts {
         }
         let deleted = transaction::run(|| {
             let Some(schema) = locked_schema() else { return Ok(End::Abort(Pass::Blocked)) };
-            let everything = xids.iter().map(|xid| (Tag::CATALOGUE.0.cast_signed(), *xid));
-            delete(&schema, everything)?;
+            delete(&schema, xids.iter().map(|xid| (ALL_KEYS, *xid)))?;
             Ok(End::Commit(Pass::Worked))
         });
         Ok(deleted?)

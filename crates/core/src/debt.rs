@@ -4,7 +4,8 @@
 //! other key, as for every tag, one names its tag. A key that `redis_store` keeps is deleted with
 //! its transaction's settlement, and set afterwards; once that has arrived, a debt that named it
 //! would take away the new image, or the token that lets it in. A transaction has one row for a
-//! tag: if a second name of the same tag would need another, every key is owed.
+//! tag: if a second name of the same tag would need another, every key is owed, and with it the
+//! catalogue's tag, on which all readers depend.
 
 use std::collections::HashMap;
 use std::collections::hash_map::Entry;
@@ -33,43 +34,67 @@ pub struct Debt<'a> {
 }
 
 impl Debt<'_> {
-    /// Everything of this database, whatever its name.
-    pub const ALL_KEYS: Debt<'static> =
-        Debt { tag: Tag::CATALOGUE, key: Some(b"*"), yields: false };
+    /// Everything of this database, whatever its name. No reader looks for it: beside it stands
+    /// [`Debt::CATALOGUE`].
+    pub const ALL_KEYS: Debt<'static> = Debt { tag: Tag::ALL_KEYS, key: Some(b"*"), yields: false };
+
+    pub const CATALOGUE: Debt<'static> = Debt { tag: Tag::CATALOGUE, key: None, yields: false };
 }
 
-/// What a transaction has written down so far, and in which of its levels: a rollback to a
-/// savepoint takes the rows with it.
+/// What a transaction has written down so far, row by row.
 #[derive(Debug, Default)]
 pub struct Ledger {
-    tags: HashMap<Tag, u32>,
-    all: Option<u32>,
+    rows: HashMap<Tag, Written>,
     /// No row is of a deeper level.
     deepest: u32,
+}
+
+#[derive(Debug)]
+struct Written {
+    /// A rollback to a savepoint of this level takes the row with it.
+    level: u32,
+    key: Option<Box<[u8]>>,
+    yields: bool,
+}
+
+impl Written {
+    fn new(level: u32, debt: &Debt<'_>) -> Self {
+        Self { level, key: debt.key.map(Box::from), yields: debt.yields }
+    }
+
+    /// Whether a debt of the same tag needs no row of its own.
+    fn covers(&self, debt: &Debt<'_>) -> bool {
+        let is_gone = self.key.as_deref() == debt.key && self.yields <= debt.yields;
+        debt.key.is_none() || is_gone
+    }
 }
 
 impl Ledger {
     /// The rows to write for these debts, one for a tag; `all`: for every key as well.
     pub fn enter<'a>(&mut self, level: u32, debts: Vec<Debt<'a>>, mut all: bool) -> Vec<Debt<'a>> {
-        let mut named: HashMap<Tag, Option<&[u8]>> = HashMap::new();
         let mut rows = Vec::with_capacity(debts.len());
         self.deepest = self.deepest.max(level);
         for debt in debts {
-            if let Entry::Vacant(free) = self.tags.entry(debt.tag) {
-                free.insert(level);
-                named.insert(debt.tag, debt.key);
-                rows.push(debt);
-            } else if debt.key.is_some() {
-                all |= named.get(&debt.tag) != Some(&debt.key);
+            all |= !self.write(level, debt, &mut rows);
+        }
+        if all {
+            for debt in [Debt::ALL_KEYS, Debt::CATALOGUE] {
+                self.write(level, debt, &mut rows);
             }
         }
-        if all && self.all.is_none() {
-            self.all = Some(level);
-            self.tags.entry(Debt::ALL_KEYS.tag).or_insert(level);
-            rows.retain(|row| row.tag != Debt::ALL_KEYS.tag);
-            rows.insert(0, Debt::ALL_KEYS);
-        }
         rows
+    }
+
+    /// Whether a row stands for the debt.
+    fn write<'a>(&mut self, level: u32, debt: Debt<'a>, rows: &mut Vec<Debt<'a>>) -> bool {
+        match self.rows.entry(debt.tag) {
+            Entry::Occupied(row) => row.get().covers(&debt),
+            Entry::Vacant(free) => {
+                free.insert(Written::new(level, &debt));
+                rows.push(debt);
+                true
+            }
+        }
     }
 
     /// A level has ended well: its rows are those of the one below.
@@ -78,7 +103,7 @@ impl Ledger {
             return;
         }
         let below = level.saturating_sub(1);
-        self.tags.values_mut().chain(&mut self.all).for_each(|of| *of = (*of).min(below));
+        self.rows.values_mut().for_each(|row| row.level = row.level.min(below));
         self.deepest = below;
     }
 
@@ -87,8 +112,7 @@ impl Ledger {
         if self.deepest < level {
             return;
         }
-        self.tags.retain(|_, of| *of < level);
-        self.all = self.all.filter(|of| *of < level);
+        self.rows.retain(|_, row| row.level < level);
         self.deepest = level.saturating_sub(1);
     }
 }
@@ -206,20 +230,48 @@ mod tests {
         Debt { tag: Tag(tag), key: Some(key), yields: false }
     }
 
+    const ALL: [Debt<'static>; 2] = [Debt::ALL_KEYS, Debt::CATALOGUE];
+
     #[test]
     fn two_names_of_one_tag_owe_every_key() {
         // Danger: the second name finds its tag written down, and its key stays as it was.
         let (a, b) = (named(1, b"a"), named(1, b"b"));
         let tag = Debt { key: None, ..a };
-        let catalogue = Debt { tag: Tag::CATALOGUE, ..tag };
         let mut ledger = Ledger::default();
         assert_eq!(ledger.enter(1, vec![a, a, tag], false), [a]);
         assert_eq!(ledger.enter(1, vec![tag, named(2, b"c")], false), [named(2, b"c")]);
-        assert_eq!(ledger.enter(1, vec![b], false), [Debt::ALL_KEYS]);
+        assert_eq!(ledger.enter(1, vec![b], false), ALL);
         assert_eq!(ledger.enter(1, vec![b], true), []);
-        assert_eq!(Ledger::default().enter(1, vec![a, b], false), [Debt::ALL_KEYS, a]);
-        assert_eq!(Ledger::default().enter(1, vec![tag, a], false), [Debt::ALL_KEYS, tag]);
-        assert_eq!(Ledger::default().enter(1, vec![a, catalogue], true), [Debt::ALL_KEYS, a]);
+        assert_eq!(Ledger::default().enter(1, vec![a, b], false), [&[a], &ALL[..]].concat());
+        assert_eq!(Ledger::default().enter(1, vec![tag, a], false), [&[tag], &ALL[..]].concat());
+    }
+
+    #[test]
+    fn one_name_again_owes_nothing_more() {
+        // Danger: a row that another callback changes once more at the end of a transaction has
+        // every entry deleted.
+        let a = named(1, b"a");
+        let mut ledger = Ledger::default();
+        assert_eq!(ledger.enter(1, vec![a], false), [a]);
+        assert_eq!(ledger.enter(2, vec![a], false), []);
+        assert_eq!(ledger.enter(1, vec![Debt { yields: true, ..a }], false), []);
+        // But what makes way for a token does not take away what is to be gone.
+        let mut ledger = Ledger::default();
+        ledger.enter(1, vec![Debt { yields: true, ..a }], false);
+        assert_eq!(ledger.enter(1, vec![Debt { yields: true, ..a }], false), []);
+        assert_eq!(ledger.enter(1, vec![a], false), ALL);
+    }
+
+    #[test]
+    fn each_tag_has_one_row() {
+        // Danger: redis_debt takes no second one, and the commit fails.
+        let (a, b) = (named(1, b"a"), named(1, b"b"));
+        let mut ledger = Ledger::default();
+        assert_eq!(ledger.enter(1, vec![a, Debt::CATALOGUE], false), [a, Debt::CATALOGUE]);
+        assert_eq!(ledger.enter(1, vec![b], false), [Debt::ALL_KEYS]);
+        assert_eq!(ledger.enter(1, vec![Debt::CATALOGUE, b], true), []);
+        let all = [Debt::CATALOGUE, Debt::ALL_KEYS];
+        assert_eq!(Ledger::default().enter(1, vec![Debt::CATALOGUE], true), all);
     }
 
     #[test]
@@ -229,12 +281,12 @@ mod tests {
         let (a, b) = (named(1, b"a"), named(2, b"b"));
         let mut ledger = Ledger::default();
         assert_eq!(ledger.enter(1, vec![a], false), [a]);
-        assert_eq!(ledger.enter(3, vec![a, b], true), [Debt::ALL_KEYS, b]);
+        assert_eq!(ledger.enter(3, vec![a, b], true), [&[b], &ALL[..]].concat());
         ledger.release(3);
         ledger.roll_back(3);
         assert_eq!(ledger.enter(2, vec![b], true), []);
         ledger.roll_back(2);
-        assert_eq!(ledger.enter(1, vec![a, b], true), [Debt::ALL_KEYS, b]);
+        assert_eq!(ledger.enter(1, vec![a, b], true), [&[b], &ALL[..]].concat());
         ledger.release(2);
         ledger.roll_back(2);
         assert_eq!(ledger.enter(1, vec![b], true), []);

@@ -27,6 +27,9 @@ impl Tag {
     /// All that DDL could change: every entry depends on it.
     pub const CATALOGUE: Tag = Tag(u64::MAX);
 
+    /// Every key of a database: only a debt has it, and nothing is bumped for it.
+    pub const ALL_KEYS: Tag = Tag(u64::MAX - 1);
+
     /// Any write to a relation.
     pub fn any(relation: u32) -> Tag {
         Tag::of(b"any", |name| name.push(&relation.to_le_bytes()))
@@ -73,8 +76,8 @@ impl Tag {
         name.push(&[0]);
         rest(&mut name);
         match Tag(name.hash()) {
-            // Reserved: another thing that hashes there must not pass for the catalogue.
-            Tag::CATALOGUE => Tag(0),
+            // Reserved: another thing that hashes there must not pass for one of them.
+            Tag::CATALOGUE | Tag::ALL_KEYS => Tag(0),
             tag => tag,
         }
     }
@@ -200,6 +203,7 @@ mod tests {
             Tag::key(b"a"),
             Tag::named("a"),
             Tag::CATALOGUE,
+            Tag::ALL_KEYS,
         ];
         let distinct: std::collections::BTreeSet<_> = tags.iter().collect();
         assert_eq!(distinct.len(), tags.len());

@@ -12,6 +12,7 @@ use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
 
 use crate::process::Directory;
 
@@ -157,6 +158,23 @@ impl FakeRedis {
         // A queue of length 0 holds one connection.
         fake._held.push(UnixStream::connect(&fake.socket).expect("the queue takes one"));
         fake._unaccepting = Some(listener);
+        fake
+    }
+
+    /// The same for so long; then it accepts, and says nothing.
+    pub fn accepts_late(after: Duration) -> FakeRedis {
+        let mut fake = FakeRedis::never_accepts();
+        if let Some(listener) = fake._unaccepting.take() {
+            let seen = Arc::clone(&fake.seen);
+            std::thread::spawn(move || {
+                std::thread::sleep(after);
+                let mut held = Vec::new();
+                while !seen.ending.load(Ordering::SeqCst) {
+                    held.extend(listener.accept());
+                }
+            });
+            fake.accepts = true;
+        }
         fake
     }
 

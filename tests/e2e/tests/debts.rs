@@ -67,7 +67,8 @@ fn a_debt_of_all_keys_deletes_every_entry_of_this_database() {
     }
     scene.redis.cli(&["SET", "foreign", "stays"]);
     assert!(value(&scene.redis, "k:499").is_some());
-    client.batch_execute("INSERT INTO redis_debt VALUES (-1, '700', '*')").unwrap();
+    let owed = "INSERT INTO redis_debt VALUES (-2, '700', '*'), (-1, '700', NULL)";
+    client.batch_execute(owed).unwrap();
     repair(&mut client);
     assert_eq!(count(&mut client, "SELECT count(*) FROM redis_debt"), 0);
     assert_eq!(scene.redis.cli(&["KEYS", "*k:*"]), "");

@@ -171,3 +171,30 @@ fn what_is_owed_late_and_undone_is_owed_again() {
     let owed = "SELECT count(*) FROM redis_debt WHERE tag <> -1";
     assert_eq!(count(&mut client, owed), 1);
 }
+
+#[test]
+fn what_is_owed_twice_is_owed_once() {
+    // Danger: a commit fails since two rows of a debt are the same; or a key that is named again
+    // has every entry of the database deleted.
+    let (scene, mut client, _notices) = scene_with("");
+    client
+        .batch_execute(
+            "CREATE TABLE named (id int PRIMARY KEY, v int);
+             INSERT INTO named VALUES (1, 1), (2, 1);
+             CREATE TRIGGER k AFTER INSERT OR UPDATE ON named FOR EACH ROW
+                 EXECUTE FUNCTION redis_invalidate('named:{id}')",
+        )
+        .unwrap();
+    repair(&mut client);
+    let paying = Gate::new();
+    scene.quiet();
+    scene.set_faults(&paying.at("worker.pay"));
+    client.batch_execute("SET pg_cache.url = 'unix:///nowhere'").unwrap();
+    let change = "UPDATE named SET v = v + 1 WHERE id = 1";
+    for (first, debts) in [("SELECT 1", 1), ("CREATE TABLE x()", 3)] {
+        transaction(&mut client, &format!("{first}; {change}"), change);
+        assert_eq!(count(&mut client, "SELECT count(*) FROM redis_debt"), debts, "{first}");
+        assert_eq!(count(&mut client, "SELECT count(*) FROM redis_debt WHERE key = '*'"), 0);
+    }
+    assert_eq!(count(&mut client, "SELECT v::bigint FROM named WHERE id = 1"), 5);
+}

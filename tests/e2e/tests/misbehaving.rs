@@ -6,6 +6,7 @@ use std::sync::Mutex;
 use std::time::Duration;
 
 use pg_cache_e2e::counters::counted;
+use pg_cache_e2e::outcome::sqlstate;
 use pg_cache_e2e::stopwatch::timed;
 use pg_cache_e2e::trouble::{ANSWER, QUERY, answers, expect, prepare, ten_answers, use_url};
 use pg_cache_e2e::{Scene, cached};
@@ -219,6 +220,43 @@ fn a_queue_that_is_full_is_bounded_by_the_connect_timeout() {
     assert_eq!(answer.as_deref(), Ok(ANSWER));
     assert!(took < Duration::from_secs(2), "{took:?}");
     assert_eq!(counters.reason("connect") + counters.reason("timeout"), 1, "{counters:?}");
+}
+
+#[test]
+fn connecting_takes_no_more_than_its_timeout_handshake_included() {
+    // Danger: a server that takes its time over each part makes every caller wait twice.
+    let scene = Scene::alone();
+    prepare(&scene);
+    let (mut client, _) = scene.connect_listening();
+    let limits = "SET pg_cache.timeout_ms = 1000; SET pg_cache.connect_timeout_ms = 1000";
+    client.batch_execute(limits).unwrap();
+    let fake = FakeRedis::accepts_late(Duration::from_millis(800));
+    use_url(&mut client, &fake.url());
+    let (answer, took) = timed(|| cached(&mut client, "k", QUERY));
+    assert_eq!(answer.as_deref(), Ok(ANSWER));
+    assert!((900..1400).contains(&took.as_millis()), "{took:?}");
+}
+
+#[test]
+fn a_command_takes_no_more_than_its_timeout_connecting_included() {
+    // Danger: a commit waits for the connection, and as long again for the answer.
+    let scene = Scene::alone();
+    let (mut client, _) = scene.connect_listening();
+    let limits = "SET pg_cache.timeout_ms = 1000; SET pg_cache.connect_timeout_ms = 1000";
+    client.batch_execute(limits).unwrap();
+    let fake = FakeRedis::start(|request| match request.handshake() {
+        Some(bytes) => {
+            if request.is("HELLO") {
+                std::thread::sleep(Duration::from_millis(800));
+            }
+            Reply::Bytes(bytes)
+        }
+        None => Reply::Silence,
+    });
+    use_url(&mut client, &fake.url());
+    let (answer, took) = timed(|| client.batch_execute("SELECT redis_get('k')"));
+    assert_eq!(sqlstate(&answer.unwrap_err()), "08006");
+    assert!((900..1400).contains(&took.as_millis()), "{took:?}");
 }
 
 #[test]

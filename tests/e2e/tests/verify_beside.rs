@@ -33,6 +33,23 @@ fn what_shows_in_old_snapshots_too_is_no_breach() {
 }
 
 #[test]
+fn what_was_changed_and_is_owed_is_no_breach() {
+    // Danger: as above, with Redis away for who changed it.
+    let mut stage = Stage::new();
+    stage.served();
+    let (looked, paying) = (Gate::new(), Gate::new());
+    stage.replace_worker(&paying.at("worker.pay"));
+    let mut prover = stage.connect(&looked.at("verify.looked"));
+    served(&mut prover);
+    let proving = std::thread::spawn(move || verified(&mut prover));
+    looked.met();
+    let mut writer = stage.connect("nothing:skip");
+    writer.batch_execute("SET pg_cache.url = 'unix:///nowhere'; TRUNCATE users").unwrap();
+    looked.open();
+    assert_eq!(proving.join().unwrap(), []);
+}
+
+#[test]
 fn what_is_wrong_is_reported_whatever_happens_beside() {
     // Danger: the excuse for the above swallows what it is there to find.
     let mut stage = Stage::new();
