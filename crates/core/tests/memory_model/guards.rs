@@ -223,6 +223,15 @@ fn the_former_generation_is_remembered_once_more() {
 }
 
 #[test]
+fn a_sweep_forgets_no_generation() {
+    // Danger: an entry of one that was swept is filled behind the sweep, by somebody who began
+    // before it; what Redis brings back later, or what a crash leaves there, stays.
+    let world = World { readers: &[ONCE], ..SWITCH };
+    assert_needed(&[RememberLong], OldValue, World { saves: 1, restarts: 1, ..world });
+    assert_needed(&[RememberLong], OldValue, World { crashes: 1, ..world });
+}
+
+#[test]
 fn a_table_in_redis_ends_before_one_in_memory_counts() {
     // Danger: an old snapshot sees the former registration; its table lists nobody who came since,
     // and the old value is filled behind the deletion.

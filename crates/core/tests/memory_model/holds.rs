@@ -124,3 +124,13 @@ fn the_table_may_move_into_memory() {
     assert_holds(World { crashes: 1, silences: 1, ..world }, reached | PAID | LEFT);
     assert_holds(World { switches: 2, home: Home::Memory, ..world }, reached);
 }
+
+#[test]
+fn a_fill_may_come_behind_the_sweep() {
+    // Danger: it is of a generation that nobody looks for any more.
+    let world = World { switches: 1, home: Home::Redis, readers: &[REPEATABLE], ..ONE };
+    assert_holds(World { crashes: 1, losses: 1, ..world }, FILL | SWEPT);
+    assert_holds(World { saves: 1, restarts: 1, ..world }, FILL | SWEPT | UNPROVEN);
+    let world = World { switches: 2, home: Home::Memory, crashes: 1, ..world };
+    assert_holds(world, FILL | SWEPT);
+}

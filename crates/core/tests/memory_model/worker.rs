@@ -207,17 +207,19 @@ fn sweep(steps: &mut Steps<'_>) {
     let server = from.head;
     let data = from.servers[server as usize].data;
     let former = data.remembered & !(1 << newest);
-    if former == 0 && from.unswept == 0 {
+    let is_former = data.entry != NO_ENTRY && former & 1 << data.entry.generation != 0;
+    if !is_former && from.unswept == 0 && (former == 0 || world.has(Guard::RememberLong)) {
         return;
     }
     steps.add(Who::Worker, "sweeps", |state, outcome| {
-        let is_former = former & 1 << data.entry.generation != 0;
-        if is_former && data.entry != NO_ENTRY && world.has(Guard::Sweep) {
+        if is_former && world.has(Guard::Sweep) {
             outcome.marks |= mark::SWEPT;
             let data = state.data(server);
             (data.entry, data.lease) = (NO_ENTRY, 0);
         }
-        state.data(server).remembered &= !former;
+        if !world.has(Guard::RememberLong) {
+            state.data(server).remembered &= !former;
+        }
         state.unswept = 0;
     });
 }

@@ -91,6 +91,8 @@ pub enum Guard {
     RememberFirst,
     /// And is told of the one before once more: it may have lost what it knew.
     RememberFormer,
+    /// A sweep forgets none of them.
+    RememberLong,
     /// A table in Redis is no generation's any more before one in memory is registered.
     EndTable,
     /// Entries of former generations are swept away.
