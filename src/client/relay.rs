@@ -12,35 +12,22 @@
 //! Invariant: places leave a record only when their rows are deleted. Otherwise a worker that died
 //! in between would be followed by one that appends them again.
 
-use std::collections::{BTreeSet, HashMap, HashSet};
-use std::sync::LazyLock;
+mod claims;
+mod commands;
 
-use pg_cache_core::key::{EntryKeys, stream_record};
-use pg_cache_core::message::adopted::Adopted;
+use std::collections::HashSet;
+
+use pg_cache_core::message::Message;
 use pg_cache_core::message::batch::{Call, calls, is_transaction, wave};
-use pg_cache_core::message::hold::{IN_ORDER, UNSURE};
 use pg_cache_core::message::place::Place;
-use pg_cache_core::message::{Message, Stored};
-use pg_cache_core::queue::{QUEUES, QueueKeys};
 use pg_cache_core::reason::Reason;
-use redis::{Cmd, ErrorKind, Pipeline, RedisError, RedisResult, Script, Value, from_redis_value};
+use redis::{ErrorKind, Pipeline, RedisError, RedisResult, Value, from_redis_value};
 
+use self::commands::{pipeline, scripts_of};
 use super::failure::{Failure, is_about_server};
-use super::queues;
 use super::session::Session;
 
-static ADOPT: LazyLock<Script> = LazyLock::new(|| Script::new(include_str!("lua/adopt_1.lua")));
-static APPEND: LazyLock<Script> = LazyLock::new(|| Script::new(APPEND_TEXT));
-static STORE: LazyLock<Script> = LazyLock::new(|| Script::new(STORE_TEXT));
-
-const APPEND_TEXT: &str = include_str!("lua/append_5.lua");
-const STORE_TEXT: &str = include_str!("lua/store_4.lua");
-
-/// Streams that are remembered: a hundred bytes each. All are adopted anew when there are more.
-const STREAMS_MAX: usize = 100_000;
-
-/// How many are adopted in one round trip: each may answer with the places of a whole batch.
-const ADOPTED_TOGETHER: usize = 100;
+pub use self::claims::Claims;
 
 /// The answer to a call whose predecessor did not arrive, which told why: nothing was appended.
 const BEHIND_NOTHING: i64 = -2;
@@ -60,103 +47,6 @@ pub enum Fate {
 pub struct Sent {
     pub fates: Vec<Fate>,
     pub trouble: Option<Failure>,
-}
-
-/// The streams that this worker has adopted.
-pub struct Claims {
-    /// Tells this database's part of a record from others'.
-    scope: String,
-    /// Of which connection they are; they end with it.
-    connection: u64,
-    nonce: String,
-    streams: Adopted,
-    random: fn() -> u64,
-}
-
-impl Claims {
-    pub fn new(scope: String, random: fn() -> u64) -> Self {
-        let (nonce, streams) = (String::new(), Adopted::new(STREAMS_MAX));
-        Self { scope, connection: 0, nonce, streams, random }
-    }
-
-    /// Everything up to this place that a snapshot saw is deleted.
-    pub fn forget_until(&mut self, place: Place) {
-        self.streams.forget_until(place);
-    }
-
-    /// These are deleted.
-    pub fn forget(&mut self, message: &Message, place: Place) {
-        if let Some(stream) = message.stream() {
-            self.streams.forget(stream, place);
-        }
-    }
-
-    /// The next step adopts again what it needs.
-    pub fn drop_all(&mut self) {
-        self.connection = 0;
-        self.streams.clear();
-    }
-
-    /// Adopts the streams of these messages that are not ours yet.
-    fn adopt<'a>(
-        &mut self,
-        session: &mut Session,
-        messages: impl Iterator<Item = &'a Message>,
-    ) -> RedisResult<()> {
-        if self.connection != session.number || self.streams.are_too_many() {
-            self.drop_all();
-            for script in [&*ADOPT, &*APPEND, &*STORE, &*queues::FINISH] {
-                script.prepare_invoke().load(session)?;
-            }
-            self.nonce = format!("{:016x}{:016x}", (self.random)(), (self.random)());
-            self.connection = session.number;
-        }
-        let mut new: Vec<(&[u8], bool)> = Vec::new();
-        let mut known = HashSet::new();
-        for message in messages {
-            if let Some(stream) = message.stream()
-                && !self.streams.is_known(stream)
-                && known.insert(stream)
-            {
-                new.push((stream, !matches!(message, Message::Append { .. })));
-            }
-        }
-        new.chunks(ADOPTED_TOGETHER).try_for_each(|streams| self.adopt_some(session, streams))
-    }
-
-    /// Adopts streams, each with whether it is a queue, in one round trip.
-    fn adopt_some(&mut self, session: &mut Session, new: &[(&[u8], bool)]) -> RedisResult<()> {
-        let mut pipeline = Pipeline::with_capacity(2 * new.len());
-        for (stream, is_queue) in new {
-            if *is_queue {
-                pipeline.cmd("SADD").arg(QUEUES).arg(stream);
-            }
-            let mut adopt = evalsha(&ADOPT, &[&stream_record(stream)]);
-            adopt.arg(&self.scope).arg(&self.nonce);
-            pipeline.add_command(adopt);
-        }
-        let Answers { each, .. } = ask(session, pipeline)?;
-        // Something else in the place of a record: the script that appends will tell. Of the
-        // queues: a list that cannot be written to does not hold up the jobs.
-        let mut answers = each.into_iter().flatten().map(|reply| match reply.extract_error() {
-            Err(error) if error.code() == Some("WRONGTYPE") => Ok(Value::Nil),
-            reply => reply,
-        });
-        for (stream, is_queue) in new {
-            if *is_queue {
-                answers.next().transpose()?;
-            }
-            let last: Option<String> =
-                from_redis_value(answers.next().transpose()?.unwrap_or(Value::Nil))?;
-            let places = last.iter().flat_map(|last| last.split(' ')).filter_map(Place::parse);
-            self.streams.add(stream, places);
-        }
-        Ok(())
-    }
-
-    fn has(&self, message: &Message, place: Place) -> bool {
-        message.stream().is_some_and(|stream| self.streams.has(stream, place))
-    }
 }
 
 /// Sends what is not known to have arrived. May be called again for the same batch, over another
@@ -304,19 +194,6 @@ fn ask_together(
     }
 }
 
-/// The texts of the scripts that calls need.
-fn scripts_of(batch: &[(Place, &Message)], calls: &[Call]) -> BTreeSet<&'static str> {
-    let script = |call: &Call| match call {
-        Call::Append(_) => Some(APPEND_TEXT),
-        Call::Other(at) => match batch[*at].1 {
-            Message::Store { .. } => Some(STORE_TEXT),
-            Message::Done { .. } => Some(queues::FINISH_TEXT),
-            _ => None,
-        },
-    };
-    calls.iter().filter_map(script).collect()
-}
-
 /// Notes what a call has appended.
 fn appended(
     claims: &mut Claims,
@@ -355,112 +232,6 @@ fn code_of(refused: &str) -> String {
 
 fn lost_claim() -> RedisError {
     redis::make_extension_error("BUSY".into(), Some("another worker has the stream".into()))
-}
-
-fn pipeline(claims: &Claims, batch: &[(Place, &Message)], calls: &[Call]) -> Pipeline {
-    let mut pipeline = Pipeline::with_capacity(calls.len());
-    let mut lasts: HashMap<&[u8], Place> = HashMap::new();
-    for call in calls {
-        pipeline.add_command(match call {
-            Call::Append(events) => append(claims, batch, events, &mut lasts),
-            Call::Other(at) => other(batch[*at].1),
-        });
-    }
-    pipeline
-}
-
-fn evalsha(script: &Script, keys: &[&[u8]]) -> Cmd {
-    let mut command = redis::cmd("EVALSHA");
-    command.arg(script.get_hash()).arg(keys.len()).arg(keys);
-    command
-}
-
-fn append<'a>(
-    claims: &Claims,
-    batch: &[(Place, &'a Message)],
-    events: &[usize],
-    lasts: &mut HashMap<&'a [u8], Place>,
-) -> Cmd {
-    let Some((_, first)) = events.first().map(|at| batch[*at]) else { return Cmd::new() };
-    let Some(stream) = first.stream() else { return Cmd::new() };
-    let keys = QueueKeys::new(stream);
-    let record = stream_record(stream);
-    let mut command = evalsha(&APPEND, &[stream, &record, &keys.jobs, &keys.due, &keys.done]);
-    command.arg(&claims.scope).arg(&claims.nonce);
-    // The record holds places whose rows are not deleted: those of an earlier call too.
-    let after = events.last().and_then(|at| lasts.insert(stream, batch[*at].0));
-    let is_first = after.is_none() && !claims.streams.must_keep(stream);
-    command.arg(if is_first { "replace" } else { "add" });
-    let length_max = match first {
-        Message::Append { length_max: Some(length_max), .. } => length_max.to_string(),
-        _ => String::new(),
-    };
-    let places: Vec<String> = events.iter().map(|at| batch[*at].0.to_string()).collect();
-    command.arg(length_max).arg(places.join(" "));
-    command.arg(after.map(|place| place.to_string()).unwrap_or_default());
-    command.arg(match first {
-        Message::Job { .. } => "job",
-        Message::Enqueue { .. } => "enqueue",
-        _ => "event",
-    });
-    for at in events {
-        match batch[*at].1 {
-            Message::Append { payload, .. } => command.arg(&payload[..]),
-            Message::Job { id, payload, .. } => command.arg(&id[..]).arg(&payload[..]),
-            Message::Enqueue { id, payload, delay_ms, is_named, .. } => {
-                command.arg(&id[..]).arg(&payload[..]).arg(delay_ms).arg(u8::from(*is_named))
-            }
-            _ => &mut command,
-        };
-    }
-    command
-}
-
-fn other(message: &Message) -> Cmd {
-    match message {
-        Message::Publish { channel, payload } => {
-            let mut command = redis::cmd("PUBLISH");
-            command.arg(&channel[..]).arg(&payload[..]);
-            command
-        }
-        Message::Store { key, token, ttl_ms, value } => store(key, token, *ttl_ms, value),
-        Message::Command { arguments } => {
-            let mut command = Cmd::new();
-            for argument in arguments {
-                command.arg(&argument[..]);
-            }
-            command
-        }
-        Message::Done { queue, jobs } => queues::finish(queue, jobs),
-        // They have calls of their own kind.
-        Message::Append { .. } | Message::Job { .. } | Message::Enqueue { .. } => Cmd::new(),
-    }
-}
-
-/// The call that sets a key, if the token beside it is still the caller's.
-fn store(key: &[u8], token: &[u8], ttl_ms: Option<u64>, value: &Stored) -> Cmd {
-    let keys = EntryKeys::new(key);
-    let mut command = evalsha(&STORE, &[key, keys.sidecar(), &keys.lease(), &keys.token()]);
-    let kind = match value {
-        Stored::Text(_) => "text",
-        Stored::Hash(_) => "hash",
-        Stored::Nothing => "nothing",
-    };
-    let way = if token.starts_with(UNSURE) { &[][..] } else { IN_ORDER };
-    command.arg([way, token].concat());
-    command.arg(kind).arg(ttl_ms.map(|ttl| ttl.to_string()).unwrap_or_default());
-    match value {
-        Stored::Text(text) => {
-            command.arg(&text[..]);
-        }
-        Stored::Hash(fields) => {
-            for (name, value) in fields {
-                command.arg(&name[..]).arg(&value[..]);
-            }
-        }
-        Stored::Nothing => {}
-    }
-    command
 }
 
 /// A failure of ours: a message that no server would take.
