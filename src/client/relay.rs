@@ -29,6 +29,8 @@ use super::session::Session;
 
 pub use self::claims::Claims;
 
+const PROBE_TEXT: &str = include_str!("lua/probe_0.lua");
+
 /// The answer to a call whose predecessor did not arrive, which told why: nothing was appended.
 const BEHIND_NOTHING: i64 = -2;
 
@@ -108,11 +110,19 @@ impl Sending<'_> {
             true => ask_together(session, batch, &calls, pipeline)?,
             false => ask(session, pipeline)?,
         };
+        let mut doubtful = Vec::new();
         for (call, reply) in calls.iter().zip(each) {
-            if let Some(reply) = reply {
-                self.note(call, reply);
+            let Some(reply) = reply else { continue };
+            match (call, self.note(call, reply)) {
+                (_, None) => {}
+                // What is not carried out answers nothing of its own.
+                (Call::Other(at), Some(error)) if aborted.is_none() && is_command(batch[*at].1) => {
+                    doubtful.push((*at, error));
+                }
+                (_, Some(error)) => _ = self.trouble.get_or_insert(Failure::from(error)),
             }
         }
+        self.settle_doubts(session, doubtful)?;
         let Some(aborted) = aborted.filter(|_| self.trouble.is_none()) else { return Ok(false) };
         if self.refused.len() == known {
             self.trouble = Some(Failure::from(aborted));
@@ -120,29 +130,56 @@ impl Sending<'_> {
         Ok(self.trouble.is_none())
     }
 
-    /// Notes what a call has come to.
-    fn note(&mut self, call: &Call, reply: Value) {
+    /// Notes what a call has come to; returns what may be in the way of all others, too.
+    fn note(&mut self, call: &Call, reply: Value) -> Option<RedisError> {
         let batch = self.batch;
         let told = match call {
             Call::Append(events) => appended(self.claims, batch, events, reply, &mut self.fates),
             Call::Other(at) => reply.extract_error().map(|_| self.fates[*at] = Fate::Delivered),
         };
-        let Err(error) = told else { return };
+        let error = told.err()?;
         if is_about_server(&error) {
-            self.trouble.get_or_insert(Failure::from(error));
-            return;
+            return Some(error);
         }
-        let of_call = match call {
-            Call::Append(events) => &events[..],
-            Call::Other(at) => std::slice::from_ref(at),
-        };
-        // What was appended before it is delivered; what stands behind it waits for it.
+        match call {
+            Call::Append(events) => self.refuse(events, error),
+            Call::Other(at) => self.refuse(&[*at], error),
+        }
+        None
+    }
+
+    /// What was appended before it is delivered; what stands behind it waits for it.
+    fn refuse(&mut self, of_call: &[usize], error: RedisError) {
         let first = of_call.iter().find(|at| matches!(self.fates[**at], Fate::Waits));
         if let Some(first) = first {
             self.fates[*first] = Fate::Refused(Failure::from(error));
-            self.refused.insert(batch[*first].1.target());
+            self.refused.insert(self.batch[*first].1.target());
         }
     }
+
+    /// A script that a user wrote may answer in the words in which the server speaks of itself, and
+    /// would keep everything waiting for ever. So the server is asked whether it is in the way.
+    fn settle_doubts(
+        &mut self,
+        session: &mut Session,
+        doubtful: Vec<(usize, RedisError)>,
+    ) -> RedisResult<()> {
+        if doubtful.is_empty() || self.trouble.is_some() {
+            return Ok(());
+        }
+        let mut probe = Pipeline::new();
+        probe.cmd("EVAL").arg(PROBE_TEXT).arg(0);
+        let answer = session.ask_each(&probe)?.pop().unwrap_or(Value::Nil);
+        match answer.extract_error() {
+            Err(error) if is_about_server(&error) => self.trouble = Some(Failure::from(error)),
+            _ => doubtful.into_iter().for_each(|(at, error)| self.refuse(&[at], error)),
+        }
+        Ok(())
+    }
+}
+
+fn is_command(message: &Message) -> bool {
+    matches!(message, Message::Command { .. })
 }
 
 /// What a server said to calls.

@@ -64,6 +64,7 @@ mod random_queries;
 mod read_through;
 mod relay;
 mod relay_bounds;
+mod relay_commands;
 mod relay_hangups;
 mod relay_kills;
 mod relay_kills_kinds;
