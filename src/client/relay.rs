@@ -105,9 +105,44 @@ impl Sending<'_> {
             return Ok(false);
         }
         let known = self.refused.len();
-        let pipeline = pipeline(self.claims, batch, &calls);
-        let Answers { each, aborted } = match is_transaction(&calls) {
-            true => ask_together(session, batch, &calls, pipeline)?,
+        let Some(aborted) = self.send_calls(session, &calls)? else { return Ok(false) };
+        match &self.trouble {
+            Some(trouble) if trouble.reason == Reason::Oom => {
+                self.trouble = None;
+                self.send_leading(session, &calls)?;
+            }
+            None if self.refused.len() == known => self.trouble = Some(Failure::from(aborted)),
+            None => return Ok(true),
+            Some(_) => {}
+        }
+        Ok(false)
+    }
+
+    /// A server that is full takes nothing into a transaction, not even what needs no memory or
+    /// gives it back. So the calls go one by one, as far as it takes them.
+    fn send_leading(&mut self, session: &mut Session, calls: &[Call]) -> Result<(), Failure> {
+        for call in calls {
+            let target = self.batch[of_call(call)[0]].1.target();
+            if !self.refused.contains(target) {
+                self.send_calls(session, std::slice::from_ref(call))?;
+            }
+            if self.trouble.is_some() {
+                break;
+            }
+        }
+        Ok(())
+    }
+
+    /// Sends calls, and notes what they have come to; returns why none of them was carried out.
+    fn send_calls(
+        &mut self,
+        session: &mut Session,
+        calls: &[Call],
+    ) -> Result<Option<RedisError>, Failure> {
+        let batch = self.batch;
+        let pipeline = pipeline(self.claims, batch, calls);
+        let Answers { each, aborted } = match is_transaction(calls) {
+            true => ask_together(session, batch, calls, pipeline)?,
             false => ask(session, pipeline)?,
         };
         let mut doubtful = Vec::new();
@@ -123,11 +158,7 @@ impl Sending<'_> {
             }
         }
         self.settle_doubts(session, doubtful)?;
-        let Some(aborted) = aborted.filter(|_| self.trouble.is_none()) else { return Ok(false) };
-        if self.refused.len() == known {
-            self.trouble = Some(Failure::from(aborted));
-        }
-        Ok(self.trouble.is_none())
+        Ok(aborted)
     }
 
     /// Notes what a call has come to; returns what may be in the way of all others, too.
@@ -141,10 +172,7 @@ impl Sending<'_> {
         if is_about_server(&error) {
             return Some(error);
         }
-        match call {
-            Call::Append(events) => self.refuse(events, error),
-            Call::Other(at) => self.refuse(&[*at], error),
-        }
+        self.refuse(of_call(call), error);
         None
     }
 
@@ -175,6 +203,14 @@ impl Sending<'_> {
             _ => doubtful.into_iter().for_each(|(at, error)| self.refuse(&[at], error)),
         }
         Ok(())
+    }
+}
+
+/// Which messages it carries: at least one.
+fn of_call(call: &Call) -> &[usize] {
+    match call {
+        Call::Append(events) => events,
+        Call::Other(at) => std::slice::from_ref(at),
     }
 }
 

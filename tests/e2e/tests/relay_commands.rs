@@ -91,3 +91,29 @@ fn a_command_waits_for_a_server_that_is_full() {
     only_left(&mut client, 0);
     assert_eq!(scene.redis.cli(&["EXISTS", "first", "second"]).trim(), "2");
 }
+
+#[test]
+fn what_needs_no_memory_leaves_for_a_server_that_is_full() {
+    // Danger: in a transaction a full Redis refuses all, also what would make room.
+    let scene = Scene::new();
+    let mut client = scene.connect();
+    repair(&mut client);
+    scene.quiet();
+    scene.redis.cli(&["SET", "large", "x"]);
+    scene.redis.cli(&["CONFIG", "SET", "maxmemory", "1"]);
+    put(
+        &mut client,
+        &[
+            Message::Publish { channel: b"c"[..].into(), payload: b"p"[..].into() },
+            command(&["DEL", "large"]),
+            command(&["SET", "first", "1"]),
+            command(&["DEL", "behind"]),
+        ],
+    );
+    eventually(SOON, "it is deleted", || {
+        wake(&mut client);
+        rows(&mut client) == 2
+    });
+    assert_eq!(scene.redis.cli(&["EXISTS", "large"]).trim(), "0");
+    assert_eq!(count(&mut client, ASIDE), 0, "nothing passes what has no room");
+}
