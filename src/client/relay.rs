@@ -45,53 +45,76 @@ pub enum Fate {
     Waits,
 }
 
-/// The fates of a batch, and what keeps those that wait.
+/// The fates of messages, and what keeps those that wait.
 pub struct Sent {
     pub fates: Vec<Fate>,
     pub trouble: Option<Failure>,
 }
 
-/// Sends what is not known to have arrived. May be called again for the same batch, over another
-/// connection too.
+/// Sends what is not known to have arrived, and notes what has become of it, whatever becomes of the
+/// connection; returns what keeps those that wait. May be called again with the same batch and its
+/// fates, over another connection too.
 pub fn send(
     session: &mut Session,
     claims: &mut Claims,
     batch: &[(Place, &Message)],
-) -> Result<Sent, Failure> {
+    fates: &mut [Fate],
+) -> Result<Option<Failure>, Failure> {
     claims.adopt(session, batch.iter().map(|(_, message)| *message))?;
-    let fate = |(place, message): &(Place, &Message)| match claims.has(message, *place) {
-        true => Fate::Delivered,
-        false => Fate::Waits,
+    for (fate, (place, message)) in fates.iter_mut().zip(batch) {
+        if claims.has(message, *place) {
+            *fate = Fate::Delivered;
+        }
+    }
+    let with = |is_meant: fn(&Fate) -> bool| -> Vec<usize> {
+        (0..batch.len()).filter(|at| is_meant(&fates[*at])).collect()
     };
-    let fates: Vec<Fate> = batch.iter().map(fate).collect();
-    let unsent: Vec<usize> =
-        (0..batch.len()).filter(|at| matches!(fates[*at], Fate::Waits)).collect();
-    let mut sending = Sending { claims, batch, fates, refused: HashSet::new(), trouble: None };
+    let unsent = with(|fate| matches!(fate, Fate::Waits));
+    let refused = with(|fate| matches!(fate, Fate::Refused(_)));
+    let refused = refused.into_iter().map(|at| batch[at].1.target()).collect();
+    let mut sending = Sending { claims, batch, fates, refused, trouble: None };
     let mut rest = &unsent[..];
     while !rest.is_empty() && sending.trouble.is_none() {
-        let count = wave(rest.iter().map(|at| batch[*at].1));
+        let limit = sending.claims.window.most();
+        let count = wave(rest.iter().take(limit).map(|at| batch[*at].1));
         let (together, behind) = rest.split_at(count);
-        while sending.send_wave(session, together)? {}
+        sending.send_waves(session, together)?;
         rest = behind;
     }
-    let Sending { claims, fates, trouble, .. } = sending;
+    let Sending { claims, trouble, .. } = sending;
     if trouble.is_some() {
         claims.drop_all();
     }
-    Ok(Sent { fates, trouble })
+    Ok(trouble)
 }
 
 /// A batch that is under way.
 struct Sending<'a> {
     claims: &'a mut Claims,
     batch: &'a [(Place, &'a Message)],
-    fates: Vec<Fate>,
+    fates: &'a mut [Fate],
     /// Where something was refused: what follows it there waits.
     refused: HashSet<&'a [u8]>,
     trouble: Option<Failure>,
 }
 
 impl Sending<'_> {
+    /// Sends one wave, again without what was refused, until nothing of it is refused any more.
+    fn send_waves(&mut self, session: &mut Session, wave: &[usize]) -> Result<(), Failure> {
+        let mut sent = Ok(true);
+        while matches!(sent, Ok(true)) {
+            sent = self.send_wave(session, wave);
+        }
+        match &sent {
+            Ok(_) => self.claims.window.arrived(wave.len()),
+            Err(failure) if failure.reason == Reason::Timeout => {
+                self.claims.window.was_too_long(wave.len());
+            }
+            Err(_) => {}
+        }
+        sent.map(|_| ())
+    }
+
     /// Sends one wave; true if the rest of it is to be sent again, without what was refused.
     fn send_wave(&mut self, session: &mut Session, wave: &[usize]) -> Result<bool, Failure> {
         let batch = self.batch;
@@ -165,7 +188,7 @@ impl Sending<'_> {
     fn note(&mut self, call: &Call, reply: Value) -> Option<RedisError> {
         let batch = self.batch;
         let told = match call {
-            Call::Append(events) => appended(self.claims, batch, events, reply, &mut self.fates),
+            Call::Append(events) => appended(self.claims, batch, events, reply, self.fates),
             Call::Other(at) => reply.extract_error().map(|_| self.fates[*at] = Fate::Delivered),
         };
         let error = told.err()?;

@@ -45,7 +45,7 @@ pub type Generations = Vec<Option<Vec<u8>>>;
 #[derive(Clone, Copy, Debug)]
 pub struct Bounds {
     pub connect_timeout: Duration,
-    /// For each answer.
+    /// For all answers to one request, a pipeline too.
     pub timeout: Duration,
     /// For all of them, connecting included.
     pub until: Option<Instant>,

@@ -144,8 +144,11 @@ impl Relay {
             let handled = self.batch(is_stuck)?;
             relayed.has_worked |= handled.rows > 0;
             relayed.is_held |= handled.is_held;
-            if let Some(trouble) = handled.trouble {
-                return Err(trouble.into());
+            // After something was sent the next batch tells of it.
+            match handled.trouble {
+                Some(trouble) if handled.rows == 0 => return Err(trouble.into()),
+                Some(_) => break,
+                None => {}
             }
             if handled.bytes > SHRINK_BYTES_MIN {
                 transaction::run(outbox::shrink)?;

@@ -13,6 +13,7 @@ pub mod horizon;
 pub mod log;
 pub mod place;
 pub mod row;
+pub mod window;
 
 /// One message.
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -10,6 +10,7 @@ use pg_cache_core::key::stream_record;
 use pg_cache_core::message::Message;
 use pg_cache_core::message::adopted::Adopted;
 use pg_cache_core::message::place::Place;
+use pg_cache_core::message::window::Window;
 use pg_cache_core::queue::QUEUES;
 use redis::{Pipeline, RedisResult, Script, Value, from_redis_value};
 
@@ -34,12 +35,14 @@ pub struct Claims {
     pub(super) nonce: String,
     pub(super) streams: Adopted,
     random: fn() -> u64,
+    /// What was found, whatever the connection.
+    pub(super) window: Window,
 }
 
 impl Claims {
     pub fn new(scope: String, random: fn() -> u64) -> Self {
         let (nonce, streams) = (String::new(), Adopted::new(STREAMS_MAX));
-        Self { scope, connection: 0, nonce, streams, random }
+        Self { scope, connection: 0, nonce, streams, random, window: Window::default() }
     }
 
     /// Everything up to this place that a snapshot saw is deleted.

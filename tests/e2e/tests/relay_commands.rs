@@ -1,6 +1,6 @@
 //! Commands of users in the outbox: what is wrong with one of them is not wrong with the server.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use pg_cache_core::key::stream_record;
 use pg_cache_core::message::Message;
@@ -116,4 +116,27 @@ fn what_needs_no_memory_leaves_for_a_server_that_is_full() {
     });
     assert_eq!(scene.redis.cli(&["EXISTS", "large"]).trim(), "0");
     assert_eq!(count(&mut client, ASIDE), 0, "nothing passes what has no room");
+}
+
+#[test]
+fn slow_commands_leave_a_few_at_a_time() {
+    // Danger: so many commands wait that all together take longer than an answer may: they are
+    // carried out, given up and sent again for ever, and nothing behind them leaves.
+    const COMMANDS: usize = 50;
+    let scene = Scene::new();
+    let mut client = scene.connect();
+    repair(&mut client);
+    let script =
+        |turns: f64| format!("for i = 1, {turns:.0} do end return redis.call('INCR', KEYS[1])");
+    let started = Instant::now();
+    scene.redis.cli(&["EVAL", &script(1e7), "1", "measured"]);
+    // The worker waits for two seconds; all together take longer.
+    let slow = script(1e7 * 0.08 / started.elapsed().as_secs_f64());
+    put(&mut client, &vec![command(&["EVAL", &slow, "1", "slow"]); COMMANDS]);
+    put(&mut client, &[append("s", "0")]);
+    only_left(&mut client, 0);
+    assert_eq!(events(&scene.redis, "s"), ["0"]);
+    let times: usize = scene.redis.cli(&["GET", "slow"]).trim().parse().unwrap();
+    println!("{times} times in {:?}", started.elapsed());
+    assert!((COMMANDS..3 * COMMANDS).contains(&times), "{times} times");
 }
