@@ -174,7 +174,7 @@ impl Relay {
     /// The next to be sent; if it comes from before the horizon, that is not to be relied on.
     fn next(&mut self, queue: &Queue, snapshot: &Snapshot) -> Batch {
         if !std::mem::take(&mut self.is_audit) {
-            let from = self.horizon.begin(|xid| snapshot.is_complete(xid));
+            let from = self.horizon.begin(&snapshot.in_progress(), snapshot.xmax());
             return queue.next(from, BATCH, snapshot);
         }
         let began_ms = host::monotonic_ms();
