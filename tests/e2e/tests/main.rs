@@ -88,6 +88,7 @@ mod symbols;
 mod tracking;
 mod tracking_ships;
 mod transactions;
+mod triggers_rebuilt;
 mod two_databases;
 mod types;
 mod unreachable;
