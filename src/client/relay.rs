@@ -19,6 +19,7 @@ use std::collections::HashSet;
 
 use pg_cache_core::message::Message;
 use pg_cache_core::message::batch::{Call, calls, is_transaction, wave};
+use pg_cache_core::message::hold::UNSURE;
 use pg_cache_core::message::place::Place;
 use pg_cache_core::reason::Reason;
 use redis::{ErrorKind, Pipeline, RedisError, RedisResult, Value, from_redis_value};
@@ -41,6 +42,8 @@ pub enum Fate {
     Delivered,
     /// Redis will not have this one; others it may.
     Refused(Failure),
+    /// Somebody's token stands beside its key, who is to store that later.
+    Overtaken(Box<[u8]>),
     /// Not now.
     Waits,
 }
@@ -189,7 +192,9 @@ impl Sending<'_> {
         let batch = self.batch;
         let told = match call {
             Call::Append(events) => appended(self.claims, batch, events, reply, self.fates),
-            Call::Other(at) => reply.extract_error().map(|_| self.fates[*at] = Fate::Delivered),
+            Call::Other(at) => {
+                reply.extract_error().map(|reply| self.fates[*at] = fate_of(batch[*at].1, reply))
+            }
         };
         let error = told.err()?;
         if is_about_server(&error) {
@@ -234,6 +239,18 @@ fn of_call(call: &Call) -> &[usize] {
     match call {
         Call::Append(events) => events,
         Call::Other(at) => std::slice::from_ref(at),
+    }
+}
+
+/// What an answer tells, for who does not know whether its token was laid.
+fn fate_of(message: &Message, reply: Value) -> Fate {
+    match (message, reply) {
+        (Message::Store { token, .. }, Value::BulkString(standing))
+            if token.starts_with(UNSURE) =>
+        {
+            Fate::Overtaken(standing.into())
+        }
+        _ => Fate::Delivered,
     }
 }
 

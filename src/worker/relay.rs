@@ -29,6 +29,7 @@ use crate::pg::{activity, error, host, identity, wal};
 use crate::registry;
 
 use super::sending::send_past;
+use super::tokens::release_left;
 use super::{Step, Trouble};
 
 /// What one batch takes: one pipeline, one commit.
@@ -220,7 +221,8 @@ impl Relay {
             // An event must not outlive its commit.
             wal::Position::now().flush();
             Ok(match self.deliver(&batch, &stuck) {
-                Ok(sent) => {
+                Ok(mut sent) => {
+                    release_left(&batch.waiting, &mut sent)?;
                     let handled = self.settle(&queue, &batch, &stuck, sent);
                     if let Some(last) = batch.waiting.last().filter(|_| handled.is_all) {
                         self.advance(Some(last.place.number), &snapshot, log_end);
@@ -273,7 +275,7 @@ impl Relay {
                 {
                     self.put_aside(queue, waiting);
                 }
-                Fate::Waits => continue,
+                Fate::Waits | Fate::Overtaken(_) => continue,
             }
             rows += 1;
         }
@@ -333,10 +335,11 @@ impl Relay {
             let stuck = behind_debts(&batch, is_owing);
             let is_held =
                 |place: Place, target: &[u8]| aside.passes_over(target) || stuck.contains(&place);
-            let sent = match send_past(&self.claims, &batch.waiting, is_held) {
+            let mut sent = match send_past(&self.claims, &batch.waiting, is_held) {
                 Ok(sent) => sent,
                 Err(failure) => return Ok(End::Abort(Err(failure))),
             };
+            release_left(&batch.waiting, &mut sent)?;
             host::fault_point("relay.retried");
             let mut delivered = 0;
             for (waiting, fate) in batch.waiting.iter().zip(sent.fates) {
