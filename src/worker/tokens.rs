@@ -79,7 +79,9 @@ pub fn release_left(waiting: &[Waiting], sent: &mut Sent) -> Outcome<()> {
     let (mut places, mut entries) = (Vec::new(), Vec::new());
     for (at, (one, fate)) in waiting.iter().zip(&mut sent.fates).enumerate() {
         let Fate::Overtaken(token) = fate else { continue };
-        let is_ours = token::writer_here(token, system, database).is_some();
+        // Not of the same transaction's later message.
+        let writer = token::writer_here(token, system, database);
+        let is_ours = writer.is_some_and(|xid| xid != one.place.xid);
         if let Ok(Message::Store { key, .. }) = &one.message
             && is_ours
         {
