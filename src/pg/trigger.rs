@@ -145,8 +145,8 @@ impl<'a> Attached<'a> {
         let relation = unsafe { pg_sys::try_relation_open(table, lock) };
         // SAFETY: NULL or just opened.
         let Some(opened) = (unsafe { relation.as_ref() }) else { return Ok(()) };
-        // Whoever looks reads catalogues, and at any of these PostgreSQL may hear of a change, even of
-        // one that needs no lock on the table, and throw its own list away.
+        // Whoever looks reads catalogues, and at any of these PostgreSQL may hear of a change, even
+        // of one that needs no lock on the table, and throw its own list away.
         // SAFETY: NULL or the relation's own list; the copy is of the caller's memory.
         let list = unsafe { pg_sys::CopyTriggerDesc(opened.trigdesc) };
         // SAFETY: NULL or just copied.

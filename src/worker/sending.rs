@@ -119,7 +119,8 @@ fn send(
         Ok(trouble) => trouble,
         Err(failure) => {
             claims.borrow_mut().drop_all();
-            // What has arrived would be sent again with the rest, for as long as that takes too long.
+            // What has arrived would be sent again with the rest, for as long as that takes too
+            // long.
             let has_sent = told.iter().any(|fate| !matches!(fate, Fate::Waits));
             if failure.reason != Reason::Timeout || !has_sent {
                 return Err(failure);

@@ -10,7 +10,8 @@
 -- deletion leave a mark where none was: what is sent past the outbox may be newer.
 -- What was filled meanwhile under this key goes with the key.
 -- KEYS: value, sidecar, lease, token     ARGV: token, 'text' | 'hash' | 'nothing', ttl in ms or '',
--- the value, or fields and values     returns 1 if done; if overtaken, the token that stands there or 0
+-- the value, or fields and values     returns 1 if done; if overtaken, the token that stands there
+-- or 0
 local standing, token = redis.call('GET', KEYS[4]), ARGV[1]
 local way, is_marked = string.sub(token, 1, 1), standing == '?'
 if way == '?' or way == '+' then

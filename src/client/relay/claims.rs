@@ -14,9 +14,9 @@ use pg_cache_core::message::window::Window;
 use pg_cache_core::queue::QUEUES;
 use redis::{Pipeline, RedisResult, Script, Value, from_redis_value};
 
+use super::super::queues;
+use super::super::session::Session;
 use super::commands::{APPEND, STORE, evalsha};
-use crate::client::queues;
-use crate::client::session::Session;
 
 static ADOPT: LazyLock<Script> = LazyLock::new(|| Script::new(include_str!("../lua/adopt_1.lua")));
 

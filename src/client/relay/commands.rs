@@ -11,8 +11,8 @@ use pg_cache_core::message::{Message, Stored};
 use pg_cache_core::queue::QueueKeys;
 use redis::{Cmd, Pipeline, Script};
 
+use super::super::queues;
 use super::Claims;
-use crate::client::queues;
 
 pub static APPEND: LazyLock<Script> = LazyLock::new(|| Script::new(APPEND_TEXT));
 pub static STORE: LazyLock<Script> = LazyLock::new(|| Script::new(STORE_TEXT));

@@ -5,8 +5,8 @@
 //! Invariant: whoever begins, begins with one, so that something is done before a wave takes too
 //! long, whatever was forgotten; otherwise the same wave would be carried out for ever.
 
-/// After one that was too long, so many are to be in time before one more goes: with each that is too
-/// long commands are repeated.
+/// After one that was too long, so many are to be in time before one more goes: with each that is
+/// too long commands are repeated.
 const WAVES_PER_STEP: u32 = 16;
 
 #[derive(Debug)]
