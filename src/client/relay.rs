@@ -55,8 +55,8 @@ pub struct Sent {
 }
 
 /// Sends what is not known to have arrived, and notes what has become of it, whatever becomes of
-/// the connection; returns what keeps those that wait. May be called again with the same batch and its
-/// fates, over another connection too.
+/// the connection; returns what keeps those that wait. May be called again with the same batch and
+/// its fates, over another connection too.
 pub fn send(
     session: &mut Session,
     claims: &mut Claims,
