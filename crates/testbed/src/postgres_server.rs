@@ -286,8 +286,8 @@ fn launch_process(cluster: &Cluster, directory: &Directory, data_dir: &Path, kep
     let mut command = Command::new(cluster.bin("postgres"));
     // A copy's own libraries: those that it was built for may be others, of another release.
     command.env("LD_LIBRARY_PATH", cluster.own_libraries());
-    // What is given back is overwritten: who uses it nevertheless shall not be lucky. Not where time
-    // is measured.
+    // What is given back is overwritten: who uses it nevertheless shall not be lucky. Not where
+    // time is measured.
     if cfg!(debug_assertions) {
         command.env("MALLOC_PERTURB_", "85");
     }
