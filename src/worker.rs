@@ -340,11 +340,7 @@ impl Worker {
         if let Err(Trouble::Postgres(raised)) = relayed {
             return Err(raised.into());
         }
-        if matches!(paid, Pass::Worked) {
-            relayed.map(|_| paid)
-        } else {
-            self.rest_of_step(&registration, paid, relayed)
-        }
+        self.rest_of_step(&registration, paid, relayed)
     }
 
     /// Pays debts, if there are any; what Redis says to that stops nothing else.
@@ -376,15 +372,16 @@ impl Worker {
         relayed: Step<Relayed>,
     ) -> Step<Pass> {
         let may_work = !self.has_resigned;
+        let swept = self.sweep.step(registration);
         let has_forgotten = may_work && self.done.step()?;
         let has_struck = may_work && self.tokens.step(registration)?;
         let Relayed { has_worked, is_held } = relayed?;
         // What is held up by a debt that came just now is looked at again at once.
         let must_pay = is_held && !matches!(paid, Pass::Blocked);
-        if has_worked || must_pay || has_forgotten || has_struck {
+        if swept? || has_worked || must_pay || has_forgotten || has_struck {
             return Ok(Pass::Worked);
         }
-        Ok(if self.sweep.step(registration)? { Pass::Worked } else { paid })
+        Ok(paid)
     }
 
     /// Into the server's log, once for each kind of trouble.

@@ -111,8 +111,8 @@ fn reason_of(error: &RedisError) -> Reason {
     }
 }
 
-/// Whether the server, rather than this command, is in the way. A script that is not there was lost
-/// with all others; the next step brings them again.
+/// Whether the server, rather than this command, is in the way, if it was a command of ours. A
+/// script that is not there was lost with all others; the next step brings them again.
 pub fn is_about_server(error: &RedisError) -> bool {
     let code = error.code().unwrap_or_default();
     let of_server = [

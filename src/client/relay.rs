@@ -12,35 +12,25 @@
 //! Invariant: places leave a record only when their rows are deleted. Otherwise a worker that died
 //! in between would be followed by one that appends them again.
 
-use std::collections::{BTreeSet, HashMap, HashSet};
-use std::sync::LazyLock;
+mod claims;
+mod commands;
 
-use pg_cache_core::key::{EntryKeys, stream_record};
-use pg_cache_core::message::adopted::Adopted;
+use std::collections::HashSet;
+
+use pg_cache_core::message::Message;
 use pg_cache_core::message::batch::{Call, calls, is_transaction, wave};
-use pg_cache_core::message::hold::{IN_ORDER, UNSURE};
+use pg_cache_core::message::hold::UNSURE;
 use pg_cache_core::message::place::Place;
-use pg_cache_core::message::{Message, Stored};
-use pg_cache_core::queue::{QUEUES, QueueKeys};
 use pg_cache_core::reason::Reason;
-use redis::{Cmd, ErrorKind, Pipeline, RedisError, RedisResult, Script, Value, from_redis_value};
+use redis::{ErrorKind, Pipeline, RedisError, RedisResult, Value, from_redis_value};
 
+use self::commands::{pipeline, scripts_of};
 use super::failure::{Failure, is_about_server};
-use super::queues;
 use super::session::Session;
 
-static ADOPT: LazyLock<Script> = LazyLock::new(|| Script::new(include_str!("lua/adopt_1.lua")));
-static APPEND: LazyLock<Script> = LazyLock::new(|| Script::new(APPEND_TEXT));
-static STORE: LazyLock<Script> = LazyLock::new(|| Script::new(STORE_TEXT));
+pub use self::claims::Claims;
 
-const APPEND_TEXT: &str = include_str!("lua/append_5.lua");
-const STORE_TEXT: &str = include_str!("lua/store_4.lua");
-
-/// Streams that are remembered: a hundred bytes each. All are adopted anew when there are more.
-const STREAMS_MAX: usize = 100_000;
-
-/// How many are adopted in one round trip: each may answer with the places of a whole batch.
-const ADOPTED_TOGETHER: usize = 100;
+const PROBE_TEXT: &str = include_str!("lua/probe_0.lua");
 
 /// The answer to a call whose predecessor did not arrive, which told why: nothing was appended.
 const BEHIND_NOTHING: i64 = -2;
@@ -52,154 +42,82 @@ pub enum Fate {
     Delivered,
     /// Redis will not have this one; others it may.
     Refused(Failure),
+    /// Somebody's token stands beside its key, who is to store that later.
+    Overtaken(Box<[u8]>),
     /// Not now.
     Waits,
 }
 
-/// The fates of a batch, and what keeps those that wait.
+/// The fates of messages, and what keeps those that wait.
 pub struct Sent {
     pub fates: Vec<Fate>,
     pub trouble: Option<Failure>,
 }
 
-/// The streams that this worker has adopted.
-pub struct Claims {
-    /// Tells this database's part of a record from others'.
-    scope: String,
-    /// Of which connection they are; they end with it.
-    connection: u64,
-    nonce: String,
-    streams: Adopted,
-    random: fn() -> u64,
-}
-
-impl Claims {
-    pub fn new(scope: String, random: fn() -> u64) -> Self {
-        let (nonce, streams) = (String::new(), Adopted::new(STREAMS_MAX));
-        Self { scope, connection: 0, nonce, streams, random }
-    }
-
-    /// Everything up to this place that a snapshot saw is deleted.
-    pub fn forget_until(&mut self, place: Place) {
-        self.streams.forget_until(place);
-    }
-
-    /// These are deleted.
-    pub fn forget(&mut self, message: &Message, place: Place) {
-        if let Some(stream) = message.stream() {
-            self.streams.forget(stream, place);
-        }
-    }
-
-    /// The next step adopts again what it needs.
-    pub fn drop_all(&mut self) {
-        self.connection = 0;
-        self.streams.clear();
-    }
-
-    /// Adopts the streams of these messages that are not ours yet.
-    fn adopt<'a>(
-        &mut self,
-        session: &mut Session,
-        messages: impl Iterator<Item = &'a Message>,
-    ) -> RedisResult<()> {
-        if self.connection != session.number || self.streams.are_too_many() {
-            self.drop_all();
-            for script in [&*ADOPT, &*APPEND, &*STORE, &*queues::FINISH] {
-                script.prepare_invoke().load(session)?;
-            }
-            self.nonce = format!("{:016x}{:016x}", (self.random)(), (self.random)());
-            self.connection = session.number;
-        }
-        let mut new: Vec<(&[u8], bool)> = Vec::new();
-        let mut known = HashSet::new();
-        for message in messages {
-            if let Some(stream) = message.stream()
-                && !self.streams.is_known(stream)
-                && known.insert(stream)
-            {
-                new.push((stream, !matches!(message, Message::Append { .. })));
-            }
-        }
-        new.chunks(ADOPTED_TOGETHER).try_for_each(|streams| self.adopt_some(session, streams))
-    }
-
-    /// Adopts streams, each with whether it is a queue, in one round trip.
-    fn adopt_some(&mut self, session: &mut Session, new: &[(&[u8], bool)]) -> RedisResult<()> {
-        let mut pipeline = Pipeline::with_capacity(2 * new.len());
-        for (stream, is_queue) in new {
-            if *is_queue {
-                pipeline.cmd("SADD").arg(QUEUES).arg(stream);
-            }
-            let mut adopt = evalsha(&ADOPT, &[&stream_record(stream)]);
-            adopt.arg(&self.scope).arg(&self.nonce);
-            pipeline.add_command(adopt);
-        }
-        let Answers { each, .. } = ask(session, pipeline)?;
-        // Something else in the place of a record: the script that appends will tell. Of the
-        // queues: a list that cannot be written to does not hold up the jobs.
-        let mut answers = each.into_iter().flatten().map(|reply| match reply.extract_error() {
-            Err(error) if error.code() == Some("WRONGTYPE") => Ok(Value::Nil),
-            reply => reply,
-        });
-        for (stream, is_queue) in new {
-            if *is_queue {
-                answers.next().transpose()?;
-            }
-            let last: Option<String> =
-                from_redis_value(answers.next().transpose()?.unwrap_or(Value::Nil))?;
-            let places = last.iter().flat_map(|last| last.split(' ')).filter_map(Place::parse);
-            self.streams.add(stream, places);
-        }
-        Ok(())
-    }
-
-    fn has(&self, message: &Message, place: Place) -> bool {
-        message.stream().is_some_and(|stream| self.streams.has(stream, place))
-    }
-}
-
-/// Sends what is not known to have arrived. May be called again for the same batch, over another
-/// connection too.
+/// Sends what is not known to have arrived, and notes what has become of it, whatever becomes of
+/// the connection; returns what keeps those that wait. May be called again with the same batch and
+/// its fates, over another connection too.
 pub fn send(
     session: &mut Session,
     claims: &mut Claims,
     batch: &[(Place, &Message)],
-) -> Result<Sent, Failure> {
+    fates: &mut [Fate],
+) -> Result<Option<Failure>, Failure> {
     claims.adopt(session, batch.iter().map(|(_, message)| *message))?;
-    let fate = |(place, message): &(Place, &Message)| match claims.has(message, *place) {
-        true => Fate::Delivered,
-        false => Fate::Waits,
+    for (fate, (place, message)) in fates.iter_mut().zip(batch) {
+        if claims.has(message, *place) {
+            *fate = Fate::Delivered;
+        }
+    }
+    let with = |is_meant: fn(&Fate) -> bool| -> Vec<usize> {
+        (0..batch.len()).filter(|at| is_meant(&fates[*at])).collect()
     };
-    let fates: Vec<Fate> = batch.iter().map(fate).collect();
-    let unsent: Vec<usize> =
-        (0..batch.len()).filter(|at| matches!(fates[*at], Fate::Waits)).collect();
-    let mut sending = Sending { claims, batch, fates, refused: HashSet::new(), trouble: None };
+    let unsent = with(|fate| matches!(fate, Fate::Waits));
+    let refused = with(|fate| matches!(fate, Fate::Refused(_)));
+    let refused = refused.into_iter().map(|at| batch[at].1.target()).collect();
+    let mut sending = Sending { claims, batch, fates, refused, trouble: None };
     let mut rest = &unsent[..];
     while !rest.is_empty() && sending.trouble.is_none() {
-        let count = wave(rest.iter().map(|at| batch[*at].1));
+        let limit = sending.claims.window.most();
+        let count = wave(rest.iter().take(limit).map(|at| batch[*at].1));
         let (together, behind) = rest.split_at(count);
-        while sending.send_wave(session, together)? {}
+        sending.send_waves(session, together)?;
         rest = behind;
     }
-    let Sending { claims, fates, trouble, .. } = sending;
+    let Sending { claims, trouble, .. } = sending;
     if trouble.is_some() {
         claims.drop_all();
     }
-    Ok(Sent { fates, trouble })
+    Ok(trouble)
 }
 
 /// A batch that is under way.
 struct Sending<'a> {
     claims: &'a mut Claims,
     batch: &'a [(Place, &'a Message)],
-    fates: Vec<Fate>,
+    fates: &'a mut [Fate],
     /// Where something was refused: what follows it there waits.
     refused: HashSet<&'a [u8]>,
     trouble: Option<Failure>,
 }
 
 impl Sending<'_> {
+    /// Sends one wave, again without what was refused, until nothing of it is refused any more.
+    fn send_waves(&mut self, session: &mut Session, wave: &[usize]) -> Result<(), Failure> {
+        let mut sent = Ok(true);
+        while matches!(sent, Ok(true)) {
+            sent = self.send_wave(session, wave);
+        }
+        match &sent {
+            Ok(_) => self.claims.window.arrived(wave.len()),
+            Err(failure) if failure.reason == Reason::Timeout => {
+                self.claims.window.was_too_long(wave.len());
+            }
+            Err(_) => {}
+        }
+        sent.map(|_| ())
+    }
+
     /// Sends one wave; true if the rest of it is to be sent again, without what was refused.
     fn send_wave(&mut self, session: &mut Session, wave: &[usize]) -> Result<bool, Failure> {
         let batch = self.batch;
@@ -213,46 +131,131 @@ impl Sending<'_> {
             return Ok(false);
         }
         let known = self.refused.len();
-        let pipeline = pipeline(self.claims, batch, &calls);
-        let Answers { each, aborted } = match is_transaction(&calls) {
-            true => ask_together(session, batch, &calls, pipeline)?,
-            false => ask(session, pipeline)?,
-        };
-        for (call, reply) in calls.iter().zip(each) {
-            if let Some(reply) = reply {
-                self.note(call, reply);
+        let Some(aborted) = self.send_calls(session, &calls)? else { return Ok(false) };
+        match &self.trouble {
+            Some(trouble) if trouble.reason == Reason::Oom => {
+                self.trouble = None;
+                self.send_leading(session, &calls)?;
             }
+            None if self.refused.len() == known => self.trouble = Some(Failure::from(aborted)),
+            None => return Ok(true),
+            Some(_) => {}
         }
-        let Some(aborted) = aborted.filter(|_| self.trouble.is_none()) else { return Ok(false) };
-        if self.refused.len() == known {
-            self.trouble = Some(Failure::from(aborted));
-        }
-        Ok(self.trouble.is_none())
+        Ok(false)
     }
 
-    /// Notes what a call has come to.
-    fn note(&mut self, call: &Call, reply: Value) {
+    /// A server that is full takes nothing into a transaction, not even what needs no memory or
+    /// gives it back. So the calls go one by one, as far as it takes them.
+    fn send_leading(&mut self, session: &mut Session, calls: &[Call]) -> Result<(), Failure> {
+        for call in calls {
+            let target = self.batch[of_call(call)[0]].1.target();
+            if !self.refused.contains(target) {
+                self.send_calls(session, std::slice::from_ref(call))?;
+            }
+            if self.trouble.is_some() {
+                break;
+            }
+        }
+        Ok(())
+    }
+
+    /// Sends calls, and notes what they have come to; returns why none of them was carried out.
+    fn send_calls(
+        &mut self,
+        session: &mut Session,
+        calls: &[Call],
+    ) -> Result<Option<RedisError>, Failure> {
+        let batch = self.batch;
+        let pipeline = pipeline(self.claims, batch, calls);
+        let Answers { each, aborted } = match is_transaction(calls) {
+            true => ask_together(session, batch, calls, pipeline)?,
+            false => ask(session, pipeline)?,
+        };
+        let mut doubtful = Vec::new();
+        for (call, reply) in calls.iter().zip(each) {
+            let Some(reply) = reply else { continue };
+            match (call, self.note(call, reply)) {
+                (_, None) => {}
+                // What is not carried out answers nothing of its own.
+                (Call::Other(at), Some(error)) if aborted.is_none() && is_command(batch[*at].1) => {
+                    doubtful.push((*at, error));
+                }
+                (_, Some(error)) => _ = self.trouble.get_or_insert(Failure::from(error)),
+            }
+        }
+        self.settle_doubts(session, doubtful)?;
+        Ok(aborted)
+    }
+
+    /// Notes what a call has come to; returns what may be in the way of all others, too.
+    fn note(&mut self, call: &Call, reply: Value) -> Option<RedisError> {
         let batch = self.batch;
         let told = match call {
-            Call::Append(events) => appended(self.claims, batch, events, reply, &mut self.fates),
-            Call::Other(at) => reply.extract_error().map(|_| self.fates[*at] = Fate::Delivered),
+            Call::Append(events) => appended(self.claims, batch, events, reply, self.fates),
+            Call::Other(at) => {
+                reply.extract_error().map(|reply| self.fates[*at] = fate_of(batch[*at].1, reply))
+            }
         };
-        let Err(error) = told else { return };
+        let error = told.err()?;
         if is_about_server(&error) {
-            self.trouble.get_or_insert(Failure::from(error));
-            return;
+            return Some(error);
         }
-        let of_call = match call {
-            Call::Append(events) => &events[..],
-            Call::Other(at) => std::slice::from_ref(at),
-        };
-        // What was appended before it is delivered; what stands behind it waits for it.
+        self.refuse(of_call(call), error);
+        None
+    }
+
+    /// What was appended before it is delivered; what stands behind it waits for it.
+    fn refuse(&mut self, of_call: &[usize], error: RedisError) {
         let first = of_call.iter().find(|at| matches!(self.fates[**at], Fate::Waits));
         if let Some(first) = first {
             self.fates[*first] = Fate::Refused(Failure::from(error));
-            self.refused.insert(batch[*first].1.target());
+            self.refused.insert(self.batch[*first].1.target());
         }
     }
+
+    /// A script that a user wrote may answer in the words in which the server speaks of itself, and
+    /// would keep everything waiting for ever. So the server is asked whether it is in the way.
+    fn settle_doubts(
+        &mut self,
+        session: &mut Session,
+        doubtful: Vec<(usize, RedisError)>,
+    ) -> RedisResult<()> {
+        if doubtful.is_empty() || self.trouble.is_some() {
+            return Ok(());
+        }
+        let mut probe = Pipeline::new();
+        probe.cmd("EVAL").arg(PROBE_TEXT).arg(0);
+        let answer = session.ask_each(&probe)?.pop().unwrap_or(Value::Nil);
+        match answer.extract_error() {
+            Err(error) if is_about_server(&error) => self.trouble = Some(Failure::from(error)),
+            _ => doubtful.into_iter().for_each(|(at, error)| self.refuse(&[at], error)),
+        }
+        Ok(())
+    }
+}
+
+/// Which messages it carries: at least one.
+fn of_call(call: &Call) -> &[usize] {
+    match call {
+        Call::Append(events) => events,
+        Call::Other(at) => std::slice::from_ref(at),
+    }
+}
+
+/// What an answer tells, for who does not know whether its token was laid.
+fn fate_of(message: &Message, reply: Value) -> Fate {
+    match (message, reply) {
+        (Message::Store { token, .. }, Value::BulkString(standing))
+            if token.starts_with(UNSURE) =>
+        {
+            Fate::Overtaken(standing.into())
+        }
+        _ => Fate::Delivered,
+    }
+}
+
+fn is_command(message: &Message) -> bool {
+    matches!(message, Message::Command { .. })
 }
 
 /// What a server said to calls.
@@ -304,19 +307,6 @@ fn ask_together(
     }
 }
 
-/// The texts of the scripts that calls need.
-fn scripts_of(batch: &[(Place, &Message)], calls: &[Call]) -> BTreeSet<&'static str> {
-    let script = |call: &Call| match call {
-        Call::Append(_) => Some(APPEND_TEXT),
-        Call::Other(at) => match batch[*at].1 {
-            Message::Store { .. } => Some(STORE_TEXT),
-            Message::Done { .. } => Some(queues::FINISH_TEXT),
-            _ => None,
-        },
-    };
-    calls.iter().filter_map(script).collect()
-}
-
 /// Notes what a call has appended.
 fn appended(
     claims: &mut Claims,
@@ -355,112 +345,6 @@ fn code_of(refused: &str) -> String {
 
 fn lost_claim() -> RedisError {
     redis::make_extension_error("BUSY".into(), Some("another worker has the stream".into()))
-}
-
-fn pipeline(claims: &Claims, batch: &[(Place, &Message)], calls: &[Call]) -> Pipeline {
-    let mut pipeline = Pipeline::with_capacity(calls.len());
-    let mut lasts: HashMap<&[u8], Place> = HashMap::new();
-    for call in calls {
-        pipeline.add_command(match call {
-            Call::Append(events) => append(claims, batch, events, &mut lasts),
-            Call::Other(at) => other(batch[*at].1),
-        });
-    }
-    pipeline
-}
-
-fn evalsha(script: &Script, keys: &[&[u8]]) -> Cmd {
-    let mut command = redis::cmd("EVALSHA");
-    command.arg(script.get_hash()).arg(keys.len()).arg(keys);
-    command
-}
-
-fn append<'a>(
-    claims: &Claims,
-    batch: &[(Place, &'a Message)],
-    events: &[usize],
-    lasts: &mut HashMap<&'a [u8], Place>,
-) -> Cmd {
-    let Some((_, first)) = events.first().map(|at| batch[*at]) else { return Cmd::new() };
-    let Some(stream) = first.stream() else { return Cmd::new() };
-    let keys = QueueKeys::new(stream);
-    let record = stream_record(stream);
-    let mut command = evalsha(&APPEND, &[stream, &record, &keys.jobs, &keys.due, &keys.done]);
-    command.arg(&claims.scope).arg(&claims.nonce);
-    // The record holds places whose rows are not deleted: those of an earlier call too.
-    let after = events.last().and_then(|at| lasts.insert(stream, batch[*at].0));
-    let is_first = after.is_none() && !claims.streams.must_keep(stream);
-    command.arg(if is_first { "replace" } else { "add" });
-    let length_max = match first {
-        Message::Append { length_max: Some(length_max), .. } => length_max.to_string(),
-        _ => String::new(),
-    };
-    let places: Vec<String> = events.iter().map(|at| batch[*at].0.to_string()).collect();
-    command.arg(length_max).arg(places.join(" "));
-    command.arg(after.map(|place| place.to_string()).unwrap_or_default());
-    command.arg(match first {
-        Message::Job { .. } => "job",
-        Message::Enqueue { .. } => "enqueue",
-        _ => "event",
-    });
-    for at in events {
-        match batch[*at].1 {
-            Message::Append { payload, .. } => command.arg(&payload[..]),
-            Message::Job { id, payload, .. } => command.arg(&id[..]).arg(&payload[..]),
-            Message::Enqueue { id, payload, delay_ms, is_named, .. } => {
-                command.arg(&id[..]).arg(&payload[..]).arg(delay_ms).arg(u8::from(*is_named))
-            }
-            _ => &mut command,
-        };
-    }
-    command
-}
-
-fn other(message: &Message) -> Cmd {
-    match message {
-        Message::Publish { channel, payload } => {
-            let mut command = redis::cmd("PUBLISH");
-            command.arg(&channel[..]).arg(&payload[..]);
-            command
-        }
-        Message::Store { key, token, ttl_ms, value } => store(key, token, *ttl_ms, value),
-        Message::Command { arguments } => {
-            let mut command = Cmd::new();
-            for argument in arguments {
-                command.arg(&argument[..]);
-            }
-            command
-        }
-        Message::Done { queue, jobs } => queues::finish(queue, jobs),
-        // They have calls of their own kind.
-        Message::Append { .. } | Message::Job { .. } | Message::Enqueue { .. } => Cmd::new(),
-    }
-}
-
-/// The call that sets a key, if the token beside it is still the caller's.
-fn store(key: &[u8], token: &[u8], ttl_ms: Option<u64>, value: &Stored) -> Cmd {
-    let keys = EntryKeys::new(key);
-    let mut command = evalsha(&STORE, &[key, keys.sidecar(), &keys.lease(), &keys.token()]);
-    let kind = match value {
-        Stored::Text(_) => "text",
-        Stored::Hash(_) => "hash",
-        Stored::Nothing => "nothing",
-    };
-    let way = if token.starts_with(UNSURE) { &[][..] } else { IN_ORDER };
-    command.arg([way, token].concat());
-    command.arg(kind).arg(ttl_ms.map(|ttl| ttl.to_string()).unwrap_or_default());
-    match value {
-        Stored::Text(text) => {
-            command.arg(&text[..]);
-        }
-        Stored::Hash(fields) => {
-            for (name, value) in fields {
-                command.arg(&name[..]).arg(&value[..]);
-            }
-        }
-        Stored::Nothing => {}
-    }
-    command
 }
 
 /// A failure of ours: a message that no server would take.

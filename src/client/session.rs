@@ -49,7 +49,7 @@ pub type Generations = Vec<Option<Vec<u8>>>;
 pub struct Bounds {
     /// For opening a connection, handshake included.
     pub connect_timeout: Duration,
-    /// For each answer.
+    /// For all answers to one request, a pipeline too.
     pub timeout: Duration,
     /// For all of them, connecting included.
     pub until: Option<Instant>,

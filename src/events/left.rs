@@ -1,8 +1,9 @@
 //! Tokens that stand in Redis for nobody: what laid them was undone.
 //!
 //! Invariant: taking them away fails in no way that anybody hears of, and takes but a moment. It
-//! runs where a transaction ends, aborted or not. What stays nevertheless goes with the next change
-//! of its row.
+//! runs where a transaction ends, aborted or not. What stays nevertheless (a session that
+//! is ended while it waits for Redis has no connection any more) goes with the next change of its
+//! row, or when the worker finds it in the way of a message.
 
 use std::rc::Rc;
 

@@ -145,14 +145,23 @@ impl<'a> Attached<'a> {
         let relation = unsafe { pg_sys::try_relation_open(table, lock) };
         // SAFETY: NULL or just opened.
         let Some(opened) = (unsafe { relation.as_ref() }) else { return Ok(()) };
-        // SAFETY: NULL or the relation's own list.
-        let looked = unsafe { opened.trigdesc.as_ref() }.map_or(Ok(()), |list| {
+        // Whoever looks reads catalogues, and at any of these PostgreSQL may hear of a change, even
+        // of one that needs no lock on the table, and throw its own list away.
+        // SAFETY: NULL or the relation's own list; the copy is of the caller's memory.
+        let list = unsafe { pg_sys::CopyTriggerDesc(opened.trigdesc) };
+        // SAFETY: NULL or just copied.
+        let looked = unsafe { list.as_ref() }.map_or(Ok(()), |list| {
             let count = usize::try_from(list.numtriggers).unwrap_or(0);
             // SAFETY: the list has that many members.
             let all = unsafe { std::slice::from_raw_parts(list.triggers, count) };
             let relation = Relation { relation: opened };
-            all.iter().try_for_each(|trigger| look(Attached { trigger, relation }))
+            all.iter().try_for_each(|trigger| {
+                super::host::fault_point("trigger.looking");
+                look(Attached { trigger, relation })
+            })
         });
+        // SAFETY: as above; of an error the memory's owner hears.
+        unsafe { pg_sys::FreeTriggerDesc(list) };
         // SAFETY: opened above; an error closes it by itself.
         unsafe { pg_sys::relation_close(relation, pg_sys::NoLock as pg_sys::LOCKMODE) };
         looked

@@ -29,6 +29,7 @@ use crate::pg::{activity, error, host, identity, wal};
 use crate::registry;
 
 use super::sending::send_past;
+use super::tokens::release_left;
 use super::{Step, Trouble};
 
 /// What one batch takes: one pipeline, one commit.
@@ -144,8 +145,11 @@ impl Relay {
             let handled = self.batch(is_stuck)?;
             relayed.has_worked |= handled.rows > 0;
             relayed.is_held |= handled.is_held;
-            if let Some(trouble) = handled.trouble {
-                return Err(trouble.into());
+            // After something was sent the next batch tells of it.
+            match handled.trouble {
+                Some(trouble) if handled.rows == 0 => return Err(trouble.into()),
+                Some(_) => break,
+                None => {}
             }
             if handled.bytes > SHRINK_BYTES_MIN {
                 transaction::run(outbox::shrink)?;
@@ -171,7 +175,7 @@ impl Relay {
     /// The next to be sent; if it comes from before the horizon, that is not to be relied on.
     fn next(&mut self, queue: &Queue, snapshot: &Snapshot) -> Batch {
         if !std::mem::take(&mut self.is_audit) {
-            let from = self.horizon.begin(|xid| snapshot.is_complete(xid));
+            let from = self.horizon.begin(&snapshot.in_progress(), snapshot.xmax());
             return queue.next(from, BATCH, snapshot);
         }
         let began_ms = host::monotonic_ms();
@@ -217,7 +221,8 @@ impl Relay {
             // An event must not outlive its commit.
             wal::Position::now().flush();
             Ok(match self.deliver(&batch, &stuck) {
-                Ok(sent) => {
+                Ok(mut sent) => {
+                    release_left(&batch.waiting, &mut sent)?;
                     let handled = self.settle(&queue, &batch, &stuck, sent);
                     if let Some(last) = batch.waiting.last().filter(|_| handled.is_all) {
                         self.advance(Some(last.place.number), &snapshot, log_end);
@@ -270,7 +275,7 @@ impl Relay {
                 {
                     self.put_aside(queue, waiting);
                 }
-                Fate::Waits => continue,
+                Fate::Waits | Fate::Overtaken(_) => continue,
             }
             rows += 1;
         }
@@ -330,10 +335,11 @@ impl Relay {
             let stuck = behind_debts(&batch, is_owing);
             let is_held =
                 |place: Place, target: &[u8]| aside.passes_over(target) || stuck.contains(&place);
-            let sent = match send_past(&self.claims, &batch.waiting, is_held) {
+            let mut sent = match send_past(&self.claims, &batch.waiting, is_held) {
                 Ok(sent) => sent,
                 Err(failure) => return Ok(End::Abort(Err(failure))),
             };
+            release_left(&batch.waiting, &mut sent)?;
             host::fault_point("relay.retried");
             let mut delivered = 0;
             for (waiting, fate) in batch.waiting.iter().zip(sent.fates) {

@@ -110,12 +110,28 @@ fn send(
     if chosen.is_empty() {
         return Ok(Sent { fates, trouble: None });
     }
-    let sent = connection::ask(|session| relay::send(session, &mut claims.borrow_mut(), &chosen));
-    let sent = sent.inspect_err(|_| claims.borrow_mut().drop_all())?;
-    for (at, fate) in places.into_iter().zip(sent.fates) {
+    let told = RefCell::new(chosen.iter().map(|_| Fate::Waits).collect::<Vec<_>>());
+    let sent = connection::ask(|session| {
+        relay::send(session, &mut claims.borrow_mut(), &chosen, &mut told.borrow_mut())
+    });
+    let told = told.into_inner();
+    let trouble = match sent {
+        Ok(trouble) => trouble,
+        Err(failure) => {
+            claims.borrow_mut().drop_all();
+            // What has arrived would be sent again with the rest, for as long as that takes too
+            // long.
+            let has_sent = told.iter().any(|fate| !matches!(fate, Fate::Waits));
+            if failure.reason != Reason::Timeout || !has_sent {
+                return Err(failure);
+            }
+            Some(failure)
+        }
+    };
+    for (at, fate) in places.into_iter().zip(told) {
         fates[at] = fate;
     }
-    Ok(Sent { fates, trouble: sent.trouble })
+    Ok(Sent { fates, trouble })
 }
 
 /// Redis hangs up on what it cannot even read.

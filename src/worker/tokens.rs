@@ -5,15 +5,22 @@
 //! before they are laid. Invariant: a token goes only when PostgreSQL says that its transaction was
 //! aborted; an entry of the book goes when nobody needs it, and never before its token. A token
 //! that went too early would leave its key without a value, one that stayed would stay for ever.
+//!
+//! A transaction that was ended while it waited for Redis may have laid tokens and never learnt of
+//! it. They are found when a message comes that lays none: it would give way to them.
 
+use pg_cache_core::key::EntryKeys;
+use pg_cache_core::message::Message;
 use pg_cache_core::reason::Reason;
-use pg_cache_core::token::{self, Ended, Fate};
+use pg_cache_core::token::{self, Ended};
 
+use crate::client::relay::{Fate, Sent};
 use crate::client::tokens::{self, Entry};
 use crate::connection;
+use crate::outbox::Waiting;
 use crate::pg::error::Outcome;
 use crate::pg::transaction::{self, End};
-use crate::pg::{activity, host, snapshot, utility};
+use crate::pg::{activity, host, identity, snapshot, utility};
 use crate::registry::Registration;
 
 use super::Step;
@@ -51,7 +58,7 @@ impl Tokens {
         if !entries.is_empty() {
             activity::show("looking after prepared transactions");
             let ends = transaction::run(|| Ok(End::Commit(ends(&entries)?)))?;
-            let settled: Vec<(&Entry, Fate)> =
+            let settled: Vec<(&Entry, token::Fate)> =
                 entries.iter().zip(ends).map(|(entry, ended)| (entry, ended.fate())).collect();
             connection::ask(|session| Ok(tokens::settle(session, book, &settled)?))?;
         }
@@ -63,6 +70,43 @@ impl Tokens {
         }
         Ok(next != 0)
     }
+}
+
+/// Takes away those of transactions that failed from where messages have given way to them: these
+/// wait then, and go again. The others have arrived, as far as they are to arrive.
+pub fn release_left(waiting: &[Waiting], sent: &mut Sent) -> Outcome<()> {
+    let (system, database) = identity::origin();
+    let (mut places, mut entries) = (Vec::new(), Vec::new());
+    for (at, (one, fate)) in waiting.iter().zip(&mut sent.fates).enumerate() {
+        let Fate::Overtaken(token) = fate else { continue };
+        // Not of the same transaction's later message.
+        let writer = token::writer_here(token, system, database);
+        let is_ours = writer.is_some_and(|xid| xid != one.place.xid);
+        if let Ok(Message::Store { key, .. }) = &one.message
+            && is_ours
+        {
+            entries.push(Entry { token: token.to_vec(), name: EntryKeys::new(key).token() });
+            places.push(at);
+        }
+        *fate = Fate::Delivered;
+    }
+    if entries.is_empty() {
+        return Ok(());
+    }
+    let ends = ends(&entries)?;
+    let mut left = Vec::new();
+    for ((at, entry), ended) in places.into_iter().zip(&entries).zip(ends) {
+        if ended.fate() == token::Fate::Remove {
+            sent.fates[at] = Fate::Waits;
+            left.push((entry, token::Fate::Remove));
+        }
+    }
+    let book = token::book(system, database, 0);
+    let settled = connection::ask(|session| Ok(tokens::settle(session, &book, &left)?));
+    if let Err(failure) = settled {
+        sent.trouble.get_or_insert(failure);
+    }
+    Ok(())
 }
 
 /// How the transactions of these tokens ended.

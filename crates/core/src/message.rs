@@ -13,6 +13,7 @@ pub mod horizon;
 pub mod log;
 pub mod place;
 pub mod row;
+pub mod window;
 
 /// One message.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -80,9 +81,7 @@ impl Message {
             Message::Job { queue, .. }
             | Message::Enqueue { queue, .. }
             | Message::Done { queue, .. } => queue,
-            Message::Command { arguments } => {
-                arguments.get(1).or(arguments.first()).map_or(&[], |argument| &argument[..])
-            }
+            Message::Command { arguments } => key_of(arguments),
         }
     }
 
@@ -159,6 +158,53 @@ impl Stored {
     }
 }
 
+/// The first key of a command; of a script that names none, the script itself.
+fn key_of(arguments: &[Box<[u8]>]) -> &[u8] {
+    let is = |names: &[&str]| {
+        arguments
+            .first()
+            .is_some_and(|word| names.iter().any(|name| word.eq_ignore_ascii_case(name.as_bytes())))
+    };
+    let has_keys = |at: usize| {
+        let count = arguments.get(at).and_then(|count| std::str::from_utf8(count).ok());
+        count.and_then(|count| count.parse::<u64>().ok()).is_some_and(|count| count > 0)
+    };
+    let place = match () {
+        () if is(&["EVAL", "EVALSHA", "FCALL"]) && has_keys(2) => 3,
+        () if is(&["XGROUP", "BITOP", "LMPOP", "ZMPOP"]) => 2,
+        () => 1,
+    };
+    arguments.get(place).or(arguments.last()).map_or(&[], |argument| &argument[..])
+}
+
 fn fields_bytes(fields: &Fields) -> usize {
     fields.iter().map(|(a, b)| a.len() + b.len() + 32).sum()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_command_goes_to_the_first_of_its_keys() {
+        // Danger: a script that refuses to work on one key keeps it from working on all others, and
+        // what follows to its own key overtakes it.
+        for (words, target) in [
+            ("SET k v", "k"),
+            ("PING", "PING"),
+            ("eval text 2 k l v", "k"),
+            ("EVAL text 0 v", "text"),
+            ("EVALSHA digest 1 k", "k"),
+            ("fcall name 1 k", "k"),
+            ("FCALL name x k", "name"),
+            ("XGROUP CREATE k g $", "k"),
+            ("BITOP AND k l m", "k"),
+            ("LMPOP 2 k l LEFT", "k"),
+            ("EVAL text 5", "5"),
+            ("XGROUP HELP", "HELP"),
+        ] {
+            let arguments = words.split(' ').map(|word| word.as_bytes().into()).collect();
+            assert_eq!(Message::Command { arguments }.target(), target.as_bytes(), "{words}");
+        }
+    }
 }

@@ -38,6 +38,12 @@ pub fn writer(token: &[u8]) -> Option<u64> {
     (parts.count() == 2).then_some(xid)
 }
 
+/// The same, if it is one of this database.
+pub fn writer_here(token: &[u8], system: u64, database: u32) -> Option<u64> {
+    let ours = format!("{system:x}.{database:x}.");
+    writer(token).filter(|_| token.starts_with(ours.as_bytes()))
+}
+
 /// The name of the book: a hash of the tokens that prepared transactions laid, each with the name
 /// under which it stands.
 pub fn book(system: u64, database: u32, shard: u32) -> Vec<u8> {
@@ -128,6 +134,9 @@ mod tests {
         for other in ["", "x", "1.2.3", "1.2.3.4", "1.2.x.4.5", "1.2.3.4.5.6", "1.2.-3.4.5"] {
             assert_eq!(writer(other.as_bytes()), None, "{other}");
         }
+        assert_eq!(writer_here(&token, u64::MAX, 5), Some(71_234));
+        assert_eq!(writer_here(&token, u64::MAX, 6), None, "another database's");
+        assert_eq!(writer_here(&token, 7, 5), None, "another cluster's");
         assert_eq!(book(7, 5, 0), b"pgc:p:{7.5.0}");
     }
 

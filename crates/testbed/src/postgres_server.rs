@@ -286,6 +286,11 @@ fn launch_process(cluster: &Cluster, directory: &Directory, data_dir: &Path, kep
     let mut command = Command::new(cluster.bin("postgres"));
     // A copy's own libraries: those that it was built for may be others, of another release.
     command.env("LD_LIBRARY_PATH", cluster.own_libraries());
+    // What is given back is overwritten: who uses it nevertheless shall not be lucky. Not where
+    // time is measured.
+    if cfg!(debug_assertions) {
+        command.env("MALLOC_PERTURB_", "85");
+    }
     command.arg("-D").arg(data_dir).current_dir(directory.path());
     // SIGQUIT: the postmaster quits its children and leaves without a checkpoint.
     Server::spawn(command, &log_file(directory), libc::SIGQUIT, kept).expect("postgres starts")

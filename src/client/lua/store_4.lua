@@ -10,7 +10,8 @@
 -- deletion leave a mark where none was: what is sent past the outbox may be newer.
 -- What was filled meanwhile under this key goes with the key.
 -- KEYS: value, sidecar, lease, token     ARGV: token, 'text' | 'hash' | 'nothing', ttl in ms or '',
--- the value, or fields and values     returns 1 if done, 0 if overtaken
+-- the value, or fields and values     returns 1 if done; if overtaken, the token that stands there
+-- or 0
 local standing, token = redis.call('GET', KEYS[4]), ARGV[1]
 local way, is_marked = string.sub(token, 1, 1), standing == '?'
 if way == '?' or way == '+' then
@@ -18,7 +19,7 @@ if way == '?' or way == '+' then
 end
 local is_free = is_marked and way == '+' or way == '?' and (is_marked or not standing)
 if standing ~= token and not is_free then
-  return 0
+  return standing or 0
 end
 redis.call('DEL', KEYS[1], KEYS[2], KEYS[3], KEYS[4])
 if is_free and (is_marked or ARGV[2] ~= 'nothing') then

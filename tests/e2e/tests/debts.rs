@@ -4,6 +4,7 @@
 use std::time::Duration;
 
 use pg_cache_e2e::counters::value;
+use pg_cache_e2e::outbox::{append, put, rows, wake};
 use pg_cache_e2e::registry::{WORKERS, count, repair, table_key};
 use pg_cache_e2e::{Scene, cached};
 use pg_cache_testbed::eventually;
@@ -97,6 +98,26 @@ fn entries_of_former_generations_are_swept_away() {
     eventually(SOON, "swept", || value(&scene.redis, "mine").is_none());
     assert!(value(&scene.redis, "theirs").is_some(), "another database's");
     assert!(value(&scene.redis, "foreign").is_some(), "another program's");
+}
+
+#[test]
+fn what_a_full_redis_holds_is_swept_while_events_wait() {
+    // Danger: events cannot leave, for hours, and all that while whoever reads Redis lives with
+    // what a failover brought back. And it is the sweep that would make room for the events.
+    let scene = Scene::new();
+    let mut client = scene.connect();
+    repair(&mut client);
+    client.batch_execute("CREATE TABLE t AS SELECT 1 AS v").unwrap();
+    cached(&mut client, "mine", "SELECT v FROM t").unwrap();
+    scene.quiet();
+    scene.redis.cli(&["CONFIG", "SET", "maxmemory", "1"]);
+    put(&mut client, &[append("s", "0")]);
+    client.batch_execute("SELECT redis_register()").unwrap();
+    eventually(SOON, "swept", || {
+        wake(&mut client);
+        value(&scene.redis, "mine").is_none()
+    });
+    assert_eq!(rows(&mut client), 1, "the event waits");
 }
 
 #[test]

@@ -1,13 +1,17 @@
 //! `redis_store` when a commit owes: prepared transactions, a Redis that stalls, a lost tag table.
 
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
+use pg_cache_core::key::EntryKeys;
 use pg_cache_e2e::Scene;
 use pg_cache_e2e::events::get;
 use pg_cache_e2e::outbox::rows;
 use pg_cache_e2e::outcome::sqlstate;
 use pg_cache_e2e::registry::{count, repair, table_key};
 use pg_cache_testbed::eventually;
+use pg_cache_testbed::fake::{FakeRedis, Reply};
 use postgres::Client;
 
 const SOON: Duration = Duration::from_secs(30);
@@ -295,4 +299,38 @@ fn a_stalled_commit_of_many_named_keys_leaves_none() {
         let left = scene.redis.cli(&["KEYS", "k:*"]);
         assert_eq!(left.lines().filter(|line| *line != "k:6000").count(), 0, "{what}: {left:.50}");
     }
+}
+
+#[test]
+fn a_session_that_is_ended_at_its_commit_costs_no_later_row() {
+    // Danger: an administrator ends a session whose commit waits for Redis, which has laid the
+    // token of the row: nobody takes that away. The next change finds Redis away, and gives way.
+    let scene = Scene::new();
+    let holds = Arc::new(AtomicBool::new(false));
+    let is_held = holds.clone();
+    let fake = FakeRedis::before(&scene.redis, move |request, reply| {
+        if request.is("SET") && request.word(1).starts_with("pgc:s:") {
+            while is_held.load(Ordering::SeqCst) {
+                std::thread::sleep(Duration::from_millis(5));
+            }
+        }
+        Reply::Bytes(reply)
+    });
+    scene.move_to(&fake.url());
+    let mut client = storing(&scene, ", 'durable'");
+    let mut ended = scene.connect();
+    run(&mut ended, "SET pg_cache.commit_timeout_ms = '20s'");
+    let pid = count(&mut ended, "SELECT pg_backend_pid()::bigint");
+    holds.store(true, Ordering::SeqCst);
+    let ended = std::thread::spawn(move || ended.batch_execute("UPDATE t SET v = 1"));
+    let token = String::from_utf8(EntryKeys::new(b"t:1").token()).unwrap();
+    eventually(SOON, "the token stands", || scene.redis.cli(&["EXISTS", &token]).trim() == "1");
+    run(&mut client, &format!("SELECT pg_terminate_backend({pid})"));
+    let outcome = ended.join().unwrap();
+    holds.store(false, Ordering::SeqCst);
+    assert!(outcome.is_err(), "it has not committed");
+    let mut away = scene.connect();
+    run(&mut away, "SET pg_cache.url = 'unix:///nonexistent.sock'; UPDATE t SET v = 2");
+    settled(&mut client);
+    assert_eq!(stored(&scene, 1), Some(2));
 }

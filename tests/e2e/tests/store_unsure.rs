@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use pg_cache_core::key::EntryKeys;
 use pg_cache_core::message::{Message, Stored};
+use pg_cache_core::token;
 use pg_cache_e2e::Scene;
 use pg_cache_e2e::events::get;
 use pg_cache_e2e::outbox::{put, rows};
@@ -268,4 +269,45 @@ fn what_is_tried_again_goes_in_order_too() {
     assert_eq!(redis.cli(&["GET", &token]), "1.1.2.1.1", "the newer one has not been sent");
     let_go(&scene);
     assert_eq!(get(redis, "k").as_deref(), Some("new"));
+}
+
+#[test]
+fn a_token_that_a_failed_transaction_left_takes_no_row_with_it() {
+    // Danger: a session is ended while its commit waits for Redis, which lays the token; then Redis
+    // is away for a while, and the row that was changed meanwhile gives way to that token: the key
+    // is absent until the next change.
+    let scene = Scene::new();
+    let mut client = storing(&scene, 0);
+    let row = client
+        .query_one(
+            "SELECT c.system_identifier, d.oid FROM pg_control_system() c, pg_database d
+              WHERE datname = current_database()",
+            &[],
+        )
+        .unwrap();
+    let (system, database) = (row.get::<_, i64>(0).cast_unsigned(), row.get::<_, u32>(1));
+    let xid = "SELECT pg_current_xact_id()::text::bigint";
+    let lay = |key: &str, xid: i64| {
+        let origin = token::origin(system, database, xid.cast_unsigned(), 7);
+        let name = String::from_utf8(EntryKeys::new(key.as_bytes()).token()).unwrap();
+        let token = String::from_utf8(token::text(&origin, 0).into()).unwrap();
+        scene.redis.cli(&["SET", &name, &token]);
+    };
+    let mut other = scene.connect();
+    run(&mut client, "BEGIN");
+    lay("failed", count(&mut client, xid));
+    run(&mut client, "ROLLBACK");
+    run(&mut other, "BEGIN");
+    lay("running", count(&mut other, xid));
+    let store = |key: &str| Message::Store {
+        key: key.as_bytes().into(),
+        token: b"?1.2.3.4.5"[..].into(),
+        ttl_ms: None,
+        value: Stored::Text(b"the row"[..].into()),
+    };
+    put(&mut client, &[store("running"), store("failed")]);
+    let_go(&scene);
+    assert_eq!(get(&scene.redis, "failed").as_deref(), Some("the row"));
+    assert_eq!(get(&scene.redis, "running"), None, "its own row comes later");
+    assert!(has_token(&scene, "running"), "and needs its token");
 }

@@ -120,6 +120,11 @@ mod tests {
         assert_eq!(wave(many.iter()), WAVE_MESSAGES_MAX, "nobody else is held up for long");
         assert_eq!(wave([&batch[..], &many].concat().iter()), 1000);
         assert_eq!(wave(vec![command("INCR", "c"); 200].iter()), 200, "each says the same");
+        let script = |key: &str| Message::Command {
+            arguments: ["EVAL", "text", "1", key].map(|word| word.as_bytes().into()).into(),
+        };
+        assert_eq!(wave([script("a"), script("b")].iter()), 2, "each has a key of its own");
+        assert_eq!(wave([script("a"), command("DEL", "a")].iter()), 1, "both have one");
     }
 
     proptest! {
