@@ -273,9 +273,9 @@ fn deliver(
     if !is_locked && registry::is_gone() {
         return Ok(false);
     }
-    let fresh = Fresh::push();
     let (mut is_former, mut is_unmade) = (false, true);
-    let listed = listing::list(&fresh.snapshot, xid, &owing.owed, &deadline);
+    let listed = listing::list(xid, &owing.owed, &deadline);
+    let fresh = Fresh::push();
     let found = listed.and_then(|listed| Ok((listed, registration(&fresh, is_locked)?)));
     let settled = match found {
         Ok((listed, Some(found))) => {

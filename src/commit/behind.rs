@@ -59,7 +59,7 @@ pub fn send(
         && !keys.is_empty()
         && keys.len() <= KEYS_MAX
         && !guc::on_unreachable_is_error()
-        && shmem::shared().is_some()
+        && stats::database().is_some()
         && TRANSACTION.with_borrow(|transaction| transaction.behind.is_none());
     if !may_wait {
         return false;

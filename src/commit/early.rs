@@ -79,12 +79,12 @@ pub fn settle() -> Outcome<()> {
     let deadline = Deadline::start();
     let is_locked =
         xact::with_lasting_locks(|| super::lock(&deadline, registry::lock_for_writing))?;
-    let fresh = Fresh::push();
     let is_first = early.is_none();
     let mut early = early.unwrap_or_default();
     let mut is_former = false;
     let mut is_lost = false;
-    let listed = listing::list(&fresh.snapshot, xid, &sent.owed, &deadline);
+    let listed = listing::list(xid, &sent.owed, &deadline);
+    let fresh = Fresh::push();
     let found = listed.and_then(|listed| Ok((listed, super::registration(&fresh, is_locked)?)));
     let settled = match found {
         Ok((listed, Some(found))) => {

@@ -10,7 +10,7 @@ use pg_cache_core::reason::Reason;
 use pg_cache_core::tag::Bucket;
 
 use crate::client::failure::Failure;
-use crate::pg::snapshot::Snapshot;
+use crate::pg::snapshot::{Fresh, Snapshot};
 use crate::pg::tags::{self, Tags};
 use crate::pg::{host, xact};
 use crate::registry;
@@ -19,15 +19,16 @@ use super::Deadline;
 
 /// Gives all that is owed its next version, and lists the transaction there. Gives how many buckets
 /// that were.
-pub fn list(
-    snapshot: &Snapshot,
-    xid: u64,
-    owed: &Owed,
-    deadline: &Deadline,
-) -> Result<usize, Failure> {
+///
+/// The registration is to be read by a snapshot from behind this. Nobody waits for us with a new
+/// one; so who finds another server registered, and us not listed yet, may fill there what we would
+/// delete on this one.
+pub fn list(xid: u64, owed: &Owed, deadline: &Deadline) -> Result<usize, Failure> {
     let Some(table) = Tags::here().filter(|_| !host::skips("guard.listing")) else { return Ok(0) };
     let all = owed.tags.iter().copied().chain(owed.keys.iter().map(|(tag, _)| tag));
     let buckets = registry::each_once(all.map(tags::bucket));
+    let fresh = Fresh::push();
+    let snapshot = &fresh.snapshot;
     if buckets.contains(&Bucket::CATALOGUE) && !host::skips("guard.messages") {
         let_messages_pass(table.catalogue_writers(), snapshot, deadline)?;
     }

@@ -32,18 +32,11 @@ pub fn register_and_make(
 ) -> Step<Pass> {
     activity::show("registering");
     let home = Home::wanted();
-    let (system, database) = identity::origin();
-    let table = tagtable::key(system, database, 0);
-    if home == Home::Memory && !host::skips("guard.endtable") {
-        // Before writers stop to tell it: whoever still sees the registration of a table in Redis,
-        // by a snapshot that it keeps, would find nobody listed there and fill what is old.
-        connection::ask(|session| Ok(redis::cmd("DEL").arg(&table[..]).exec(session)?))?;
-    }
-    let Some((relation, generation)) = register(&server.identity(), home)? else {
+    let Some((relation, generation)) = register(&server.identity(), home)?? else {
         return Ok(Pass::Blocked);
     };
-    let generations = tagtable::generations_key(system, database, 0);
-    connection::ask(|session| Ok(remember(session, &generations, &generation)?))?;
+    let (system, database) = identity::origin();
+    let table = tagtable::key(system, database, 0);
     let made = match home {
         Home::Redis => make_table(&table, relation, &generation, meanwhile)?,
         // All who write are listed there, whatever is registered.
@@ -111,11 +104,11 @@ fn claim_and_prune(table: &[u8]) -> Result<Option<String>, Failure> {
 }
 
 /// Writes and commits the registration of a new generation; `None` if somebody is in the way.
-fn register(servers: &str, home: Home) -> Outcome<Option<(Oid, String)>> {
+fn register(servers: &str, home: Home) -> Outcome<Result<Option<(Oid, String)>, Failure>> {
     transaction::run(|| {
         let (Some(relation), Some(schema)) = (registry::lock_all(), table::extension_schema_name())
         else {
-            return Ok(End::Abort(None));
+            return Ok(End::Abort(Ok(None)));
         };
         // Nobody's redis_register may be under way: its commit would come after ours.
         let free = format!(
@@ -124,32 +117,64 @@ fn register(servers: &str, home: Home) -> Outcome<Option<(Oid, String)>> {
                        SELECT FROM {schema}.redis_server FOR UPDATE SKIP LOCKED) AS unlocked)"
         );
         if utility::ask(&free)?.as_deref() != Some("t") {
-            return Ok(End::Abort(None));
+            return Ok(End::Abort(Ok(None)));
         }
         let (system, database) = identity::origin();
-        let (system, timeline) = (system.cast_signed(), wal::timeline());
-        let (servers, home) = (quote::literal(servers), quote::literal(home.as_str()));
-        let write = format!(
-            "WITH registered AS (
-                 INSERT INTO {schema}.redis_server
-                        (system_identifier, database, generation, servers, timeline, tag_table)
-                 VALUES ({system}, {database}, pg_catalog.gen_random_uuid(), {servers}, {timeline},
-                         {home})
-                 ON CONFLICT (one) DO UPDATE
-                    SET system_identifier = excluded.system_identifier,
-                        database = excluded.database, generation = excluded.generation,
-                        servers = excluded.servers, timeline = excluded.timeline,
-                        tag_table = excluded.tag_table,
-                        registered_at = pg_catalog.now()
-                 RETURNING generation),
-             alive AS (
-                 INSERT INTO {schema}.redis_alive (generation, started_at)
-                 SELECT generation, pg_catalog.pg_postmaster_start_time() FROM registered
-                 ON CONFLICT (one) DO UPDATE
-                    SET generation = excluded.generation, started_at = excluded.started_at)
-             SELECT pg_catalog.replace(generation::text, '-', '') FROM registered"
-        );
-        let generation = utility::ask(&write)?;
-        Ok(End::Commit(generation.map(|generation| (relation, generation))))
+        let system = system.cast_signed();
+        // In a copy of another database the row is that one's.
+        let former = utility::ask(&format!(
+            "SELECT pg_catalog.replace(generation::text, '-', '') FROM {schema}.redis_server
+              WHERE system_identifier = {system} AND database = {database}"
+        ))?;
+        let generation = utility::ask(&registering(&schema, servers, home))?;
+        if let Err(failure) = prepare(former.iter().chain(&generation), home) {
+            return Ok(End::Abort(Err(failure)));
+        }
+        Ok(End::Commit(Ok(generation.map(|generation| (relation, generation)))))
     })
+}
+
+/// Writes the row and gives the generation.
+fn registering(schema: &str, servers: &str, home: Home) -> String {
+    let (system, database) = identity::origin();
+    let (system, timeline) = (system.cast_signed(), wal::timeline());
+    let (servers, home) = (quote::literal(servers), quote::literal(home.as_str()));
+    format!(
+        "WITH registered AS (
+             INSERT INTO {schema}.redis_server
+                    (system_identifier, database, generation, servers, timeline, tag_table)
+             VALUES ({system}, {database}, pg_catalog.gen_random_uuid(), {servers}, {timeline},
+                     {home})
+             ON CONFLICT (one) DO UPDATE
+                SET system_identifier = excluded.system_identifier,
+                    database = excluded.database, generation = excluded.generation,
+                    servers = excluded.servers, timeline = excluded.timeline,
+                    tag_table = excluded.tag_table,
+                    registered_at = pg_catalog.now()
+             RETURNING generation),
+         alive AS (
+             INSERT INTO {schema}.redis_alive (generation, started_at)
+             SELECT generation, pg_catalog.pg_postmaster_start_time() FROM registered
+             ON CONFLICT (one) DO UPDATE
+                SET generation = excluded.generation, started_at = excluded.started_at)
+         SELECT pg_catalog.replace(generation::text, '-', '') FROM registered"
+    )
+}
+
+/// What Redis has to know before anybody can fill an entry of a generation: its name, so that a
+/// sweep finds what it leaves; that of the former one once more, which Redis may have lost with all
+/// it had; and that a table there is nobody's any more if writers will not tell it. Whoever still
+/// sees the former registration, by a snapshot that it keeps, would find nobody listed there and
+/// fill what is old.
+fn prepare<'a>(generations: impl Iterator<Item = &'a String>, home: Home) -> Result<(), Failure> {
+    let (system, database) = identity::origin();
+    let set = tagtable::generations_key(system, database, 0);
+    for generation in generations {
+        connection::ask(|session| Ok(remember(session, &set, generation)?))?;
+    }
+    if home == Home::Memory && !host::skips("guard.endtable") {
+        let table = tagtable::key(system, database, 0);
+        connection::ask(|session| Ok(redis::cmd("UNLINK").arg(&table[..]).exec(session)?))?;
+    }
+    Ok(())
 }

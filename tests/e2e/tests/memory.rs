@@ -163,6 +163,23 @@ fn exactness_does_not_hang_on_redis() {
 }
 
 #[test]
+fn what_redis_brings_back_is_swept_although_it_had_lost_everything() {
+    // Danger: with its data Redis lost which generations have been, and an old value that it brings
+    // back later stays until its ttl.
+    let (mut pair, mut client) = stage();
+    pair.redis.cli(&["FLUSHALL"]);
+    same_as_direct(&mut client, KEY, QUERY).unwrap();
+    assert!(is_hit(&mut client));
+    let old = pair.redis.snapshot();
+    run(&mut client, "UPDATE users SET v = 2 WHERE id = 1");
+    pair.redis.stop();
+    pair.redis.start_again_from(&old);
+    assert_eq!(pair.redis.cli(&["GET", KEY]), OLD, "it is there again");
+    repair(&mut client);
+    eventually(SOON, "it is swept", || pair.redis.cli(&["EXISTS", KEY]) == "0");
+}
+
+#[test]
 fn a_restart_begins_anew_and_what_was_prepared_before_it_counts() {
     // Danger: versions begin at zero again, and entries from before have them.
     let (mut pair, mut client) = stage();
