@@ -205,10 +205,8 @@ pub fn run(rounds: usize) -> Outcome<Value> {
 fn prepare(postgres: &Postgres, way: &Way) -> Outcome<()> {
     let mut admin = postgres.connect_as("postgres", "postgres");
     admin.batch_execute(&format!("CREATE DATABASE {}", way.id))?;
-    if way.in_memory {
-        let set = format!("ALTER DATABASE {} SET pg_cache.tag_table = 'memory'", way.id);
-        admin.batch_execute(&set)?;
-    }
+    let home = if way.in_memory { "memory" } else { "redis" };
+    admin.batch_execute(&format!("ALTER DATABASE {} SET pg_cache.tag_table = '{home}'", way.id))?;
     postgres.create_extension(way.id);
     postgres.register(way.id);
     pgbench::initialise(postgres, way.id, SCALE)?;
