@@ -217,8 +217,8 @@ fn prepare(postgres: &Postgres, way: &Way) -> Outcome<()> {
     }
     sql.batch_execute("VACUUM ANALYZE")?;
     sql.batch_execute("CHECKPOINT")?;
-    // The first change of a page behind a checkpoint puts all of it into the log. Now it is done for
-    // each of them: or the ways that are fast, or measured more often, have it behind them first.
+    // The first change of a page behind a checkpoint puts all of it into the log. Done now for each
+    // of them: or the ways that are fast, or measured more often, have it behind them first.
     sql.batch_execute("UPDATE pgbench_accounts SET abalance = 0 WHERE aid % 30 = 0")?;
     Ok(())
 }
