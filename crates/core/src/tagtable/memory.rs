@@ -27,7 +27,7 @@ const BUCKETS: usize = 1 << 16;
 
 /// Databases share these: a change of the schema in one costs the others that fall in with it a
 /// look at their catalogues.
-const CATALOGUES: usize = 64;
+const CATALOGUES: usize = 1024;
 
 /// As many as fill a cache line.
 const WRITERS: usize = 5;
@@ -423,7 +423,7 @@ mod tests {
         // Danger: a server that does not start for want of memory, after an upgrade.
         assert_eq!(size_of::<Slot<WRITERS>>(), 64);
         assert_eq!(size_of::<Slot<CATALOGUE_WRITERS>>(), 256);
-        assert_eq!(size_of::<Table>(), (4 << 20) + 16 * 1024);
+        assert_eq!(size_of::<Table>(), (4 << 20) + 256 * 1024);
     }
 
     #[test]
