@@ -133,10 +133,7 @@ fn status(
         let found = session.look(&ask)?;
         registration.check(found.server)?;
         let judge = |look: &Look<'_>| judged(look, entry, registration, snapshot);
-        let (status, blamed) = match &listed {
-            Some(listed) => listed.with(&found.judged(), judge),
-            None => judge(&found.judged()),
-        };
+        let (status, blamed) = Listed::beside(listed.as_ref(), &found.judged(), judge);
         let sidecar = found.sidecar.and_then(|bytes| Sidecar::decode(bytes).ok());
         let bytes = found.value.map(<[u8]>::len);
         let mut pipeline = redis::pipe();

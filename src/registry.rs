@@ -66,7 +66,10 @@ impl Home {
     /// Whether a new registration is worth a cold cache, as this one has it in the wrong place. One
     /// that has it in Redis for a standby's sake keeps it there when the standby has gone.
     pub fn is_outmoded(self) -> bool {
-        self != Home::wanted() && !(self == Home::Redis && guc::tag_table() == TagTable::Auto)
+        match self {
+            Home::Redis => guc::tag_table() == TagTable::Memory && Tags::here().is_some(),
+            Home::Memory => Home::wanted() == Home::Redis,
+        }
     }
 }
 

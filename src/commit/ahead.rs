@@ -111,9 +111,12 @@ fn tell() -> Option<Told> {
     let owed = owed.filter(|owed| !owed.tags.contains(&Tag::CATALOGUE))?;
     let fresh = Fresh::try_push()?;
     let registration = registry::seen_by_writer(&fresh.snapshot).ok()??;
+    if registration.home == Home::Memory {
+        return None;
+    }
     let deadline = Deadline::start();
     let delivery = Delivery::new(&registration, &fresh.snapshot, xid, 0, &deadline);
-    if delivery.is_former || registration.home == Home::Memory {
+    if delivery.is_former {
         return None;
     }
     let buckets = delivery::buckets_of(&registration, &owed);

@@ -7,13 +7,13 @@
 
 use pg_cache_core::pending::Owed;
 use pg_cache_core::reason::Reason;
-use pg_cache_core::tag::Bucket;
+use pg_cache_core::tag::Tag;
 
 use crate::client::failure::Failure;
+use crate::listed;
 use crate::pg::snapshot::{Fresh, Snapshot};
-use crate::pg::tags::{self, Tags};
+use crate::pg::tags::Tags;
 use crate::pg::{host, xact};
-use crate::registry;
 
 use super::Deadline;
 
@@ -25,17 +25,12 @@ use super::Deadline;
 /// delete on this one.
 pub fn list(xid: u64, owed: &Owed, deadline: &Deadline) -> Result<usize, Failure> {
     let Some(table) = Tags::here().filter(|_| !host::skips("guard.listing")) else { return Ok(0) };
-    let all = owed.tags.iter().copied().chain(owed.keys.iter().map(|(tag, _)| tag));
-    let buckets = registry::each_once(all.map(tags::bucket));
     let fresh = Fresh::push();
-    let snapshot = &fresh.snapshot;
-    if buckets.contains(&Bucket::CATALOGUE) && !host::skips("guard.messages") {
-        let_messages_pass(table.catalogue_writers(), snapshot, deadline)?;
+    if owed.tags.contains(&Tag::CATALOGUE) && !host::skips("guard.messages") {
+        let_messages_pass(table.catalogue_writers(), &fresh.snapshot, deadline)?;
     }
-    match table.bump(&buckets, xid, snapshot) {
-        true => Ok(buckets.len()),
-        false => Err(Failure::new(Reason::Catalogue, "too many schema changes are ending")),
-    }
+    let all = owed.tags.iter().copied().chain(owed.keys.iter().map(|(tag, _)| tag));
+    listed::enter(table, all, xid, &fresh.snapshot)
 }
 
 /// A reader trusts its caches once those who are listed for the catalogue have let go of their

@@ -96,10 +96,7 @@ impl Reading<'_> {
         found: &Found<'_>,
         guard: &'static str,
     ) -> Looked {
-        match listed {
-            Some(listed) => listed.with(&found.judged(), |look| self.judged(under, look, guard)),
-            None => self.judged(under, &found.judged(), guard),
-        }
+        Listed::beside(listed, &found.judged(), |look| self.judged(under, look, guard))
     }
 
     fn judged(&self, under: &Under, look: &Look<'_>, guard: &'static str) -> Looked {

@@ -18,9 +18,10 @@ use pg_cache_core::tag::Tag;
 use crate::client::failure::Failure;
 use crate::client::scripts::{self, OwedKey, Settlement};
 use crate::connection;
+use crate::listed;
 use crate::pg::error::Outcome;
 use crate::pg::snapshot::{Fresh, Snapshot};
-use crate::pg::tags::{self, Tags};
+use crate::pg::tags::Tags;
 use crate::pg::transaction::{self, End};
 use crate::pg::{Datum, activity, error, host, table, text, utility, xact};
 use crate::registry::{self, Home, Registration};
@@ -250,8 +251,8 @@ fn settle(registration: &Registration, debts: &[Debt]) -> Result<Vec<Option<Fail
     if debts.iter().any(|debt| debt.tag == Tag::CATALOGUE) {
         check_messages(registration, &fresh.snapshot, debts)?;
     }
-    if !host::skips("guard.paybump") {
-        list(xid, &fresh.snapshot, debts)?;
+    if let Some(table) = Tags::here().filter(|_| !host::skips("guard.paybump")) {
+        listed::enter(table, debts.iter().map(|debt| debt.tag), xid, &fresh.snapshot)?;
     }
     let bumped = bump(registration, xid, &fresh.snapshot, debts);
     let prefix = &registration.prefix;
@@ -276,17 +277,7 @@ fn settle(registration: &Registration, debts: &[Debt]) -> Result<Vec<Option<Fail
     Ok(debts.iter().map(of_debt).collect())
 }
 
-/// Lists the transaction at hand, in the place of those who owe, in the table in memory.
-fn list(xid: u64, snapshot: &Snapshot, debts: &[Debt]) -> Result<(), Failure> {
-    let Some(table) = Tags::here() else { return Ok(()) };
-    let buckets = registry::each_once(debts.iter().map(|debt| tags::bucket(debt.tag)));
-    match table.bump(&buckets, xid, snapshot) {
-        true => Ok(()),
-        false => Err(Failure::new(Reason::Catalogue, "too many schema changes are ending")),
-    }
-}
-
-/// The same for a table in Redis, if it is there.
+/// What gives them their next version in a table in Redis, if it is there.
 fn bump(
     registration: &Registration,
     xid: u64,

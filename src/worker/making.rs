@@ -14,6 +14,7 @@ use crate::pg::{Oid, activity, host, identity, quote, snapshot, table, utility, 
 use crate::registry::{self, Home};
 use pg_cache_core::tagtable;
 
+use super::sweep::generations_key;
 use super::waiting::outwait_writers;
 use super::{Pass, Step};
 
@@ -35,10 +36,8 @@ pub fn register_and_make(
     let Some((relation, generation)) = register(&server.identity(), home)?? else {
         return Ok(Pass::Blocked);
     };
-    let (system, database) = identity::origin();
-    let table = tagtable::key(system, database, 0);
     let made = match home {
-        Home::Redis => make_table(&table, relation, &generation, meanwhile)?,
+        Home::Redis => make_table(&table_key(), relation, &generation, meanwhile)?,
         // All who write are listed there, whatever is registered.
         Home::Memory => true,
     };
@@ -48,6 +47,11 @@ pub fn register_and_make(
     let run = &server.run_id;
     error::log(&format!("pg_cache registered generation {generation} of redis {run}"));
     Ok(Pass::Worked)
+}
+
+fn table_key() -> Vec<u8> {
+    let (system, database) = identity::origin();
+    tagtable::key(system, database, 0)
 }
 
 /// Claims the table in Redis and makes it the generation's; false if the claim was lost.
@@ -167,13 +171,12 @@ fn registering(schema: &str, servers: &str, home: Home) -> String {
 /// sees the former registration, by a snapshot that it keeps, would find nobody listed there and
 /// fill what is old.
 fn prepare<'a>(generations: impl Iterator<Item = &'a String>, home: Home) -> Result<(), Failure> {
-    let (system, database) = identity::origin();
-    let set = tagtable::generations_key(system, database, 0);
+    let set = generations_key();
     for generation in generations {
         connection::ask(|session| Ok(remember(session, &set, generation)?))?;
     }
     if home == Home::Memory && !host::skips("guard.endtable") {
-        let table = tagtable::key(system, database, 0);
+        let table = table_key();
         connection::ask(|session| Ok(redis::cmd("UNLINK").arg(&table[..]).exec(session)?))?;
     }
     Ok(())

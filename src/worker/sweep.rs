@@ -89,14 +89,15 @@ fn walk(cursor: u64, unlink: impl FnOnce(&[Vec<u8>]) -> Unlinked) -> Result<(u64
     Ok((next, unlink(&names)?))
 }
 
-fn set_key() -> Vec<u8> {
+/// The set of generations that have been.
+pub fn generations_key() -> Vec<u8> {
     let (system, database) = identity::origin();
     tagtable::generations_key(system, database, 0)
 }
 
 /// The generations that this database had before this one and whose entries may still be there.
 fn former(generation: u128) -> Result<Vec<u128>, Failure> {
-    let set = set_key();
+    let set = generations_key();
     let found = connection::ask(|session| Ok(remembered(session, &set)?))?;
     let found = found.iter().filter_map(|text| tagtable::parse_generation(text));
     Ok(found.filter(|former| *former != generation).collect())
@@ -106,7 +107,7 @@ fn forget_all(former: &[u128]) -> Result<(), Failure> {
     if former.is_empty() {
         return Ok(());
     }
-    let set = set_key();
+    let set = generations_key();
     let texts: Vec<Vec<u8>> =
         former.iter().map(|former| tagtable::generation_text(*former).to_vec()).collect();
     connection::ask(|session| Ok(forget(session, &set, &texts)?))

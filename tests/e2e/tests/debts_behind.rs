@@ -55,9 +55,8 @@ fn copy(scene: &Scene, admin: &mut Client) -> JoinHandle<Result<(), postgres::Er
     copying
 }
 
-#[test]
-fn a_worker_that_makes_way_leaves_somebody_for_what_is_owed_behind_its_look() {
-    // Danger: it goes by what it saw, who owed meanwhile found it running, and nobody pays.
+/// A worker waits at the gate, behind its look at what is owed.
+fn worker_that_has_looked() -> (Stage, Gate) {
     let mut stage = Stage::new();
     stage.served();
     stage.scene.quiet();
@@ -65,6 +64,13 @@ fn a_worker_that_makes_way_leaves_somebody_for_what_is_owed_behind_its_look() {
     stage.scene.set_faults(&looked.at("worker.looked"));
     stage.admin.batch_execute("SELECT redis_wake()").unwrap();
     looked.met();
+    (stage, looked)
+}
+
+#[test]
+fn a_worker_that_makes_way_leaves_somebody_for_what_is_owed_behind_its_look() {
+    // Danger: it goes by what it saw, who owed meanwhile found it running, and nobody pays.
+    let (stage, looked) = worker_that_has_looked();
     let mut writer = stage.scene.connect();
     writer.batch_execute(&format!("{NOWHERE}; {CHANGE}")).unwrap();
     assert_eq!(count(&mut writer, "SELECT count(*) FROM redis_debt WHERE key IS NOT NULL"), 1);
@@ -81,13 +87,7 @@ fn a_worker_that_makes_way_leaves_somebody_for_what_is_owed_behind_its_look() {
 #[test]
 fn who_owes_wakes_a_worker_although_it_woke_one_a_moment_ago() {
     // Danger: the one of a moment ago has looked for the last time and is gone.
-    let mut stage = Stage::new();
-    stage.served();
-    stage.scene.quiet();
-    let looked = Gate::new();
-    stage.scene.set_faults(&looked.at("worker.looked"));
-    stage.admin.batch_execute("SELECT redis_wake()").unwrap();
-    looked.met();
+    let (mut stage, looked) = worker_that_has_looked();
     let other = Redis::start();
     let mut writer = stage.scene.connect();
     writer.batch_execute(&format!("SET pg_cache.url = '{}'", other.url())).unwrap();
