@@ -6,6 +6,7 @@
 
 mod lease;
 mod look;
+mod standing;
 
 use std::borrow::Cow;
 use std::cell::Cell;

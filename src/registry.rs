@@ -101,7 +101,7 @@ impl Registration {
 
     /// Refuses any server but the registered one, and that one too once it is no primary.
     pub fn check(&self, server: &Server) -> Result<(), Failure> {
-        let is_registered = server.is_primary() && server.identity() == self.server;
+        let is_registered = server.is_primary() && server.is_known_by(&self.server);
         if is_registered || host::skips("guard.proof") {
             return Ok(());
         }
@@ -206,6 +206,13 @@ pub fn prefix_in_time() -> Outcome<Option<Vec<u8>>> {
 
 /// The registration that the snapshot sees, if a reader may use it.
 pub fn usable(snapshot: &Snapshot) -> Result<Rc<Registration>, Reason> {
+    let registration = standing(snapshot)?;
+    check_reach(snapshot, &registration)?;
+    Ok(registration)
+}
+
+/// The registration that the snapshot sees, if it is one that writers tell of their changes.
+pub fn standing(snapshot: &Snapshot) -> Result<Rc<Registration>, Reason> {
     let table = open(|tables| tables.server).ok_or(Reason::Unregistered)?;
     let found = snapshot.first(&table, |row| (decoded(row), row.is_replaced()));
     let (registration, is_replaced) = found.ok_or(Reason::Unregistered)?;
@@ -215,12 +222,17 @@ pub fn usable(snapshot: &Snapshot) -> Result<Rc<Registration>, Reason> {
     if is_replaced && !is_registered(&table, registration.generation) {
         return Err(Reason::Generation);
     }
-    // Both are read after the snapshot was taken.
-    if is_former(snapshot, &registration) {
+    Ok(registration)
+}
+
+/// Refuses a registration that this server cannot use, whatever its tables say. Asked after the
+/// snapshot was taken.
+pub fn check_reach(snapshot: &Snapshot, registration: &Registration) -> Result<(), Reason> {
+    if is_former(snapshot, registration) {
         return Err(Reason::Unregistered);
     }
     let is_out_of_reach = registration.home == Home::Memory && wal::is_standby();
-    if is_out_of_reach { Err(Reason::PrimaryMemory) } else { Ok(registration) }
+    if is_out_of_reach { Err(Reason::PrimaryMemory) } else { Ok(()) }
 }
 
 /// Whether this generation is the registered one as of this moment; where PostgreSQL takes no new
@@ -293,6 +305,11 @@ pub fn owes(snapshot: &Snapshot, tags: &[Tag]) -> bool {
     // A debt that the snapshot does not see may be of a command that leaves it: TRUNCATE, REFRESH
     // and changes of the schema show in older snapshots too once the query is computed.
     owed_in(snapshot) || Fresh::try_push().is_none_or(|fresh| owed_in(&fresh.snapshot))
+}
+
+/// Whether nobody owes anything, as is plain to see: the table has no block.
+pub fn is_free_of_debts() -> bool {
+    open(|tables| tables.debt).is_some_and(|table| table.is_bare())
 }
 
 /// Whether the snapshot sees any debt.

@@ -28,6 +28,12 @@ impl Server {
         format!("{}:{}", self.run_id, self.replication_id)
     }
 
+    /// Whether that is this one. Asked with every hit: puts nothing together.
+    pub fn is_known_by(&self, identity: &str) -> bool {
+        let behind = identity.strip_prefix(&self.run_id[..]);
+        behind.and_then(|rest| rest.strip_prefix(':')) == Some(&self.replication_id)
+    }
+
     pub fn is_primary(&self) -> bool {
         self.role == "master"
     }

@@ -6,6 +6,7 @@
 //! pass for one that is running, or a running one for a complete one.
 
 use std::ops::RangeInclusive;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use pgrx::pg_sys;
 
@@ -61,14 +62,62 @@ impl Snapshot {
 
     /// The transactions below `xmax` that were running, without subtransactions.
     pub fn in_progress(&self) -> Vec<u64> {
+        self.lists().0.iter().map(|xid| widen(*xid, self.xmax)).collect()
+    }
+}
+
+/// What a snapshot says of every transaction there was when it was taken.
+#[derive(Debug, PartialEq, Eq)]
+pub struct Contents {
+    bounds: (u64, u64),
+    running: Vec<pg_sys::TransactionId>,
+    running_below: Vec<pg_sys::TransactionId>,
+    /// Whether some of the subtransactions are left out, and whether a standby took it, which
+    /// lists the running ones elsewhere.
+    kind: (bool, bool),
+}
+
+impl Snapshot {
+    pub fn contents(&self) -> Contents {
+        let (running, running_below) = self.lists();
+        let (running, running_below) = (running.to_vec(), running_below.to_vec());
+        Contents { bounds: (self.xmin, self.xmax), running, running_below, kind: self.kind() }
+    }
+
+    /// Whether these are its contents.
+    pub fn is(&self, contents: &Contents) -> bool {
+        contents.bounds == (self.xmin, self.xmax)
+            && contents.kind == self.kind()
+            && (&contents.running[..], &contents.running_below[..]) == self.lists()
+    }
+
+    fn kind(&self) -> (bool, bool) {
         // SAFETY: as in `of`.
         let data = unsafe { &*self.raw };
-        if data.xcnt == 0 {
-            return Vec::new();
-        }
+        (data.suboverflowed, data.takenDuringRecovery)
+    }
+
+    /// Who was running: transactions, and subtransactions.
+    fn lists(&self) -> (&[pg_sys::TransactionId], &[pg_sys::TransactionId]) {
+        // SAFETY: as in `of`.
+        let data = unsafe { &*self.raw };
         // SAFETY: the array has xcnt members.
-        let running = unsafe { std::slice::from_raw_parts(data.xip, data.xcnt as usize) };
-        running.iter().map(|xid| widen(*xid, self.xmax)).collect()
+        let running = unsafe { ids(data.xip, data.xcnt as usize) };
+        // SAFETY: the array has subxcnt members.
+        let below = unsafe { ids(data.subxip, usize::try_from(data.subxcnt).unwrap_or(0)) };
+        (running, below)
+    }
+}
+
+/// An array of ids, which is nowhere if it is empty.
+unsafe fn ids<'a>(
+    first: *const pg_sys::TransactionId,
+    count: usize,
+) -> &'a [pg_sys::TransactionId] {
+    match count {
+        0 => &[],
+        // SAFETY: promised by the caller.
+        _ => unsafe { std::slice::from_raw_parts(first, count) },
     }
 }
 
@@ -104,6 +153,27 @@ impl Drop for Fresh {
             unsafe { pg_sys::PopActiveSnapshot() };
         }
     }
+}
+
+/// How many transactions with an id have ended, one way or the other, since the server was started.
+/// PostgreSQL counts them to know whether its last snapshot is still the present one: while the
+/// number stays the same, the tables hold the same rows for the same snapshot.
+pub fn ended() -> u64 {
+    // SAFETY: the address of an aligned number in shared memory, which lives as long as we.
+    let count = unsafe { AtomicU64::from_ptr(&raw mut (*transam_variables()).xactCompletionCount) };
+    count.load(Ordering::Acquire)
+}
+
+#[cfg(any(feature = "pg14", feature = "pg15", feature = "pg16"))]
+fn transam_variables() -> pg_sys::VariableCache {
+    // SAFETY: a global that is set before there are backends.
+    unsafe { pg_sys::ShmemVariableCache }
+}
+
+#[cfg(any(feature = "pg17", feature = "pg18"))]
+fn transam_variables() -> *mut pg_sys::TransamVariablesData {
+    // SAFETY: a global that is set before there are backends.
+    unsafe { pg_sys::TransamVariables }
 }
 
 /// The next transaction id, as far as this server knows: a standby's lags behind its primary's.

@@ -24,6 +24,7 @@ use crate::registry::{self, Registration};
 use crate::{catalogue, connection, stats, worker};
 
 use super::Reading;
+use super::standing::{self, Standing};
 
 /// What the call is judged by: its snapshot, and what counts under it.
 pub struct Under {
@@ -56,12 +57,12 @@ pub enum Looked {
 impl Reading<'_> {
     /// What counts under the snapshot; or why this call can use nothing of Redis.
     pub fn under(&self, snapshot: Snapshot) -> Result<Under, Reason> {
-        let registration = registry::usable(&snapshot)?;
+        let Standing { registration, is_free_of_debts } = standing::of(&snapshot)?;
         if registration.home.is_outmoded() && !wal::is_standby() {
             worker::wake();
         }
         let entry = Entry::new(&registration, &self.request.key, self.plan, self.bound);
-        if registry::owes(&snapshot, &entry.tags) {
+        if !is_free_of_debts && registry::owes(&snapshot, &entry.tags) {
             return Err(Reason::Debt);
         }
         Ok(Under { snapshot, registration, entry, position: wal::Position::now() })
