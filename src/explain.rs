@@ -8,7 +8,7 @@ use serde_json::{Value, json};
 
 use crate::connection;
 use crate::entry::Entry;
-use crate::listed::{self, Listed};
+use crate::listed;
 use crate::pg::dependencies::Reads;
 use crate::pg::error::Outcome;
 use crate::pg::plan::{self, Plan};
@@ -125,15 +125,15 @@ fn status(
     }
     let keys = &entry.keys;
     let ask = listed::ask(registration, entry);
-    let listed = match Listed::of(registration, entry, snapshot) {
-        Ok(listed) => listed,
+    let memory = match listed::fields(registration, entry, snapshot) {
+        Ok(memory) => memory,
         Err(reason) => return Ok(Status::of(reason.as_str())),
     };
     let looked = connection::ask(|session| {
         let found = session.look(&ask)?;
         registration.check(found.server)?;
-        let judge = |look: &Look<'_>| judged(look, entry, registration, snapshot);
-        let (status, blamed) = Listed::beside(listed.as_ref(), &found.judged(), judge);
+        let look = found.beside(memory.as_deref());
+        let (status, blamed) = judged(&look, entry, registration, snapshot);
         let sidecar = found.sidecar.and_then(|bytes| Sidecar::decode(bytes).ok());
         let bytes = found.value.map(<[u8]>::len);
         let mut pipeline = redis::pipe();
@@ -181,7 +181,7 @@ fn judged(
         fingerprint: &entry.fingerprint,
         buckets: &entry.buckets,
         // A call would catch up with it.
-        catalogue_seen: look.catalogue_version(),
+        catalogue_seen: look.table.catalogue_version(),
     };
     let complete = |xid| snapshot.is_complete(xid);
     let reason = match judge(look, &wanted, &complete) {

@@ -17,6 +17,7 @@ use pg_cache_core::reason::Reason;
 use pg_cache_core::resp::{self, Look};
 use pg_cache_core::settlement::Settlement;
 use pg_cache_core::tag::Bucket;
+use pg_cache_core::tagtable::Field;
 use pg_cache_core::target::Target;
 use redis::{Cmd, ConnectionLike, ErrorKind, Parser, Pipeline, RedisError, RedisResult, Value};
 
@@ -95,15 +96,14 @@ impl<'a> Found<'a> {
         Self { server, value, sidecar, generation, base, fields: parts.collect() }
     }
 
-    /// As it is judged.
-    pub fn judged(&self) -> fence::Look<'_> {
-        fence::Look {
-            value: self.value,
-            sidecar: self.sidecar,
-            generation: self.generation,
-            base: self.base,
-            fields: &self.fields,
-        }
+    /// As it is judged: with the table that is in memory, or the one that was found.
+    pub fn beside<'b>(&'b self, memory: Option<&'b [Field]>) -> fence::Look<'b> {
+        let (generation, base, fields) = (self.generation, self.base, &self.fields[..]);
+        let table = match memory {
+            Some(fields) => fence::Table::Memory(fields),
+            None => fence::Table::Redis { generation, base, fields },
+        };
+        fence::Look { value: self.value, sidecar: self.sidecar, table }
     }
 }
 

@@ -4,6 +4,7 @@
 //! table in memory counts at once, and none of this server's run is missing in it.
 
 use pg_cache_core::tag::{Bucket, Tag};
+use pg_cache_core::tagtable::Field;
 use pg_cache_core::tagtable::memory::{self, Table, View};
 
 use super::snapshot::Snapshot;
@@ -30,12 +31,10 @@ impl Tags {
         })
     }
 
-    /// The buckets as fields of a table in Redis would hold them; `None` if some hold writers that
-    /// the snapshot may not see as complete.
-    pub fn fields(self, buckets: &[Bucket], snapshot: &Snapshot) -> Option<Vec<Vec<u8>>> {
+    /// The buckets; `None` if some hold writers that the snapshot may not see as complete.
+    pub fn fields(self, buckets: &[Bucket], snapshot: &Snapshot) -> Option<Vec<Field>> {
         with_view(snapshot, |view| {
-            let field = |bucket: &Bucket| self.table.field(self.database, *bucket, view);
-            buckets.iter().map(|bucket| field(bucket).map(|field| field.encode())).collect()
+            buckets.iter().map(|bucket| self.table.field(self.database, *bucket, view)).collect()
         })
     }
 

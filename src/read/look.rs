@@ -7,17 +7,16 @@
 
 use std::rc::Rc;
 
-use pg_cache_core::fence::{Judgement, Look, Wanted, judge};
+use pg_cache_core::fence::{self, Judgement, Look, Table, Wanted, judge};
 use pg_cache_core::reason::Reason;
 use pg_cache_core::sidecar::{Dep, Sidecar};
-use pg_cache_core::tag::Bucket;
-use pg_cache_core::tagtable;
+use pg_cache_core::tagtable::Field;
 
 use crate::client::failure::Failure;
 use crate::client::scripts::{self, LeaseAsk};
 use crate::client::session::{Ask, Found};
 use crate::entry::Entry;
-use crate::listed::{self, Listed};
+use crate::listed;
 use crate::pg::snapshot::Snapshot;
 use crate::pg::{Datum, guc, host, text, wal};
 use crate::registry::{self, Registration};
@@ -40,9 +39,25 @@ impl Under {
         listed::ask(&self.registration, &self.entry)
     }
 
-    /// What the tag table says, if it is in memory.
-    fn listed(&self) -> Result<Option<Listed>, Reason> {
-        Listed::of(&self.registration, &self.entry, &self.snapshot)
+    /// The entry's part of the tag table, if that is in memory.
+    fn memory(&self) -> Result<Option<Vec<Field>>, Reason> {
+        listed::fields(&self.registration, &self.entry, &self.snapshot)
+    }
+
+    fn wanted(&self, table: &Table<'_>) -> Wanted<'_> {
+        let generation = self.registration.generation;
+        // Without this guard, whatever generation the table has is taken for the registered one.
+        let own = table.generation().filter(|_| host::skips("guard.generation"));
+        let catalogue_seen = match host::skips("guard.catalogue") {
+            true => table.catalogue_version(),
+            false => catalogue::seen(generation),
+        };
+        Wanted {
+            generation: own.unwrap_or(generation),
+            fingerprint: &self.entry.fingerprint,
+            buckets: &self.entry.buckets,
+            catalogue_seen,
+        }
     }
 }
 
@@ -71,58 +86,44 @@ impl Reading<'_> {
     /// The hit path: one round trip; none if the tag table is in memory and forbids a hit.
     pub fn look(&self, under: &Under) -> Result<Looked, Failure> {
         host::fault_point("read.look");
-        let listed = match under.listed() {
-            Ok(listed) => listed,
+        let memory = match under.memory() {
+            Ok(memory) => memory,
             Err(reason) => return Ok(Looked::Compute(reason)),
         };
-        if let Some(listed) = &listed {
-            let without_entry =
-                listed.with(&Look::default(), |look| self.judged(under, look, "guard.hit"));
-            if !matches!(without_entry, Looked::Miss { .. }) {
-                return Ok(without_entry);
-            }
+        if let Some(looked) = memory.as_ref().and_then(|fields| self.forbidden(under, fields)) {
+            return Ok(looked);
         }
         let ask = under.ask();
         connection::ask(|session| {
             let found = session.look(&ask)?;
             under.registration.check(found.server)?;
-            Ok(self.judged_by(under, listed.as_ref(), &found, "guard.hit"))
+            Ok(self.judged(under, found.beside(memory.as_deref()), "guard.hit"))
         })
     }
 
-    fn judged_by(
-        &self,
-        under: &Under,
-        listed: Option<&Listed>,
-        found: &Found<'_>,
-        guard: &'static str,
-    ) -> Looked {
-        Listed::beside(listed, &found.judged(), |look| self.judged(under, look, guard))
+    /// What the tag table in memory says, if no entry could be served by it.
+    fn forbidden(&self, under: &Under, fields: &[Field]) -> Option<Looked> {
+        let table = Table::Memory(fields);
+        let complete = |xid| host::skips("guard.hit") || under.snapshot.is_complete(xid);
+        fence::forbidden(&table, &under.wanted(&table), &complete)
+            .map(|judgement| self.looked(under, judgement))
     }
 
-    fn judged(&self, under: &Under, look: &Look<'_>, guard: &'static str) -> Looked {
-        let generation = under.registration.generation;
-        // Without this guard, whatever generation the table has is taken for the registered one.
-        let own = look.generation.and_then(tagtable::parse_generation);
-        let trusted = own.filter(|_| host::skips("guard.generation")).unwrap_or(generation);
-        let mut look = *look;
-        if host::skips("guard.base") {
-            look.base = Some(b"0");
+    fn judged(&self, under: &Under, mut look: Look<'_>, guard: &'static str) -> Looked {
+        if let Table::Redis { base, .. } = &mut look.table
+            && host::skips("guard.base")
+        {
+            *base = Some(b"0");
         }
-        let seen = match host::skips("guard.catalogue") {
-            true => look.catalogue_version(),
-            false => catalogue::seen(generation),
-        };
-        let forged = unguarded(&look, trusted, &under.entry.buckets);
-        look.sidecar = forged.as_deref().or(look.sidecar);
-        let wanted = Wanted {
-            generation: trusted,
-            fingerprint: &under.entry.fingerprint,
-            buckets: &under.entry.buckets,
-            catalogue_seen: seen,
-        };
+        let wanted = under.wanted(&look.table);
+        let forged = unguarded(&look, &wanted);
+        let look = Look { sidecar: forged.as_deref().or(look.sidecar), ..look };
         let complete = |xid| host::skips(guard) || under.snapshot.is_complete(xid);
-        match judge(&look, &wanted, &complete) {
+        self.looked(under, judge(&look, &wanted, &complete))
+    }
+
+    fn looked(&self, under: &Under, judgement: Judgement<'_>) -> Looked {
+        match judgement {
             Judgement::Hit { sidecar, value } => self.served(&sidecar, value),
             Judgement::Miss { reason, deps } => Looked::Miss { reason, deps },
             Judgement::Compute(reason) => {
@@ -132,7 +133,7 @@ impl Reading<'_> {
                 Looked::Compute(reason)
             }
             Judgement::Catalogue { version, xids } => {
-                match catalogue::catch_up(generation, version, &xids) {
+                match catalogue::catch_up(under.registration.generation, version, &xids) {
                     Ok(()) => Looked::Anew,
                     Err(reason) => Looked::Compute(reason),
                 }
@@ -171,8 +172,8 @@ impl Reading<'_> {
             let found = Found::new(session.server(), parts.iter().map(Option::as_deref));
             under.registration.check(found.server)?;
             // Behind the lease: whoever bumped before it is listed.
-            let looked = match under.listed() {
-                Ok(listed) => self.judged_by(under, listed.as_ref(), &found, "guard.fill"),
+            let looked = match under.memory() {
+                Ok(memory) => self.judged(under, found.beside(memory.as_deref()), "guard.fill"),
                 Err(reason) => Looked::Compute(reason),
             };
             Ok((ours, looked))
@@ -181,17 +182,17 @@ impl Reading<'_> {
 }
 
 /// For tests: the sidecar as it would pass without a guard, if one is left out.
-fn unguarded(look: &Look<'_>, generation: u128, buckets: &[Bucket]) -> Option<Vec<u8>> {
+fn unguarded(look: &Look<'_>, wanted: &Wanted<'_>) -> Option<Vec<u8>> {
     let of_any_generation = host::skips("guard.sidecar");
     if !of_any_generation && !host::skips("guard.versions") {
         return None;
     }
     let mut sidecar = Sidecar::decode(look.sidecar?).ok()?;
     if of_any_generation {
-        sidecar.generation = generation;
+        sidecar.generation = wanted.generation;
     } else {
-        let present = buckets.iter().zip(look.fields).filter_map(|(bucket, field)| {
-            Some(Dep { bucket: bucket.0, version: tagtable::version(*field)? })
+        let present = wanted.buckets.iter().enumerate().filter_map(|(place, bucket)| {
+            Some(Dep { bucket: bucket.0, version: look.table.version(place)? })
         });
         sidecar.deps = present.collect();
     }

@@ -16,25 +16,67 @@ use crate::sidecar::{Dep, Sidecar};
 use crate::tag::Bucket;
 use crate::tagtable::{self, Field};
 
-/// The replies of one look: value and sidecar, and of the tag table the generation, the base, and
-/// the buckets in the order in which they were wanted.
-#[derive(Debug, Clone, Copy, Default)]
+/// What a look found: the entry, and the tag table beside it.
+#[derive(Debug, Clone, Copy)]
 pub struct Look<'a> {
     pub value: Option<&'a [u8]>,
     pub sidecar: Option<&'a [u8]>,
-    pub generation: Option<&'a [u8]>,
-    pub base: Option<&'a [u8]>,
-    pub fields: &'a [Option<&'a [u8]>],
+    pub table: Table<'a>,
 }
 
-impl Look<'_> {
-    fn catalogue(&self) -> Option<&[u8]> {
-        self.fields.first().copied().flatten()
+/// The tag table, with the buckets in the order in which they were wanted.
+#[derive(Debug, Clone, Copy)]
+pub enum Table<'a> {
+    /// As Redis has it: whether it is ours and whole, its generation and base tell.
+    Redis { generation: Option<&'a [u8]>, base: Option<&'a [u8]>, fields: &'a [Option<&'a [u8]>] },
+    /// Of this run of the server: it is of every generation that was registered in it, and has no
+    /// base, because no writer is missing in it.
+    Memory(&'a [Field]),
+}
+
+impl<'a> Table<'a> {
+    fn len(&self) -> usize {
+        match self {
+            Table::Redis { fields, .. } => fields.len(),
+            Table::Memory(fields) => fields.len(),
+        }
+    }
+
+    /// The version of the bucket at this place, after each of its writers was reported; None if it
+    /// is malformed.
+    fn scan(&self, place: usize, mut writer: impl FnMut(u64)) -> Option<u64> {
+        match self {
+            Table::Redis { fields, .. } => tagtable::scan(*fields.get(place)?, writer),
+            Table::Memory(fields) => {
+                let field = fields.get(place)?;
+                field.xids.iter().for_each(|xid| writer(*xid));
+                Some(field.version)
+            }
+        }
+    }
+
+    /// The version of the bucket at this place; None if it is malformed.
+    pub fn version(&self, place: usize) -> Option<u64> {
+        self.scan(place, |_| ())
     }
 
     /// The catalogue's present version; None if its field is malformed.
     pub fn catalogue_version(&self) -> Option<u64> {
-        tagtable::version(self.catalogue())
+        self.version(0)
+    }
+
+    /// The generation that the table names, if it does.
+    pub fn generation(&self) -> Option<u128> {
+        match self {
+            Table::Redis { generation, .. } => generation.and_then(tagtable::parse_generation),
+            Table::Memory(_) => None,
+        }
+    }
+
+    /// Whether all writers of the bucket at this place are complete.
+    fn is_settled(&self, place: usize, complete: &dyn Fn(u64) -> bool) -> bool {
+        let mut all = true;
+        self.scan(place, |xid| all = all && complete(xid)).is_some() && all
     }
 }
 
@@ -78,17 +120,13 @@ pub fn judge<'a>(
     wanted: &Wanted<'_>,
     complete: &dyn Fn(u64) -> bool,
 ) -> Judgement<'a> {
-    if let Some(reason) = obstacle(look, wanted, complete) {
-        return Judgement::Compute(reason);
-    }
-    if look.catalogue_version() != wanted.catalogue_seen {
-        let Field { version, xids } = Field::parse(look.catalogue()).unwrap_or_default();
-        return Judgement::Catalogue { version, xids };
+    if let Some(judgement) = forbidden(&look.table, wanted, complete) {
+        return judgement;
     }
     let found = entry(look.value, look.sidecar, wanted.generation, wanted.fingerprint);
     match found {
         Ok((sidecar, value))
-            if present(look, wanted).eq(sidecar.deps.iter().copied().map(Some)) =>
+            if present(&look.table, wanted).eq(sidecar.deps.iter().copied().map(Some)) =>
         {
             Judgement::Hit { sidecar, value }
         }
@@ -97,13 +135,27 @@ pub fn judge<'a>(
     }
 }
 
+/// What the tag table alone says, if it forbids that anything is served or filled.
+pub fn forbidden<'a>(
+    table: &Table<'_>,
+    wanted: &Wanted<'_>,
+    complete: &dyn Fn(u64) -> bool,
+) -> Option<Judgement<'a>> {
+    if let Some(reason) = obstacle(table, wanted, complete) {
+        return Some(Judgement::Compute(reason));
+    }
+    if table.catalogue_version() == wanted.catalogue_seen {
+        return None;
+    }
+    let mut xids = Vec::new();
+    let version = table.scan(0, |xid| xids.push(xid)).unwrap_or_default();
+    Some(Judgement::Catalogue { version, xids })
+}
+
 /// Which of the wanted buckets keep the entry from being served, by their places: those that a
 /// writer who is not complete is listed for, or else those whose version is not the entry's.
 pub fn blamed(look: &Look<'_>, wanted: &Wanted<'_>, complete: &dyn Fn(u64) -> bool) -> Vec<usize> {
-    let running = |place: &usize| {
-        let field = look.fields.get(*place).copied().flatten();
-        !tagtable::all_complete(field, complete).is_some_and(|(_, complete)| complete)
-    };
+    let running = |place: &usize| !look.table.is_settled(*place, complete);
     let places = 0..wanted.buckets.len();
     let listed: Vec<usize> = places.clone().filter(running).collect();
     if !listed.is_empty() {
@@ -111,7 +163,7 @@ pub fn blamed(look: &Look<'_>, wanted: &Wanted<'_>, complete: &dyn Fn(u64) -> bo
     }
     let sidecar = look.sidecar.and_then(|bytes| Sidecar::decode(bytes).ok());
     let deps = sidecar.map(|sidecar| sidecar.deps).unwrap_or_default();
-    let present: Vec<_> = present(look, wanted).collect();
+    let present: Vec<_> = present(&look.table, wanted).collect();
     let changed = |place: &usize| match (present.get(*place), deps.get(*place)) {
         (Some(Some(present)), Some(dep)) => present != dep,
         _ => false,
@@ -121,26 +173,23 @@ pub fn blamed(look: &Look<'_>, wanted: &Wanted<'_>, complete: &dyn Fn(u64) -> bo
 
 /// Why the tag table cannot tell what this snapshot may see.
 fn obstacle(
-    look: &Look<'_>,
+    table: &Table<'_>,
     wanted: &Wanted<'_>,
     complete: &dyn Fn(u64) -> bool,
 ) -> Option<Reason> {
-    if look.fields.len() != wanted.buckets.len()
-        || wanted.buckets.first() != Some(&Bucket::CATALOGUE)
-    {
+    if table.len() != wanted.buckets.len() || wanted.buckets.first() != Some(&Bucket::CATALOGUE) {
         return Some(Reason::Protocol);
     }
-    if look.generation.and_then(tagtable::parse_generation) != Some(wanted.generation) {
-        return Some(Reason::Generation);
+    if let Table::Redis { base, .. } = table {
+        if table.generation() != Some(wanted.generation) {
+            return Some(Reason::Generation);
+        }
+        if !base.and_then(tagtable::parse_xid).is_some_and(complete) {
+            return Some(Reason::RunningWriter);
+        }
     }
-    let base = look.base.and_then(tagtable::parse_xid);
-    if !base.is_some_and(complete) {
-        return Some(Reason::RunningWriter);
-    }
-    let settled = |field: &Option<&[u8]>| {
-        tagtable::all_complete(*field, complete).is_some_and(|(_, complete)| complete)
-    };
-    if look.fields.iter().all(settled) { None } else { Some(Reason::RunningWriter) }
+    let are_settled = (0..table.len()).all(|place| table.is_settled(place, complete));
+    (!are_settled).then_some(Reason::RunningWriter)
 }
 
 /// The entry that stands under the key, if it is ours: whether it is still true, the tag table
@@ -171,16 +220,16 @@ fn entry<'a>(
 
 /// The wanted buckets and their versions; None where a field is malformed.
 fn present<'l>(
-    look: &'l Look<'_>,
+    table: &'l Table<'_>,
     wanted: &'l Wanted<'_>,
 ) -> impl Iterator<Item = Option<Dep>> + 'l {
-    wanted.buckets.iter().zip(look.fields).map(|(bucket, field)| {
-        tagtable::version(*field).map(|version| Dep { bucket: bucket.0, version })
+    wanted.buckets.iter().enumerate().map(|(place, bucket)| {
+        table.version(place).map(|version| Dep { bucket: bucket.0, version })
     })
 }
 
 fn miss<'a>(reason: Reason, look: &Look<'_>, wanted: &Wanted<'_>) -> Judgement<'a> {
-    Judgement::Miss { reason, deps: present(look, wanted).flatten().collect() }
+    Judgement::Miss { reason, deps: present(&look.table, wanted).flatten().collect() }
 }
 
 #[cfg(test)]
@@ -236,13 +285,21 @@ mod tests {
 
     fn judged_by(state: &State, catalogue_seen: Option<u64>) -> (&'static str, Vec<u64>) {
         let fields: Vec<Option<&[u8]>> = state.fields.iter().map(Option::as_deref).collect();
-        let look = Look {
-            value: state.value.as_deref(),
-            sidecar: state.sidecar.as_deref(),
+        let table = Table::Redis {
             generation: state.generation.as_deref(),
             base: state.base.as_deref(),
             fields: &fields,
         };
+        judged_beside(state, table, catalogue_seen)
+    }
+
+    fn judged_beside(
+        state: &State,
+        table: Table<'_>,
+        catalogue_seen: Option<u64>,
+    ) -> (&'static str, Vec<u64>) {
+        let (value, sidecar) = (state.value.as_deref(), state.sidecar.as_deref());
+        let look = Look { value, sidecar, table };
         let wanted = Wanted {
             generation: GENERATION,
             fingerprint: &FINGERPRINT,
@@ -311,8 +368,13 @@ mod tests {
             buckets: &BUCKETS[1..2],
             catalogue_seen: Some(0),
         };
-        let look = Look { fields: &[None], ..Look::default() };
-        assert_eq!(judge(&look, &wanted, &|_| true), Judgement::Compute(Reason::Protocol));
+        let generation = tagtable::generation_text(GENERATION);
+        let redis =
+            Table::Redis { generation: Some(&generation), base: Some(b"1"), fields: &[None] };
+        for table in [redis, Table::Memory(&[Field { version: 0, xids: Vec::new() }])] {
+            let look = Look { value: None, sidecar: None, table };
+            assert_eq!(judge(&look, &wanted, &|_| true), Judgement::Compute(Reason::Protocol));
+        }
     }
 
     #[test]
@@ -383,6 +445,11 @@ mod tests {
                 fields: fields.map(field).collect(),
             };
             let judged = judged_by(&state, Some(seen)).0;
+            let fields = state.fields.iter().map(|field| Field::parse(field.as_deref()).unwrap());
+            let memory: Vec<Field> = fields.collect();
+            let ours = State { generation: settled().generation, base: settled().base, ..state };
+            let in_memory = judged_beside(&ours, Table::Memory(&memory), Some(seen));
+            prop_assert_eq!(in_memory, judged_by(&ours, Some(seen)));
             let readable = generation == 0
                 && writers.iter().chain([&base]).all(|xid| *xid < XMAX);
             let hit = readable && seen == present[0] && present == filled.3

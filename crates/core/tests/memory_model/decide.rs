@@ -1,12 +1,12 @@
 //! Owns the way from the model to the code under test: what a bucket lists is decided by the real
-//! `memory::Slot`, and what a look comes to by `fence`, on the bytes that the extension hands them.
+//! `memory::Slot`, and what a look comes to by `fence`, on the fields that the extension hands it.
 //!
 //! Invariant: no decision of theirs is made a second time in the model. A guard is taken away by
 //! what they are told, never by another version of them.
 
 use crate::state::{ABSENT, Cell, Entry, Snapshot, Xid, Xids};
 use crate::world::{Guard, World};
-use pg_cache_core::fence::{self, Judgement, Look, Wanted};
+use pg_cache_core::fence::{self, Judgement, Look, Table, Wanted};
 use pg_cache_core::sidecar::{Dep, Sidecar, value_hash};
 use pg_cache_core::tag::Bucket;
 use pg_cache_core::tagtable::memory::{Known, Slot, View};
@@ -120,13 +120,11 @@ pub fn judge(
     let value = [entry.value];
     let is_there = entry.value != ABSENT;
     let sidecar = is_there.then(|| sidecar(world, entry, generation, field.version).encode());
-    let (catalogue, bucket) = (Field::default().encode(), field.encode());
+    let fields = [Field::default(), field.clone()];
     let look = Look {
         value: is_there.then_some(&value[..]),
         sidecar: sidecar.as_deref(),
-        generation: Some(&tagtable::generation_text(generation_number(generation))),
-        base: Some(b"0"),
-        fields: &[Some(&catalogue), Some(&bucket)],
+        table: Table::Memory(&fields),
     };
     let wanted = Wanted {
         generation: generation_number(generation),
