@@ -8,7 +8,7 @@
 use crate::redis::Bump;
 use crate::state::{ABSENT, Cell, Data, FOREIGN, Reader, Table, Writer, Xid, Xids};
 use crate::world::{CATALOGUE, FIELDS, Guard, KEYS, Op, World, key_field};
-use pg_cache_core::fence::{Judgement, Look, Table, Wanted, judge};
+use pg_cache_core::fence::{self, Judgement, Look, Wanted, judge};
 use pg_cache_core::fill::{Effect, Event, Fill};
 use pg_cache_core::pending::{Owed, Pending};
 use pg_cache_core::reason::Reason;
@@ -122,7 +122,7 @@ pub fn look(world: &World, reader: &Reader, key: u8, data: &Data, check: Guard) 
         None if world.has(Guard::Catalogue) => None,
         None => tagtable::version(fields[0]),
     };
-    let table = Table::Redis {
+    let table = fence::Table::Redis {
         generation: fetched.generation.as_ref().map(|text| &text[..]),
         base: fetched.base.as_deref(),
         fields: &fields,
