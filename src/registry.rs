@@ -184,16 +184,21 @@ pub fn seen(snapshot: &Snapshot) -> Option<Rc<Registration>> {
 }
 
 /// What stands before every key of this database, as of this moment; where PostgreSQL takes no new
-/// snapshots, as of the statement's.
+/// snapshots, as of the statement's. In a copy of a database, as in the one that it was made from:
+/// whoever registers the copy keeps it.
 pub fn prefix() -> Option<Vec<u8>> {
     let fresh = Fresh::try_push();
     let snapshot = fresh.as_ref().map_or_else(Snapshot::active, |fresh| fresh.snapshot);
-    seen(&snapshot).map(|registration| registration.prefix.clone())
+    let table = open(|tables| tables.server)?;
+    snapshot.first(&table, |row| match decoded(row) {
+        Some(registration) => Some(registration.prefix.clone()),
+        None => prefix_of_another(row),
+    })?
 }
 
 /// The same, waiting for it as long as a commit may. VACUUM FULL may hold the table that says so
-/// for longer, and in a copy of a database nobody has registered it yet: then nobody knows what the
-/// keys are called, and it is an error. `None`: the extension is gone with this transaction.
+/// for longer: then nobody knows what the keys are called, and it is an error. `None`: the
+/// extension is gone with this transaction.
 pub fn prefix_in_time() -> Outcome<Option<Vec<u8>>> {
     let limit = Duration::from_millis(guc::commit_timeout_ms());
     let found = host::until(limit, || match prefix() {
@@ -452,6 +457,11 @@ fn decoded(row: &Row) -> Option<Rc<Registration>> {
     let decoded = Decoded { bytes: row.bytes().to_vec(), registration: registration.clone() };
     LAST.set(Some(decoded));
     registration
+}
+
+fn prefix_of_another(row: &Row) -> Option<Vec<u8>> {
+    let [_, _, _, _, _, _, prefix] = row.values();
+    prefix.map(|prefix| text::owned(prefix).into_bytes())
 }
 
 fn decode(row: &Row) -> Option<Registration> {

@@ -1,7 +1,8 @@
 //! What leaves in-line: settled before the commit record, sent behind it.
 //!
 //! Invariant: [`send`] fails in no way that anybody hears of but by a count and a WARNING. It runs
-//! where an error would take the whole cluster down, and where the catalogues cannot be read.
+//! where an error would take the whole cluster down, and where the catalogues cannot be read. And
+//! nothing is told of a commit that a crash may still undo.
 
 use std::time::{Duration, Instant};
 
@@ -10,7 +11,7 @@ use pg_cache_core::message::log::Entry;
 
 use crate::client::failure::Failure;
 use crate::client::messages::{Delivered, Outgoing};
-use crate::pg::{guc, host};
+use crate::pg::{guc, host, wal};
 use crate::{connection, stats};
 
 /// Adds them in their order. A key whose token could not be laid cannot be stored: somebody else's
@@ -25,6 +26,9 @@ pub fn add(ready: &mut Outgoing, level: u32, entries: Vec<Entry>) {
 pub fn send(due: Outgoing) {
     host::fault_point("events.send");
     let started = Instant::now();
+    if !host::skips("guard.flushcommit") {
+        wal::flush_commit();
+    }
     let deadline = started + Duration::from_millis(guc::commit_timeout_ms());
     let left = || deadline.saturating_duration_since(Instant::now());
     let mut delivered = Delivered::default();

@@ -84,12 +84,14 @@ impl Errand {
 }
 
 /// What a database may have set that would end a worker's transactions or change what they see.
-const SETTINGS: [(&CStr, &CStr); 13] = [
+const SETTINGS: &[(&CStr, &CStr)] = &[
     // Whoever a database would have its sessions be.
     (c"role", c"none"),
     (c"search_path", c"pg_catalog, pg_temp"),
     (c"statement_timeout", c"0"),
     (c"lock_timeout", c"0"),
+    #[cfg(any(feature = "pg17", feature = "pg18"))]
+    (c"transaction_timeout", c"0"),
     (c"idle_in_transaction_session_timeout", c"0"),
     (c"default_transaction_isolation", c"read committed"),
     (c"default_transaction_read_only", c"off"),

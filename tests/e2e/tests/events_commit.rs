@@ -5,8 +5,9 @@ use std::time::{Duration, Instant};
 
 use pg_cache_e2e::Scene;
 use pg_cache_e2e::events::{get, told};
+use pg_cache_e2e::guarded::assert_needed;
 use pg_cache_e2e::registry::{count, repair};
-use pg_cache_testbed::{Pair, Proxy, eventually};
+use pg_cache_testbed::{Pair, Postgres, Proxy, Redis, eventually};
 use postgres::Client;
 
 const SOON: Duration = Duration::from_secs(20);
@@ -135,4 +136,48 @@ fn few_of_many_commits_wait_for_a_redis_that_hangs() {
     assert_eq!(rows, 4 * SESSIONS as i64, "every commit stands");
     let lost = count(&mut client, "SELECT lost FROM redis_stat_commit");
     assert_eq!(lost, 3 * SESSIONS as i64, "and what was lost is counted");
+}
+
+#[test]
+fn nothing_is_told_of_a_commit_that_a_crash_undoes() {
+    // Danger: with synchronous_commit off the event is gone before the commit is on disk, and a
+    // crash leaves subscribers and stored keys with a row that never was.
+    assert_needed("guard.flushcommit", |fault| {
+        let redis = Redis::start();
+        let url = redis.url_with_password();
+        let conf = [("pg_cache.url", &url[..]), ("wal_writer_delay", "10s")];
+        let mut server = Postgres::start_with(&conf);
+        server.register("test");
+        let mut client = server.connect();
+        sending(&mut client);
+        let change = format!(
+            "SET synchronous_commit = off; SET pg_cache.fault_point = '{fault}';
+             INSERT INTO t VALUES (1, 'a')"
+        );
+        client.batch_execute(&change).unwrap();
+        assert_eq!(told(&redis, "s", "v"), ["a"]);
+        server.crash();
+        server.start_again();
+        count(&mut server.connect(), "SELECT count(*) FROM t") == 0
+    });
+}
+
+#[test]
+fn a_database_that_was_copied_tells_at_once() {
+    // Danger: nobody has registered the copy, and its commits fail or wait until somebody does.
+    let scene = Scene::new();
+    let mut client = scene.connect();
+    sending(&mut client);
+    client.batch_execute("SELECT redis_register('app:')").unwrap();
+    repair(&mut client);
+    drop(client);
+    let copy = format!("{}_copy", scene.database());
+    let sql = format!("CREATE DATABASE {copy} TEMPLATE {}", scene.database());
+    scene.postgres().connect().batch_execute(&sql).unwrap();
+    scene.prepare_database(&copy);
+    let mut client = scene.connect_to("postgres", &copy);
+    let started = Instant::now();
+    client.batch_execute("INSERT INTO t VALUES (1, 'a')").unwrap();
+    println!("told in {:?}", started.elapsed());
+    assert_eq!(told(&scene.redis, "app:s", "v"), ["a"]);
 }
