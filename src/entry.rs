@@ -9,6 +9,9 @@ use crate::pg::plan::Plan;
 use crate::pg::{classify, guc, host, identity, settings};
 use crate::registry::Registration;
 
+/// As many as most entries have.
+const TAGS: usize = 8;
+
 pub struct Entry {
     pub keys: EntryKeys,
     pub fingerprint: [u8; 16],
@@ -24,7 +27,8 @@ impl Entry {
     pub fn new(registration: &Registration, key: &[u8], plan: &Plan, bound: &[Bound]) -> Self {
         let scope = scope(plan);
         let fingerprint = fingerprint(plan, bound, &scope);
-        let mut name = registration.prefix.clone();
+        let mut name = Vec::with_capacity(registration.prefix.len() + key.len());
+        name.extend_from_slice(&registration.prefix);
         name.extend_from_slice(key);
         if !scope.is_empty() {
             let parts: Vec<_> = scope.iter().map(|(n, v)| (n.as_str(), v.as_str())).collect();
@@ -32,8 +36,11 @@ impl Entry {
         }
         let keys = EntryKeys::new(&name);
         // The tag of the key is that of its plain form: who names it means every scope.
-        let mut tags = vec![Tag::CATALOGUE, Tag::key(key)];
-        tags.truncate(if host::skips("guard.keytag") { 1 } else { 2 });
+        let mut tags = Vec::with_capacity(TAGS);
+        tags.push(Tag::CATALOGUE);
+        if !host::skips("guard.keytag") {
+            tags.push(Tag::key(key));
+        }
         plan.append_tags(bound, &mut tags);
         let buckets = tags.iter().map(|tag| registration.bucket(*tag)).collect();
         Self { keys, fingerprint, scope, tags, buckets }

@@ -159,9 +159,10 @@ impl Drop for Fresh {
 /// PostgreSQL counts them to know whether its last snapshot is still the present one: while the
 /// number stays the same, the tables hold the same rows for the same snapshot.
 pub fn ended() -> u64 {
-    // SAFETY: the address of an aligned number in shared memory, which lives as long as we.
-    let count = unsafe { AtomicU64::from_ptr(&raw mut (*transam_variables()).xactCompletionCount) };
-    count.load(Ordering::Acquire)
+    // SAFETY: points into shared memory, which lives as long as we; no reference is made.
+    let count = unsafe { &raw mut (*transam_variables()).xactCompletionCount };
+    // SAFETY: an aligned number that only PostgreSQL writes, whole.
+    unsafe { AtomicU64::from_ptr(count) }.load(Ordering::Acquire)
 }
 
 #[cfg(any(feature = "pg14", feature = "pg15", feature = "pg16"))]

@@ -1,11 +1,21 @@
 //! Where the write-ahead log stands: on which timeline, how far flushed, how far replayed.
 
+use std::cell::Cell;
+
 use pgrx::pg_sys;
+
+thread_local! {
+    /// Whether this server is known to be one that writes: it stays one while any process lives.
+    static IS_PRIMARY: Cell<bool> = const { Cell::new(false) };
+}
 
 /// Whether this server replays somebody else's log.
 pub fn is_standby() -> bool {
-    // SAFETY: reads shared memory, and not even that once the answer is no.
-    unsafe { pg_sys::RecoveryInProgress() }
+    if !IS_PRIMARY.get() {
+        // SAFETY: reads shared memory.
+        IS_PRIMARY.set(!unsafe { pg_sys::RecoveryInProgress() });
+    }
+    !IS_PRIMARY.get()
 }
 
 /// The timeline of the transactions that a snapshot taken before this call can see: that of new

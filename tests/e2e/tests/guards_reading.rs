@@ -169,3 +169,24 @@ fn a_schema_change_waits_for_the_messages_of_those_that_it_drops() {
         })
     });
 }
+
+#[test]
+fn what_the_registry_said_is_forgotten_when_a_transaction_ends() {
+    // Danger: a reader that remembers that nobody owed anything is served what a writer has changed
+    // without Redis.
+    assert_needed("guard.standing", |fault| {
+        let mut stage = Stage::new();
+        let paying = Gate::new();
+        stage.replace_worker(&paying.at("worker.pay"));
+        let mut reader = stage.connect(fault);
+        for _ in 0..3 {
+            assert_eq!(served(&mut reader), OLD);
+        }
+        let mut writer = stage.connect("nothing:skip");
+        writer.batch_execute("SET pg_cache.url = 'unix:///nonexistent.sock'").unwrap();
+        writer.batch_execute(CHANGE).unwrap();
+        let found = served(&mut reader);
+        paying.open();
+        found == OLD
+    });
+}
