@@ -86,6 +86,7 @@ mod standby;
 mod store_keys;
 mod store_owed;
 mod store_unsure;
+mod sweep;
 mod symbols;
 mod tracking;
 mod tracking_ships;
