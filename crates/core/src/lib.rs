@@ -44,3 +44,4 @@ pub mod target;
 pub mod template;
 pub mod token;
 pub mod ttl;
+pub mod xid;

@@ -92,6 +92,7 @@ mod tracking;
 mod tracking_ships;
 mod transactions;
 mod triggers_rebuilt;
+mod turns;
 mod two_databases;
 mod types;
 mod unmade;
