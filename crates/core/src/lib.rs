@@ -20,6 +20,7 @@ pub mod fill;
 pub mod fingerprint;
 pub mod gcra;
 pub mod key;
+pub mod lately;
 pub mod limiter;
 pub mod lost;
 pub mod message;
