@@ -6,6 +6,7 @@
 
 mod lease;
 mod look;
+mod moved;
 mod standing;
 
 use std::borrow::Cow;

@@ -16,6 +16,7 @@ static PRUNE: LazyLock<Script> = LazyLock::new(|| Script::new(include_str!("lua/
 static MAKE: LazyLock<Script> = LazyLock::new(|| Script::new(include_str!("lua/make_1.lua")));
 static REMEMBER: LazyLock<Script> =
     LazyLock::new(|| Script::new(include_str!("lua/remember_1.lua")));
+static SWEPT: LazyLock<Script> = LazyLock::new(|| Script::new(include_str!("lua/swept_2.lua")));
 
 /// Fields that one step of `prune` looks at: it holds up everybody else on that Redis.
 const PRUNE_FIELDS: u64 = 500;
@@ -80,17 +81,37 @@ pub fn made(session: &mut Session, table: &[u8]) -> RedisResult<Made> {
     Ok(Made { generation, base })
 }
 
-/// Adds a generation to those that have been; returns how many there are.
-pub fn remember(session: &mut Session, set: &[u8], generation: &str) -> RedisResult<u64> {
-    REMEMBER.key(set).arg(generation).invoke(session)
+/// Where the generations stand that have been: those to be swept, and those that were.
+pub struct Generations {
+    pub known: Vec<u8>,
+    pub swept: Vec<u8>,
 }
 
-/// The generations that have been.
-pub fn remembered(session: &mut Session, set: &[u8]) -> RedisResult<Vec<Vec<u8>>> {
-    redis::cmd("SMEMBERS").arg(set).query(session)
+/// Adds a generation to those that have been; returns how many there are to be swept.
+pub fn remember(session: &mut Session, at: &Generations, generation: &str) -> RedisResult<u64> {
+    REMEMBER.key(&at.known[..]).arg(generation).invoke(session)
 }
 
-/// Forgets generations of which nothing is left.
-pub fn forget(session: &mut Session, set: &[u8], generations: &[Vec<u8>]) -> RedisResult<()> {
-    redis::cmd("SREM").arg(set).arg(generations).exec(session)
+/// The generations that have been, as they stand there.
+pub struct Remembered {
+    pub unswept: Vec<Vec<u8>>,
+    pub swept: Vec<Vec<u8>>,
+}
+
+/// In this order: one that is set apart meanwhile is in both.
+pub fn remembered(session: &mut Session, at: &Generations) -> RedisResult<Remembered> {
+    let mut pipeline = redis::pipe();
+    pipeline.cmd("SMEMBERS").arg(&at.known).cmd("ZRANGE").arg(&at.swept).arg(0).arg(-1);
+    let (unswept, swept) = pipeline.query(session)?;
+    Ok(Remembered { unswept, swept })
+}
+
+/// Sets apart generations whose entries were swept.
+pub fn set_apart(
+    session: &mut Session,
+    at: &Generations,
+    generations: &[Vec<u8>],
+) -> RedisResult<()> {
+    let mut call = SWEPT.key(&at.known[..]);
+    call.key(&at.swept[..]).arg(tagtable::SWEPT_MAX).arg(generations).invoke(session)
 }

@@ -9,10 +9,12 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::OnceLock;
 
 use pg_cache_core::reason::Reason;
+use pg_cache_core::xid::{Age, age};
 use pgrx::pg_sys;
 
 use super::error::Outcome;
 use super::host::Holdoffs;
+use super::snapshot;
 
 /// Whether every statement of this transaction sees the snapshot of its first.
 pub fn keeps_snapshot() -> bool {
@@ -77,7 +79,11 @@ pub fn is_block() -> bool {
 /// Whether a transaction has let go of the lock on its own id, which it does last of all: by then
 /// its invalidation messages are sent.
 pub fn has_let_go(xid: u64) -> bool {
-    let narrow = pg_sys::TransactionId::from(xid as u32);
+    let narrow = match age(xid, snapshot::next_xid()) {
+        Age::Recent(narrow) => pg_sys::TransactionId::from(narrow),
+        Age::ToCome => return false,
+        Age::Over => return true,
+    };
     // SAFETY: tries the lock and gives it back at once.
     #[cfg(not(feature = "pg18"))]
     let is_free = unsafe { pg_sys::ConditionalXactLockTableWait(narrow) };

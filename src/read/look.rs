@@ -22,8 +22,8 @@ use crate::pg::{Datum, guc, host, text, wal};
 use crate::registry::{self, Registration};
 use crate::{catalogue, connection, stats, worker};
 
-use super::Reading;
 use super::standing::{self, Standing};
+use super::{Reading, moved};
 
 /// What the call is judged by: its snapshot, and what counts under it.
 pub struct Under {
@@ -73,7 +73,7 @@ impl Reading<'_> {
     /// What counts under the snapshot; or why this call can use nothing of Redis.
     pub fn under(&self, snapshot: Snapshot) -> Result<Under, Reason> {
         let Standing { registration, is_free_of_debts } = standing::of(&snapshot)?;
-        if registration.home.is_outmoded() && !wal::is_standby() {
+        if moved::is_outmoded(registration.home) && !wal::is_standby() {
             worker::wake();
         }
         let entry = Entry::new(&registration, &self.request.key, self.plan, self.bound);

@@ -14,7 +14,7 @@ use crate::pg::{Oid, activity, host, identity, quote, snapshot, table, utility, 
 use crate::registry::{self, Home};
 use pg_cache_core::tagtable;
 
-use super::sweep::generations_key;
+use super::sweep;
 use super::waiting::outwait_writers;
 use super::{Pass, Step};
 
@@ -171,9 +171,9 @@ fn registering(schema: &str, servers: &str, home: Home) -> String {
 /// sees the former registration, by a snapshot that it keeps, would find nobody listed there and
 /// fill what is old.
 fn prepare<'a>(generations: impl Iterator<Item = &'a String>, home: Home) -> Result<(), Failure> {
-    let set = generations_key();
+    let at = sweep::generations();
     for generation in generations {
-        connection::ask(|session| Ok(remember(session, &set, generation)?))?;
+        connection::ask(|session| Ok(remember(session, &at, generation)?))?;
     }
     if home == Home::Memory && !host::skips("guard.endtable") {
         let table = table_key();

@@ -5,13 +5,20 @@
 //! small steps. A sidecar tells its generation but not its database: a set in Redis holds the
 //! generations that this database had, beside the entries, so that a copy of one brings the other.
 //! Not found: values whose sidecar was evicted or deleted before them.
+//!
+//! Invariant: what was swept is set apart and not forgotten. Whoever looked under a generation may
+//! fill behind its sweep. The next commit that names the key deletes that; but a crash may lose the
+//! deletion, and an old copy of Redis' data bring the entry back. Either begins a generation, whose
+//! sweep looks for all former ones.
+
+use std::collections::HashSet;
 
 use pg_cache_core::key::{SIDECAR_PATTERN, key_of_sidecar};
 use pg_cache_core::sidecar::Sidecar;
 use pg_cache_core::tagtable;
 
 use crate::client::failure::Failure;
-use crate::client::making::{forget, remembered};
+use crate::client::making::{Generations, Remembered, remembered, set_apart};
 use crate::flush::unlink_entries;
 use crate::pg::{activity, host, identity};
 use crate::registry::Registration;
@@ -27,7 +34,7 @@ pub struct Sweep {
 
 struct UnderWay {
     generation: u128,
-    former: Vec<u128>,
+    former: Former,
     cursor: u64,
     deleted: u64,
 }
@@ -43,8 +50,8 @@ impl Sweep {
             Some(sweep) => sweep,
             None => UnderWay { generation, former: former(generation)?, cursor: 0, deleted: 0 },
         };
-        let is_over = sweep.former.is_empty() || {
-            let (former, step) = (&sweep.former, sweep.cursor);
+        let is_over = sweep.former.unswept.is_empty() || {
+            let (former, step) = (&sweep.former.all, sweep.cursor);
             let is_former = |sidecar: &Sidecar| former.contains(&sidecar.generation);
             let (next, deleted) = walk(step, |names| unlink_entries(names, is_former))?;
             sweep.cursor = next;
@@ -53,7 +60,7 @@ impl Sweep {
             next == 0
         };
         if is_over {
-            forget_all(&sweep.former)?;
+            set_all_apart(sweep.former.unswept)?;
             self.done_for = Some(generation);
             return Ok(false);
         }
@@ -64,8 +71,8 @@ impl Sweep {
 
 /// Deletes every entry of this database, of whatever generation.
 pub fn delete_all(registration: &Registration) -> Result<(), Failure> {
-    let mut ours = former(registration.generation)?;
-    ours.push(registration.generation);
+    let mut ours = former(registration.generation)?.all;
+    ours.insert(registration.generation);
     let (mut cursor, mut deleted) = (0, 0);
     loop {
         let is_ours = |sidecar: &Sidecar| ours.contains(&sidecar.generation);
@@ -89,26 +96,41 @@ fn walk(cursor: u64, unlink: impl FnOnce(&[Vec<u8>]) -> Unlinked) -> Result<(u64
     Ok((next, unlink(&names)?))
 }
 
-/// The set of generations that have been.
-pub fn generations_key() -> Vec<u8> {
+/// Where the generations stand that have been.
+pub fn generations() -> Generations {
     let (system, database) = identity::origin();
-    tagtable::generations_key(system, database, 0)
+    Generations {
+        known: tagtable::generations_key(system, database, 0),
+        swept: tagtable::swept_key(system, database, 0),
+    }
 }
 
-/// The generations that this database had before this one and whose entries may still be there.
-fn former(generation: u128) -> Result<Vec<u128>, Failure> {
-    let set = generations_key();
-    let found = connection::ask(|session| Ok(remembered(session, &set)?))?;
-    let found = found.iter().filter_map(|text| tagtable::parse_generation(text));
-    Ok(found.filter(|former| *former != generation).collect())
+/// The generations that this database had before this one.
+struct Former {
+    /// Those for whose sake a sweep begins.
+    unswept: Vec<Vec<u8>>,
+    /// Those for whose entries it looks.
+    all: HashSet<u128>,
 }
 
-fn forget_all(former: &[u128]) -> Result<(), Failure> {
-    if former.is_empty() {
+fn former(generation: u128) -> Result<Former, Failure> {
+    let at = generations();
+    let found = connection::ask(|session| Ok(remembered(session, &at)?))?;
+    let Remembered { mut unswept, swept } = found;
+    unswept.retain(|text| other(generation, text).is_some());
+    let all = unswept.iter().chain(&swept).filter_map(|text| other(generation, text)).collect();
+    Ok(Former { unswept, all })
+}
+
+/// The generation that a text names, if it is another one.
+fn other(generation: u128, text: &[u8]) -> Option<u128> {
+    tagtable::parse_generation(text).filter(|found| *found != generation)
+}
+
+fn set_all_apart(swept: Vec<Vec<u8>>) -> Result<(), Failure> {
+    if swept.is_empty() {
         return Ok(());
     }
-    let set = generations_key();
-    let texts: Vec<Vec<u8>> =
-        former.iter().map(|former| tagtable::generation_text(*former).to_vec()).collect();
-    connection::ask(|session| Ok(forget(session, &set, &texts)?))
+    let at = generations();
+    connection::ask(|session| Ok(set_apart(session, &at, &swept)?))
 }

@@ -36,6 +36,15 @@ pub fn generations_key(system: u64, database: u32, shard: u32) -> Vec<u8> {
     format!("pgc:g:{{{system}.{database}.{shard}}}").into_bytes()
 }
 
+/// The name of the sorted set of those whose entries were swept, by the time of that. Whoever
+/// looked under one of them may fill an entry all the same, behind the sweep.
+pub fn swept_key(system: u64, database: u32, shard: u32) -> Vec<u8> {
+    format!("pgc:f:{{{system}.{database}.{shard}}}").into_bytes()
+}
+
+/// How many generations that were swept are remembered; the oldest give way.
+pub const SWEPT_MAX: usize = 4096;
+
 /// A generation as it stands in `R`: 32 digits in lower case.
 pub fn generation_text(generation: u128) -> [u8; 32] {
     const HEX: &[u8; 16] = b"0123456789abcdef";
@@ -139,6 +148,8 @@ mod tests {
     fn the_names_and_bytes_never_change() {
         // Danger: during an upgrade, old and new backends write and read different tables.
         assert_eq!(key(7_101_234_567_890_123_456, 5, 0), b"pgc:t:{7101234567890123456.5.0}");
+        assert_eq!(generations_key(7, 5, 0), b"pgc:g:{7.5.0}");
+        assert_eq!(swept_key(7, 5, 0), b"pgc:f:{7.5.0}");
         assert_eq!([GENERATION, BASE, VERSION, CLAIM, CATALOGUE], ["R", "B", "V", "claim", "C"]);
         assert_eq!(Bucket::CATALOGUE.field(), CATALOGUE.as_bytes());
         assert_eq!(&generation_text(0xabc << 112), b"0abc0000000000000000000000000000");

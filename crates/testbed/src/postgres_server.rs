@@ -141,9 +141,8 @@ impl Postgres {
 
     /// Stops the server (fast shutdown) and starts it again on the same data and socket.
     pub fn restart(&mut self) {
-        self.server.stop(libc::SIGINT, STOP_TIMEOUT);
-        self.server = launch_process(&self.cluster, &self.directory, &self.data_dir, self.kept);
-        self.wait_until_ready();
+        self.stop();
+        self.start_again();
     }
 
     /// Ends it as a crash of the machine would, but for the disk: every process of it is killed.
@@ -166,12 +165,17 @@ impl Postgres {
         assert_eq!(unsafe { libc::kill(pid as libc::pid_t, libc::SIGKILL) }, 0);
     }
 
+    /// Stops it (fast shutdown).
+    pub fn stop(&mut self) {
+        self.server.stop(libc::SIGINT, STOP_TIMEOUT);
+    }
+
     /// Stops it at once, as `pg_ctl stop -m immediate` does.
     pub fn stop_now(&mut self) {
         self.server.stop(libc::SIGQUIT, STOP_TIMEOUT);
     }
 
-    /// Starts it again on the same data and socket, after `crash` or `stop_now`.
+    /// Starts it again on the same data and socket, after `crash` or one of the stops.
     pub fn start_again(&mut self) {
         self.server = launch_process(&self.cluster, &self.directory, &self.data_dir, self.kept);
         self.wait_until_ready();

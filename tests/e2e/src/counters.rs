@@ -121,7 +121,8 @@ pub fn forget_commands(scene: &Scene) {
 pub fn keys(redis: &Redis, pattern: &str) -> Vec<String> {
     let mut client = redis.client();
     let mut names: Vec<String> = redis::cmd("KEYS").arg(pattern).query(&mut client).unwrap();
-    names.retain(|name| !name.starts_with("pgc:t:") && !name.starts_with("pgc:g:"));
+    let own = ["pgc:t:", "pgc:g:", "pgc:f:"];
+    names.retain(|name| !own.iter().any(|own| name.starts_with(own)));
     names.sort();
     names
 }

@@ -1,0 +1,97 @@
+//! What is filled behind a sweep, of a generation that it swept: a later one finds it, and nobody
+//! sweeps for its sake alone.
+
+use pg_cache_e2e::counters::{commands, forget_commands};
+use pg_cache_e2e::gate::Gate;
+use pg_cache_e2e::guarded::{CHANGE, OLD, SOON, Stage, served};
+use pg_cache_e2e::registry::{WORKERS, count, generation, repair, table_key};
+use pg_cache_testbed::eventually;
+
+/// How many generations that were swept are remembered.
+const SWEPT_MAX: usize = 4096;
+
+/// The generations that the next sweep is for, and those that were swept.
+fn generations(stage: &mut Stage) -> (Vec<String>, Vec<String>) {
+    let table = table_key(&mut stage.admin);
+    let mut redis = stage.scene.redis.client();
+    let known = table.replace("pgc:t:", "pgc:g:");
+    let swept = table.replace("pgc:t:", "pgc:f:");
+    redis::pipe()
+        .cmd("SMEMBERS")
+        .arg(known)
+        .cmd("ZRANGE")
+        .arg(&[&swept[..], "0", "-1"])
+        .query(&mut redis)
+        .unwrap()
+}
+
+/// Registers another generation, and waits until what former ones left is swept.
+fn begin_another(stage: &mut Stage) {
+    stage.admin.batch_execute("SELECT redis_register()").unwrap();
+    let registered = repair(&mut stage.admin);
+    eventually(SOON, "a sweep is over", || generations(stage).0 == [&registered[..]]);
+}
+
+/// A reader looks and computes under the first generation, and fills its entry when the second has
+/// swept what was there of the first.
+fn filled_behind_the_sweep() -> Stage {
+    let mut stage = Stage::new();
+    let computed = Gate::new();
+    let mut reader = stage.connect(&computed.at("read.fill"));
+    let reading = std::thread::spawn(move || served(&mut reader));
+    computed.met();
+    begin_another(&mut stage);
+    computed.open();
+    assert_eq!(reading.join().unwrap(), OLD);
+    assert!(stage.finds_old_now(), "it is filled, and as new as any");
+    stage
+}
+
+#[test]
+fn what_was_filled_behind_a_sweep_and_is_brought_back_is_swept() {
+    // Danger: nobody looks for its generation any more; a program reads what is older than a commit
+    // that returned, until its ttl.
+    let mut stage = filled_behind_the_sweep();
+    let before = stage.scene.redis.snapshot();
+    stage.admin.batch_execute(CHANGE).unwrap();
+    assert!(!stage.finds_old_now(), "the commit deleted it");
+    stage.scene.redis.stop();
+    stage.scene.redis.start_again_from(&before);
+    repair(&mut stage.admin);
+    eventually(SOON, "it is swept", || !stage.finds_old_now());
+}
+
+#[test]
+fn a_debt_of_all_keys_deletes_what_was_filled_behind_a_sweep() {
+    // Danger: as above, and the debt is said to be paid.
+    let mut stage = filled_behind_the_sweep();
+    let owed = "INSERT INTO redis_debt VALUES (-2, '700', '*'), (-1, '700', NULL)";
+    stage.admin.batch_execute(owed).unwrap();
+    repair(&mut stage.admin);
+    assert_eq!(count(&mut stage.admin, "SELECT count(*) FROM redis_debt"), 0);
+    assert!(!stage.finds_old_now());
+}
+
+#[test]
+fn generations_that_were_swept_are_few_and_call_for_no_sweep() {
+    // Danger: Redis fills with the names of generations; or every worker that starts walks through
+    // all keys, for the sake of what is nearly never there.
+    let mut stage = Stage::new();
+    let first = generation(&mut stage.admin).unwrap();
+    let swept = table_key(&mut stage.admin).replace("pgc:t:", "pgc:f:");
+    let mut add = redis::cmd("ZADD");
+    add.arg(&swept);
+    for number in 0..2 * SWEPT_MAX {
+        add.arg(number).arg(format!("{number:032x}"));
+    }
+    add.exec(&mut stage.scene.redis.client()).unwrap();
+    begin_another(&mut stage);
+    let (_, kept) = generations(&mut stage);
+    assert_eq!((kept.len(), kept.contains(&first)), (SWEPT_MAX, true), "the newest of them");
+    forget_commands(&stage.scene);
+    stage.admin.batch_execute("SELECT redis_wake()").unwrap();
+    eventually(SOON, "a worker", || count(&mut stage.admin, WORKERS) == 1);
+    eventually(SOON, "it leaves", || count(&mut stage.admin, WORKERS) == 0);
+    let asked = commands(&stage.scene.redis);
+    assert!(asked.contains_key("smembers") && !asked.contains_key("scan"), "{asked:?}");
+}
