@@ -227,6 +227,7 @@ fn settle(end: End) -> Outcome<()> {
     LAST.set(None);
     TRANSACTION.with_borrow_mut(|transaction| transaction.settled = Some(end));
     let Some(xid) = xact::xid() else { return Ok(()) };
+    behind::settle(xid)?;
     let tokens = events::tokens(end == End::Prepare)?;
     let begun = early::finish();
     let taken = TRANSACTION.with_borrow_mut(|transaction| {
