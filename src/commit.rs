@@ -29,7 +29,8 @@
 //! Where the tag table is in shared memory (`listing`), case (b) does not exist. Each transaction
 //! of this run of the server lists itself there, and entries of the generation are filled in this
 //! run, from snapshots that see all earlier ones as complete; but for those that are prepared, and
-//! owe. And as nothing exact hangs on Redis then, DEL is confirmed behind the record (`behind`).
+//! owe. And as nothing exact hangs on Redis then, DEL is confirmed behind the record (`behind`), if
+//! nothing else hangs on it.
 
 mod ahead;
 mod behind;
