@@ -29,7 +29,8 @@
 //! Where the tag table is in shared memory (`listing`), case (b) does not exist. Each transaction
 //! of this run of the server lists itself there, and entries of the generation are filled in this
 //! run, from snapshots that see all earlier ones as complete; but for those that are prepared, and
-//! owe. And as nothing exact hangs on Redis then, DEL is confirmed behind the record (`behind`).
+//! owe. And as nothing exact hangs on Redis then, DEL is confirmed behind the record (`behind`), if
+//! nothing else hangs on it.
 
 mod ahead;
 mod behind;
@@ -227,6 +228,7 @@ fn settle(end: End) -> Outcome<()> {
     LAST.set(None);
     TRANSACTION.with_borrow_mut(|transaction| transaction.settled = Some(end));
     let Some(xid) = xact::xid() else { return Ok(()) };
+    behind::settle(xid)?;
     let tokens = events::tokens(end == End::Prepare)?;
     let begun = early::finish();
     let taken = TRANSACTION.with_borrow_mut(|transaction| {

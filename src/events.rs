@@ -180,6 +180,14 @@ pub fn tokens(is_prepare: bool) -> Outcome<Rc<Vec<Token>>> {
     Ok(tokens)
 }
 
+/// Whether anything leaves by way of the outbox: as soon as it is committed, the worker may send it.
+pub fn leaves_to_outbox() -> bool {
+    let is_noted = TRANSACTION.with_borrow(|transaction| {
+        transaction.spilled || transaction.log.entries().iter().any(|entry| entry.durable)
+    });
+    is_noted || outbox::is_waited_for()
+}
+
 /// They may stand in Redis from now on.
 pub fn laying(prefix: &[u8], tokens: &Rc<Vec<Token>>) {
     if tokens.is_empty() {

@@ -101,6 +101,11 @@ pub fn wake_after_commit() {
     IS_WAITED_FOR.set(true);
 }
 
+/// Whether that is so.
+pub fn is_waited_for() -> bool {
+    IS_WAITED_FOR.get()
+}
+
 /// The transaction ended, and if it committed, all see it: nothing here raises, waits, or looks
 /// into a catalogue.
 pub fn ended() {

@@ -220,6 +220,7 @@ fn run(errand: Errand) -> Outcome<()> {
             _ => IDLE_MS_MAX,
         };
         if host::monotonic_ms().saturating_sub(idle_since_ms) > limit_ms {
+            host::fault_point("worker.leaving");
             lockers::resign();
             // Whoever owed while we held the lock found us running and started nobody. Who has not
             // committed is asked for first: those behind that question are seen by the look.
@@ -308,11 +309,22 @@ impl Worker {
 
     fn step(&mut self) -> Step<Pass> {
         activity::show("looking at the registry");
+        let left = lost::left();
         let found = look()?;
         stats::database().inspect(|database| database.set_extension(Some(found.is_some())));
         host::fault_point("worker.looked");
-        let Some(mut look) = found else { return Ok(Pass::Absent) };
-        if lost::is_any() && !self.has_resigned {
+        let Some(mut look) = found else {
+            // Nobody is promised anything of them any more. Those that came behind the look may be
+            // of an extension that was created since.
+            if !self.has_resigned {
+                lost::forget(&left);
+            }
+            return Ok(Pass::Absent);
+        };
+        if lost::is_any() {
+            if self.has_resigned {
+                return Ok(Pass::Worked);
+            }
             lost::adopt()?;
             look.owes = true;
         }

@@ -71,6 +71,12 @@ impl Link {
         self.session.as_ref()
     }
 
+    /// Whether nothing is known against the server that a post would be sent to. Its answer is
+    /// waited for by whoever posted, whatever the breakers say by then.
+    pub fn is_trusted(&self, now_ms: u64) -> bool {
+        self.breaker.may_try(now_ms) && !self.shared.is_some_and(SharedBreaker::is_open)
+    }
+
     /// Runs one request. The breakers may refuse it without a try.
     pub fn ask<T>(
         &mut self,

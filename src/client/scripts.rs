@@ -72,11 +72,6 @@ impl Settlement {
         Self(settlement::Settlement::new(BUMP.get_hash(), bump, gone, is_due))
     }
 
-    /// How long it is.
-    pub fn bytes(&self) -> usize {
-        self.0.packed().len()
-    }
-
     /// Sends it and waits. Returns the generations that the table had, one for each call of BUMP.
     pub fn settle(&self, session: &mut Session) -> RedisResult<Generations> {
         match session.settle(&self.0) {

@@ -7,28 +7,35 @@
 //!
 //! Invariant: until the answer is here, COMMIT does not return; and if none comes in time, the
 //! names go to the worker, which owes them in the transaction's place. Left alone, a program would
-//! read the old value until its ttl. So whoever is to fail without Redis
-//! (`pg_cache.on_unreachable = error`), and whoever has no connection yet, waits before the record.
+//! read the old value until its ttl. So before anything is sent there is room for the names, and
+//! who finds none waits before the record, where he can owe by himself. So does
+//!
+//! - whoever is to fail without Redis (`pg_cache.on_unreachable = error`), has no connection yet,
+//!   or knows that Redis is in trouble;
+//! - whoever leaves something to the outbox, which may be sent as soon as the record is written;
+//! - whoever names a key that is stored: a deletion that arrives behind the record could take away
+//!   what the next writer of the row has set.
 
 use std::cell::RefCell;
 use std::rc::Rc;
 use std::time::Instant;
 
 use pg_cache_core::debt::Owing;
+use pg_cache_core::lost::Reserved;
 use pg_cache_core::reason::Reason;
 
 use crate::client::failure::Failure;
 use crate::client::scripts::Settlement;
+use crate::pg::error::Outcome;
 use crate::pg::{guc, host, identity, shmem};
 use crate::registry::{Home, Registration};
-use crate::{connection, stats, worker};
+use crate::{connection, events, stats, worker};
 
 use super::delivery::Delivery;
 use super::{Deadline, TRANSACTION};
 
-/// More are worth a round trip of their own, and fill the socket's buffer.
-const KEYS_MAX: usize = 1000;
-const BYTES_MAX: usize = 64 * 1024;
+/// More are worth a round trip of their own, and would leave others no room for their names.
+const KEYS_MAX: usize = 16;
 
 /// A delivery that was sent and is not yet known to have arrived.
 pub struct Sent {
@@ -36,6 +43,7 @@ pub struct Sent {
     settlement: Settlement,
     ticket: u64,
     owing: Rc<Owing>,
+    names: Reserved<'static>,
     /// Buckets, for the statistics.
     tags: usize,
     deadline: Deadline,
@@ -58,16 +66,16 @@ pub fn send(
     let may_wait = registration.home == Home::Memory
         && !keys.is_empty()
         && keys.len() <= KEYS_MAX
+        && !owing.stores()
         && !guc::on_unreachable_is_error()
-        && stats::database().is_some()
-        && TRANSACTION.with_borrow(|transaction| transaction.behind.is_none());
-    if !may_wait {
+        && !events::leaves_to_outbox()
+        && connection::is_trusted();
+    let shared = shmem::shared().filter(|_| may_wait);
+    let Some(names) = shared.and_then(|it| it.lost.reserve(identity::database(), keys.iter()))
+    else {
         return false;
-    }
+    };
     let settlement = delivery.settlement(&[], keys, &[]);
-    if settlement.bytes() > BYTES_MAX {
-        return false;
-    }
     connection::introduce();
     let ticket = connection::tell(|session| {
         registration.check(session.server())?;
@@ -80,34 +88,63 @@ pub fn send(
     let Some(ticket) = ticket else { return false };
     let (registration, owing) = (registration.clone(), owing.clone());
     let (tags, deadline) = (delivery.listed, deadline.clone());
-    let sent = Sent { registration, settlement, ticket, owing, tags, deadline };
+    let sent = Sent { registration, settlement, ticket, owing, names, tags, deadline };
     TRANSACTION.with_borrow_mut(|transaction| transaction.behind = Some(sent));
     true
 }
 
+/// Something more was noted, which may be a thing for which nothing may be under way: takes the
+/// answer before the record after all, or owes by name.
+pub fn settle(xid: u64) -> Outcome<()> {
+    let sent = TRANSACTION.with_borrow_mut(|transaction| transaction.behind.take());
+    if let Some(sent) = sent
+        && let Err(failure) = sent.confirm()
+    {
+        connection::warn_unsettled(&failure);
+        super::owe(xid, sent.owing.debts(false), false)?;
+        worker::wake_for_debts();
+    }
+    Ok(())
+}
+
 /// The transaction is committed, and holds its locks still.
 pub fn committed() {
-    DUE.set(TRANSACTION.with_borrow_mut(|transaction| transaction.behind.take()));
+    let mut sent = TRANSACTION.with_borrow_mut(|transaction| transaction.behind.take());
+    sent.iter_mut().for_each(|sent| sent.names.leave());
+    DUE.set(sent);
 }
 
 /// The locks are free: takes the answer, or asks anew while there is time, or leaves it to the
 /// worker.
 pub fn confirm() {
-    let Some(sent) = DUE.take().filter(|_| !host::skips("guard.confirm")) else { return };
+    let Some(sent) = DUE.take() else { return };
+    if host::skips("guard.confirm") {
+        return sent.names.give_back();
+    }
     host::fault_point("commit.confirm");
-    let started = Instant::now();
-    let confirmed = sent.collect().or_else(|_| sent.ask_anew());
-    let keys = sent.owing.owed.keys.len();
-    stats::delivered(confirmed.is_ok(), sent.tags, keys, stats::us_since(started));
-    if let Err(failure) = confirmed {
-        connection::warn_unsettled(&failure);
-        if !host::skips("guard.leave") {
-            sent.leave_to_worker();
+    match sent.confirm() {
+        Ok(()) => sent.names.give_back(),
+        Err(failure) => {
+            connection::warn_unsettled(&failure);
+            match host::skips("guard.leave") {
+                true => sent.names.give_back(),
+                false => drop(sent),
+            }
+            worker::wake_now();
         }
     }
 }
 
 impl Sent {
+    /// Takes the answer, or asks anew while there is time.
+    fn confirm(&self) -> Result<(), Failure> {
+        let started = Instant::now();
+        let confirmed = self.collect().or_else(|_| self.ask_anew());
+        let keys = self.owing.owed.keys.len();
+        stats::delivered(confirmed.is_ok(), self.tags, keys, stats::us_since(started));
+        confirmed
+    }
+
     fn collect(&self) -> Result<(), Failure> {
         connection::collect(self.deadline.left(), |session| {
             self.settlement.collect(session, self.ticket)?;
@@ -120,16 +157,5 @@ impl Sent {
             self.settlement.settle(session)?;
             self.registration.check(session.server())
         })
-    }
-
-    fn leave_to_worker(&self) {
-        let database = identity::database();
-        let has_room = shmem::shared().is_some_and(|shared| {
-            self.owing.owed.keys.iter().all(|(_, key)| shared.lost.leave(database, key))
-        });
-        if !has_room {
-            stats::database().inspect(|database| database.lose_all());
-        }
-        worker::wake_now();
     }
 }

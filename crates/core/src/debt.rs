@@ -22,6 +22,8 @@ pub struct Owing {
     stored: Keys,
     /// Those of them that are set by way of the outbox, whatever happens.
     durable: Keys,
+    /// Some key was to be set, be it in neither of these because it is to be gone as well.
+    stores: bool,
 }
 
 /// One row.
@@ -135,11 +137,16 @@ impl Owing {
             new
         };
         let (stored, durable) = (claim(&stored), claim(&durable));
-        Self { owed: Owed { tags, keys }, stored, durable }
+        Self { owed: Owed { tags, keys }, stored, durable, stores: true }
     }
 
     pub fn is_empty(&self) -> bool {
         self.owed.tags.is_empty() && self.owed.keys.is_empty()
+    }
+
+    /// Whether any key is to be set after the commit, whatever else names it.
+    pub fn stores(&self) -> bool {
+        self.stores
     }
 
     pub fn is_stored(&self, tag: Tag, key: &[u8]) -> bool {
@@ -224,6 +231,18 @@ mod tests {
             assert_eq!(plain.debts(has_arrived), [key, tag]);
         }
         assert!(!plain.is_empty() && Owing::default().is_empty());
+    }
+
+    #[test]
+    fn a_key_that_is_stored_is_told_of_whatever_else_names_it() {
+        // Danger: its deletion is under way when the commit is over, and takes away what the next
+        // writer of the row has set.
+        let owing = |stored: &[&str], durable: &[&str]| {
+            let owed = Owed { tags: Vec::new(), keys: keys(&["k"]) };
+            Owing::new(owed, keys(stored), keys(durable)).stores()
+        };
+        assert!(owing(&["k"], &[]) && owing(&[], &["k"]) && owing(&["other"], &[]));
+        assert!(!owing(&[], &[]));
     }
 
     fn named(tag: u64, key: &[u8]) -> Debt<'_> {

@@ -1,9 +1,11 @@
 //! Owns the names of keys whose deletion was sent before a commit, and not confirmed behind it.
 //!
 //! The transaction is over and cannot owe them any more: it leaves them here, in memory that all
-//! backends share, and the worker writes them down as debts. Invariant: a name is gone from here
-//! only when somebody else has it; what finds no room, for length or number, is remembered as all
-//! keys of its database. Dropped instead, a program would read the old value until its ttl.
+//! backends share, and the worker writes them down as debts. Invariant: who may have to leave a
+//! name has written it here before its commit record, and a name is gone from here only when its
+//! key is, or when somebody else has it, or when its transaction is undone. Without room for it
+//! beforehand, a transaction that is over would have nowhere to go with it, and a program would
+//! read the old value until its ttl.
 //!
 //! A crash of the server empties this, and makes all entries those of a former generation, which
 //! are swept.
@@ -11,14 +13,18 @@
 use std::sync::atomic::Ordering::{AcqRel, Acquire, Relaxed, Release};
 use std::sync::atomic::{AtomicU8, AtomicU32};
 
+use crate::tag::Tag;
+
 /// How many names there is room for, of all databases.
-const PLACES: usize = 64;
+const PLACES: usize = 256;
 
 /// The longest of them.
 const KEY_BYTES_MAX: usize = 248;
 
 const FREE: u32 = 0;
+/// Of a transaction that is under way.
 const TAKEN: u32 = 1;
+/// Left to the worker.
 const FULL: u32 = 2;
 
 #[derive(Debug)]
@@ -54,19 +60,35 @@ impl Default for Lost {
 }
 
 impl Lost {
-    /// Leaves a name; false if there is no room for it.
-    pub fn leave(&self, database: u32, key: &[u8]) -> bool {
-        let is_ours =
-            |place: &&Place| place.state.compare_exchange(FREE, TAKEN, AcqRel, Relaxed).is_ok();
-        if key.len() > KEY_BYTES_MAX {
-            return false;
+    /// Writes names down, each with its tag, that may have to be left; `None` if there is no room
+    /// for all of them.
+    pub fn reserve<'k>(
+        &self,
+        database: u32,
+        keys: impl Iterator<Item = (Tag, &'k [u8])>,
+    ) -> Option<Reserved<'_>> {
+        let mut reserved = Reserved { lost: self, places: Vec::new(), is_left: false };
+        for (tag, key) in keys {
+            reserved.places.push(self.take(database, tag, key)?);
         }
-        let Some(place) = self.0.iter().find(is_ours) else { return false };
+        Some(reserved)
+    }
+
+    fn take(&self, database: u32, tag: Tag, key: &[u8]) -> Option<usize> {
+        if key.len() > KEY_BYTES_MAX {
+            return None;
+        }
+        // Not all at the same place, where they would meet.
+        let start = tag.0 as usize % PLACES;
+        let found = (start..PLACES).chain(0..start).find(|place| {
+            let state = &self.0[*place].state;
+            state.compare_exchange(FREE, TAKEN, AcqRel, Relaxed).is_ok()
+        })?;
+        let place = &self.0[found];
         place.database.store(database, Relaxed);
         place.length.store(key.len() as u32, Relaxed);
         place.key.iter().zip(key).for_each(|(to, byte)| to.store(*byte, Relaxed));
-        place.state.store(FULL, Release);
-        true
+        Some(found)
     }
 
     /// The names of a database, which stay until they are forgotten. One process at a time.
@@ -97,6 +119,36 @@ impl Lost {
     }
 }
 
+/// Names of a transaction that sent the deletion of their keys. Whatever becomes of it, they do not
+/// stay here for ever: dropped, they are given back, or left to the worker.
+#[derive(Debug)]
+pub struct Reserved<'a> {
+    lost: &'a Lost,
+    places: Vec<usize>,
+    is_left: bool,
+}
+
+impl Reserved<'_> {
+    /// The transaction is committed: from now on they are left, unless they are given back.
+    pub fn leave(&mut self) {
+        self.is_left = true;
+    }
+
+    /// The keys are gone.
+    pub fn give_back(mut self) {
+        self.is_left = false;
+    }
+}
+
+impl Drop for Reserved<'_> {
+    fn drop(&mut self) {
+        let state = if self.is_left { FULL } else { FREE };
+        for place in self.places.iter().filter_map(|place| self.lost.0.get(*place)) {
+            place.state.store(state, Release);
+        }
+    }
+}
+
 impl Place {
     fn is_of(&self, database: u32) -> bool {
         self.state.load(Acquire) == FULL && self.database.load(Relaxed) == database
@@ -107,8 +159,28 @@ impl Place {
 mod tests {
     use super::*;
 
+    fn reserve_all<'a>(lost: &'a Lost, keys: &[&[u8]]) -> Option<Reserved<'a>> {
+        lost.reserve(5, keys.iter().map(|key| (Tag::key(key), *key)))
+    }
+
+    fn reserve<'a>(lost: &'a Lost, database: u32, key: &[u8]) -> Option<Reserved<'a>> {
+        lost.reserve(database, [(Tag::key(key), key)].into_iter())
+    }
+
+    /// As a transaction does that commits and hears nothing.
+    #[track_caller]
+    fn leave(lost: &Lost, database: u32, key: &[u8]) {
+        reserve(lost, database, key).expect("room").leave();
+    }
+
     fn keys(lost: &Lost, database: u32) -> Vec<Vec<u8>> {
-        lost.of(database).into_iter().map(|found| found.key).collect()
+        let mut keys: Vec<_> = lost.of(database).into_iter().map(|found| found.key).collect();
+        keys.sort();
+        keys
+    }
+
+    fn taken(lost: &Lost) -> usize {
+        lost.0.iter().filter(|place| place.state.load(Relaxed) != FREE).count()
     }
 
     #[test]
@@ -117,13 +189,13 @@ mod tests {
         // database's key.
         let lost = Lost::default();
         for (database, key) in [(5, &b"a"[..]), (6, b"b"), (5, b""), (5, b"a")] {
-            assert!(lost.leave(database, key));
+            leave(&lost, database, key);
         }
         for _ in 0..2 {
-            assert_eq!(keys(&lost, 5), [&b"a"[..], b"", b"a"]);
+            assert_eq!(keys(&lost, 5), [&b""[..], b"a", b"a"]);
         }
         let found = lost.of(5);
-        assert!(lost.leave(5, b"later"));
+        leave(&lost, 5, b"later");
         lost.forget(&found);
         assert_eq!(keys(&lost, 5), [b"later"]);
         assert!(lost.is_any_of(6) && !lost.is_any_of(7));
@@ -132,18 +204,50 @@ mod tests {
     }
 
     #[test]
-    fn what_has_no_room_is_told_and_changes_nothing() {
-        // Danger: a name is cut, and another key deleted.
+    fn a_name_is_left_only_by_who_has_committed_and_heard_nothing() {
+        // Danger: a key of a transaction that was undone is owed; or one that may be old is not; or
+        // a place is never free again, and in the end there is none.
         let lost = Lost::default();
-        assert!(!lost.leave(5, &[b'x'; KEY_BYTES_MAX + 1]));
-        assert!(lost.leave(5, &[b'x'; KEY_BYTES_MAX]));
-        assert_eq!(keys(&lost, 5), [[b'x'; KEY_BYTES_MAX]]);
-        for _ in 1..PLACES {
-            assert!(lost.leave(5, b"y"));
-        }
-        assert!(!lost.leave(5, b"z"));
+        let names = [&b"a"[..], b"b"];
+        drop(reserve_all(&lost, &names));
+        assert_eq!((taken(&lost), lost.is_any_of(5)), (0, false), "undone");
+        let mut reserved = reserve_all(&lost, &names).expect("room");
+        assert!(!lost.is_any_of(5), "the worker does not look for it yet");
         lost.forget_all_of(5);
-        assert!(lost.leave(5, b"z"));
+        assert_eq!(taken(&lost), 2, "nor gives it to others");
+        reserved.leave();
+        reserved.give_back();
+        assert_eq!((taken(&lost), lost.is_any_of(5)), (0, false), "confirmed");
+        reserve_all(&lost, &names).expect("room").leave();
+        assert_eq!(keys(&lost, 5), names);
+        let unwound = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {
+            let mut reserved = reserve(&lost, 5, b"c").expect("room");
+            reserved.leave();
+            panic!("behind the commit record");
+        }));
+        assert!(unwound.is_err());
+        assert_eq!(keys(&lost, 5), [b"a", b"b", b"c"]);
+    }
+
+    #[test]
+    fn where_there_is_no_room_for_all_nothing_is_taken() {
+        // Danger: a name is cut, and another key deleted; or some of a transaction's names have no
+        // room, and those that have keep theirs.
+        let lost = Lost::default();
+        assert!(reserve(&lost, 5, &[b'x'; KEY_BYTES_MAX + 1]).is_none());
+        let too_long = [&b"a"[..], &[b'x'; KEY_BYTES_MAX + 1]];
+        assert!(reserve_all(&lost, &too_long).is_none());
+        assert_eq!(taken(&lost), 0);
+        leave(&lost, 5, &[b'x'; KEY_BYTES_MAX]);
+        assert_eq!(keys(&lost, 5), [[b'x'; KEY_BYTES_MAX]]);
+        for _ in 2..PLACES {
+            leave(&lost, 5, b"y");
+        }
+        assert!(reserve_all(&lost, &[b"z", b"z"]).is_none());
+        leave(&lost, 5, b"z");
+        assert!(reserve(&lost, 5, b"z").is_none());
+        lost.forget_all_of(5);
+        leave(&lost, 5, b"z");
         assert_eq!(keys(&lost, 5), [b"z"]);
     }
 
@@ -154,15 +258,13 @@ mod tests {
         std::thread::scope(|scope| {
             for byte in 0..8 {
                 let lost = &lost;
-                scope.spawn(move || {
-                    (0..8).for_each(|_| assert!(lost.leave(5, &[byte; 100])));
-                });
+                scope.spawn(move || (0..32).for_each(|_| leave(lost, 5, &[byte; 100])));
             }
         });
         let found = keys(&lost, 5);
-        assert_eq!(found.len(), 64);
+        assert_eq!(found.len(), PLACES);
         for byte in 0..8 {
-            assert_eq!(found.iter().filter(|key| **key == [byte; 100]).count(), 8);
+            assert_eq!(found.iter().filter(|key| **key == [byte; 100]).count(), 32);
         }
     }
 }

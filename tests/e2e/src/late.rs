@@ -46,14 +46,19 @@ _PG_init(void)
 
 /// Loads it. The session must not have used pg_cache yet.
 pub fn load(client: &mut Client) {
-    LIBRARY.call_once(compile);
+    compile();
     client.batch_execute("LOAD 'late'").unwrap();
 }
 
 static LIBRARY: Once = Once::new();
 
+/// Has it there for a server that loads it before pg_cache.
+pub fn compile() {
+    LIBRARY.call_once(compile_once);
+}
+
 /// Beside pg_cache, in the installation that belongs to the tests.
-fn compile() {
+fn compile_once() {
     let cluster = Cluster::from_env();
     let asked = Command::new(cluster.bin("pg_config")).arg("--includedir-server").output().unwrap();
     let own = PathBuf::from(String::from_utf8(asked.stdout).unwrap().trim());

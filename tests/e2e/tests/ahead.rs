@@ -1,6 +1,6 @@
 //! What is told ahead of a commit that is near by experience, and what becomes of it.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use pg_cache_e2e::counters::{commands, counted, forget_commands};
 use pg_cache_e2e::registry::repair;
@@ -8,6 +8,8 @@ use pg_cache_e2e::trouble::use_url;
 use pg_cache_e2e::{Scene, cached};
 use pg_cache_testbed::{Proxy, eventually};
 use postgres::Client;
+
+use crate::preload::preloaded;
 
 const QUERY: &str = "SELECT v FROM told";
 
@@ -319,4 +321,38 @@ fn a_prepared_transaction_tells_and_owes_whatever_was_told() {
     assert_eq!(cached(&mut client, "k", QUERY).unwrap(), r#"[{"v":20}]"#);
     client.batch_execute("COMMIT PREPARED 'told'").unwrap();
     assert_eq!(cached(&mut client, "k", QUERY).unwrap(), r#"[{"v":21}]"#);
+}
+
+#[test]
+fn nothing_is_told_ahead_to_a_redis_that_others_found_dead() {
+    // Danger: each of many backends sends it there, and then waits at its commit for as long as it
+    // may.
+    let pair = preloaded();
+    let mut client = pair.postgres.connect();
+    client.batch_execute("ALTER SYSTEM SET pg_cache.commit_timeout_ms = 1500").unwrap();
+    client.batch_execute("SELECT pg_reload_conf()").unwrap();
+    client.batch_execute("CREATE TABLE told AS SELECT 0 AS v; SELECT redis_track('told')").unwrap();
+    repair(&mut client);
+    let mut sessions: Vec<Client> = (0..3).map(|_| pair.postgres.connect()).collect();
+    for session in &mut sessions {
+        accustom(session);
+    }
+    let mut readers: Vec<Client> = (0..3).map(|_| pair.postgres.connect()).collect();
+    for reader in &mut readers {
+        cached(reader, "told:1", QUERY).unwrap();
+    }
+    pair.redis.freeze();
+    for reader in &mut readers {
+        cached(reader, "told:1", QUERY).unwrap();
+    }
+    let waits = |session: &mut Client| {
+        let began = Instant::now();
+        change(session);
+        session.batch_execute("COMMIT").unwrap();
+        began.elapsed()
+    };
+    let waited: Vec<Duration> = sessions.iter_mut().map(waits).collect();
+    println!("{waited:?}");
+    let long = waited.iter().filter(|it| **it > Duration::from_millis(1000)).count();
+    assert!(long <= 1, "one tries for all: {waited:?}");
 }

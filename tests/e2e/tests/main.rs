@@ -45,6 +45,7 @@ mod limits;
 mod limits_exact;
 mod maintenance;
 mod memory;
+mod memory_behind;
 mod misbehaving;
 mod nested;
 mod new_worlds;

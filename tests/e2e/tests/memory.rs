@@ -1,38 +1,38 @@
 //! The tag table in the server's shared memory: Redis is asked for entries and told of keys, and of
 //! nothing else; what is exact does not hang on it.
 
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use pg_cache_e2e::counters::counted;
 use pg_cache_e2e::gate::Gate;
 use pg_cache_e2e::guarded::assert_needed;
 use pg_cache_e2e::registry::{WORKERS, count, generation, repair};
-use pg_cache_e2e::{Notices, cached, same_as_direct};
+use pg_cache_e2e::{cached, same_as_direct};
 use pg_cache_testbed::{Pair, eventually};
 use postgres::Client;
 
-const SOON: Duration = Duration::from_secs(20);
+pub const SOON: Duration = Duration::from_secs(20);
 
 const QUERY: &str = "SELECT v FROM users WHERE id = 1";
-const KEY: &str = "user:1";
-const OLD: &str = r#"[{"v":1}]"#;
+pub const KEY: &str = "user:1";
+pub const OLD: &str = r#"[{"v":1}]"#;
 const NEW: &str = r#"[{"v":2}]"#;
 
-const CONF: [(&str, &str); 4] = [
+pub const CONF: [(&str, &str); 4] = [
     ("shared_preload_libraries", "pg_cache"),
     ("pg_cache.tag_table", "memory"),
     ("autovacuum", "off"),
     ("max_prepared_transactions", "50"),
 ];
 
-const SCHEMA: &str = "
+pub const SCHEMA: &str = "
     CREATE TABLE users (id int PRIMARY KEY, v int);
     INSERT INTO users SELECT g, 1 FROM generate_series(1, 9) g;
     SELECT redis_track('users');
     CREATE TRIGGER named AFTER INSERT OR UPDATE OR DELETE ON users
         FOR EACH ROW EXECUTE FUNCTION redis_invalidate('user:{id}')";
 
-fn stage() -> (Pair, Client) {
+pub fn stage() -> (Pair, Client) {
     let pair = Pair::start_with(&CONF, &[]);
     let mut admin = pair.postgres.connect();
     admin.batch_execute(SCHEMA).unwrap();
@@ -40,7 +40,7 @@ fn stage() -> (Pair, Client) {
     (pair, admin)
 }
 
-fn run(client: &mut Client, sql: &str) {
+pub fn run(client: &mut Client, sql: &str) {
     client.batch_execute(sql).unwrap_or_else(|error| panic!("{sql}: {error:?}"));
 }
 
@@ -48,7 +48,7 @@ fn read(reader: &mut Client) -> String {
     cached(reader, KEY, QUERY).unwrap()
 }
 
-fn is_hit(reader: &mut Client) -> bool {
+pub fn is_hit(reader: &mut Client) -> bool {
     let (_, counters) = counted(reader, |reader| same_as_direct(reader, KEY, QUERY).unwrap());
     counters.hits == 1
 }
@@ -321,117 +321,8 @@ fn with_auto_the_table_is_in_memory_until_a_standby_replays() {
     assert_eq!(home(&mut client), "redis", "it stays when the standby has gone");
 }
 
-/// Redis hangs, and dies, between the commit record of a change that names a key and its answer;
-/// what it holds then is from before. Whether the key is still there when all is settled.
-fn outlives_silence(fault: &str, key: &str, change: &str) -> bool {
-    let (mut pair, mut admin) = stage();
-    run(&mut admin, "ALTER SYSTEM SET pg_cache.commit_timeout_ms = 300");
-    run(&mut admin, "SELECT pg_reload_conf()");
-    let (mut writer, notices) = Notices::listen(&pair.postgres.conninfo("test"));
-    run(&mut writer, &format!("SET pg_cache.fault_point = '{fault}'"));
-    run(
-        &mut writer,
-        &format!(
-            "CREATE TABLE long (id int); SELECT redis_track('long');
-         CREATE TRIGGER named AFTER INSERT ON long
-             FOR EACH ROW EXECUTE FUNCTION redis_invalidate('{}:{{id}}')",
-            long()
-        ),
-    );
-    // It has a connection.
-    run(&mut writer, "UPDATE users SET v = 0 WHERE id = 2");
-    if key == KEY {
-        // No entry of ours: a sweep would not find it.
-        pair.redis.cli(&["SET", key, "old"]);
-    } else {
-        same_as_direct(&mut admin, key, "SELECT count(*) FROM users").unwrap();
-    }
-    let before = pair.redis.snapshot();
-    pair.redis.freeze();
-    let began = Instant::now();
-    run(&mut writer, change);
-    let took = began.elapsed();
-    assert!(took >= Duration::from_millis(290) && took < Duration::from_secs(5), "{took:?}");
-    assert_eq!(notices.warnings().len(), 1);
-    let is_owed = |admin: &mut Client| count(admin, "SELECT count(*) FROM redis_debt") > 0;
-    let deadline = Instant::now() + Duration::from_secs(3);
-    while !is_owed(&mut admin) && Instant::now() < deadline {
-        std::thread::sleep(Duration::from_millis(20));
-    }
-    // Without what it was sent.
-    pair.redis.stop();
-    pair.redis.start_again_from(&before);
-    repair(&mut admin);
-    pair.redis.cli(&["EXISTS", key]) == "1"
-}
-
 /// The old entry is there again, unless the worker was quick, and has swept it.
 fn is_back(pair: &Pair) {
     let found = pair.redis.cli(&["GET", KEY]);
     assert!(found == OLD || found.is_empty(), "{found}");
-}
-
-/// No name that there is room for.
-fn long() -> String {
-    "x".repeat(300)
-}
-
-#[test]
-fn what_was_sent_before_a_commit_is_owed_if_it_is_not_confirmed_behind_it() {
-    // Danger: the transaction is over and cannot owe any more, and a program reads the old value
-    // for as long as it lasts.
-    assert_needed("guard.leave", |fault| {
-        outlives_silence(fault, KEY, "UPDATE users SET v = 2 WHERE id = 1")
-    });
-}
-
-#[test]
-fn without_room_for_its_name_every_entry_goes() {
-    // Danger: the one key that was too long for it stays.
-    let key = format!("{}:1", long());
-    assert!(!outlives_silence("nothing:skip", &key, "INSERT INTO long VALUES (1)"));
-}
-
-#[test]
-fn a_connection_that_is_lost_behind_the_commit_record_is_replaced() {
-    // Danger: an idle timeout of Redis, or a proxy, at the wrong moment leaves the old value.
-    assert_needed("guard.confirm", |fault| {
-        let (pair, mut admin) = stage();
-        let mut writer = pair.postgres.connect();
-        run(&mut writer, &format!("SET pg_cache.fault_point = '{fault}'"));
-        run(&mut writer, "UPDATE users SET v = 0 WHERE id = 2");
-        pair.redis.cli(&["SET", KEY, "old"]);
-        // Busy while the deletion comes, and then hangs up on everybody before it is read.
-        let mut other = pair.redis.client();
-        let busy = std::thread::spawn(move || {
-            let mut pipeline = redis::pipe();
-            pipeline.cmd("EVAL").arg(BUSY).arg(0).ignore();
-            pipeline.cmd("CLIENT").arg(&["KILL", "TYPE", "normal", "SKIPME", "yes"]).ignore();
-            pipeline.exec(&mut other).unwrap();
-        });
-        std::thread::sleep(Duration::from_millis(100));
-        run(&mut writer, "UPDATE users SET v = 2 WHERE id = 1");
-        busy.join().unwrap();
-        assert_eq!(count(&mut admin, "SELECT count(*) FROM redis_debt"), 0);
-        pair.redis.cli(&["EXISTS", KEY]) == "1"
-    });
-}
-
-/// For half a second.
-const BUSY: &str = "
-    local function ms() local t = redis.call('TIME') return t[1] * 1000 + t[2] / 1000 end
-    local till = ms() + 500
-    while ms() < till do end";
-
-#[test]
-fn with_error_a_commit_waits_before_its_record() {
-    // Danger: a transaction that was to fail without Redis is committed, and then cannot fail.
-    let (mut pair, mut admin) = stage();
-    let mut writer = pair.postgres.connect();
-    run(&mut writer, "SET pg_cache.on_unreachable = error; SET pg_cache.commit_timeout_ms = 300");
-    run(&mut writer, "UPDATE users SET v = 0 WHERE id = 2");
-    pair.redis.stop();
-    let error = writer.batch_execute("UPDATE users SET v = 2 WHERE id = 1").unwrap_err();
-    assert_eq!(error.code().unwrap().code(), "08006");
-    assert_eq!(count(&mut admin, "SELECT v::bigint FROM users WHERE id = 1"), 1);
 }

@@ -128,6 +128,11 @@ impl SharedBreaker {
         }
     }
 
+    /// Whether the server is in trouble as far as is known, be it time for a try or not.
+    pub fn is_open(&self) -> bool {
+        State::unpack(self.state.load(Relaxed)).is_open()
+    }
+
     /// How long calls are answered without a try from now on; zero if they are not.
     pub fn open_ms(&self, now_ms: u64) -> u64 {
         State::unpack(self.state.load(Relaxed)).retry_in_ms(now_ms)

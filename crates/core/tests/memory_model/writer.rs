@@ -88,7 +88,7 @@ fn list(world: &World, state: &mut State, place: usize) {
     }
 }
 
-/// Sends the deletion of the key, or waits for it where it cannot be confirmed later.
+/// Sends the deletion of the key, or waits for it, as it must where it cannot be confirmed later.
 fn delete(steps: &mut Steps<'_>, place: usize) {
     let (world, writer) = (steps.world, steps.from.writers[place]);
     let who = Who::Writer(place);
@@ -101,7 +101,8 @@ fn delete(steps: &mut Steps<'_>, place: usize) {
                 outcome.marks |= mark::UNPROVEN;
                 deleted(world, state, place, true);
             });
-        } else if waits {
+        } else {
+            // In memory too: who finds no room for the name does, or knows another reason.
             steps.add(who, ["tells server 0", "tells server 1"][server as usize], |state, _| {
                 let has_failed = !is_memory && !bump_there(state, place, server);
                 if world.writers[place].names {
@@ -109,7 +110,8 @@ fn delete(steps: &mut Steps<'_>, place: usize) {
                 }
                 deleted(world, state, place, has_failed);
             });
-        } else {
+        }
+        if !waits && (is_proven || !world.has(Guard::WriterProof)) {
             let does = ["sends the deletion", "sends the deletion to server 1"][server as usize];
             steps.add(who, does, |state, _| {
                 state.writers[place].flight = Flight::Sent(state.identity(server));

@@ -26,6 +26,12 @@ fn a_few_failures_in_a_row_open_it_for_everybody() {
     assert_eq!(breaker.admit(1000, PROBE_MS), Permit::Refused { retry_in_ms: 100 });
     assert_eq!(breaker.admit(1099, PROBE_MS), Permit::Refused { retry_in_ms: 1 });
     assert_eq!((breaker.open_ms(1040), breaker.failures()), (60, u32::from(STRIKES)));
+    assert!(breaker.is_open() && !SharedBreaker::default().is_open());
+    // Nor is it trusted when it is time for one to try: as if all who come then were that one.
+    assert_eq!(breaker.open_ms(1100), 0);
+    assert!(breaker.is_open());
+    breaker.succeeded();
+    assert!(!breaker.is_open());
 }
 
 #[test]
