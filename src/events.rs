@@ -180,7 +180,7 @@ pub fn tokens(is_prepare: bool) -> Outcome<Rc<Vec<Token>>> {
     Ok(tokens)
 }
 
-/// Whether anything leaves by way of the outbox: as soon as it is committed, the worker may send it.
+/// Whether anything leaves by way of the outbox: the worker may send it as soon as it is committed.
 pub fn leaves_to_outbox() -> bool {
     let is_noted = TRANSACTION.with_borrow(|transaction| {
         transaction.spilled || transaction.log.entries().iter().any(|entry| entry.durable)

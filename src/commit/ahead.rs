@@ -3,9 +3,9 @@
 //! The last statement that changes something new sends BUMP and waits for nothing; the commit finds
 //! the answer there. The transaction stands in the lists and is not complete, so nothing can be
 //! filled again before it ends. The price is that readers compute from then on, so [`Pace`] sees to
-//! it that this is not for long. Schema changes are never told ahead, and nothing is to a Redis that
-//! is known to be in trouble. Nor is a transaction that names keys: a program that finds one gone
-//! may put back what it read before the commit, and a rollback would have deleted it for nothing.
+//! it that this is not for long. Schema changes are never told ahead, and nothing is where Redis is
+//! known to be in trouble. Nor is a transaction that names keys: a program that finds one gone may
+//! put back what it read before the commit, and a rollback would have deleted it for nothing.
 //!
 //! No lock is held in between: a transaction that stays open after all must not hold up the worker.
 //! So what was told counts only in the generation and on the server that the commit finds

@@ -77,7 +77,7 @@ fn outlives_silence(fault: &str) -> bool {
 fn what_was_sent_before_a_commit_is_owed_if_it_is_not_confirmed_behind_it() {
     // Danger: the transaction is over and cannot owe any more, and a program reads the old value
     // for as long as it lasts.
-    assert_needed("guard.leave", |fault| outlives_silence(fault));
+    assert_needed("guard.leave", outlives_silence);
 }
 
 #[test]
