@@ -6,8 +6,9 @@ use std::time::Duration;
 
 use pg_cache_core::message::Message;
 use pg_cache_e2e::Scene;
+use pg_cache_e2e::gate::Gate;
 use pg_cache_e2e::outbox::{append, events, put, rows, wake};
-use pg_cache_e2e::registry::repair;
+use pg_cache_e2e::registry::{WORKERS, count, repair};
 use pg_cache_testbed::eventually;
 use pg_cache_testbed::fake::{FakeRedis, Reply, Request};
 use postgres::Client;
@@ -194,4 +195,33 @@ fn a_user_who_may_have_no_transactions_still_has_events() {
         rows(&mut client) == 0
     });
     assert_eq!(events(&scene.redis, "s"), ["0", "1"]);
+}
+
+#[test]
+fn a_worker_that_stays_after_all_knows_what_another_put_aside() {
+    // Danger: a worker resigns, another one puts an event aside and goes, and the first one finds
+    // something new at its last look: it sends that past what waits.
+    let scene = Scene::new();
+    let mut client = scene.connect();
+    repair(&mut client);
+    scene.quiet();
+    let resigned = Gate::new();
+    scene.set_faults(&resigned.at("worker.resigned"));
+    put(&mut client, &[append("s", "0")]);
+    wake(&mut client);
+    resigned.met();
+    assert_eq!((rows(&mut client), count(&mut client, WORKERS)), (0, 1));
+    scene.set_faults("");
+    scene.redis.cli(&["RENAME", "s", "kept"]);
+    scene.redis.cli(&["RPUSH", "s", "a list"]);
+    put(&mut client, &[append("s", "1")]);
+    wake(&mut client);
+    let aside = "SELECT count(*) FROM redis_outbox WHERE number < -(1::bigint << 61)";
+    eventually(SOON, "it is put aside", || count(&mut client, aside) == 1);
+    eventually(SOON, "the other one is gone", || count(&mut client, WORKERS) == 1);
+    scene.redis.cli(&["RENAME", "kept", "s"]);
+    put(&mut client, &[append("s", "2")]);
+    resigned.open();
+    eventually(SOON, "delivered", || rows(&mut client) == 0);
+    assert_eq!(events(&scene.redis, "s"), ["0", "1", "2"]);
 }
