@@ -1,4 +1,5 @@
 use super::super::aside::Aside;
+use super::super::hold;
 use super::*;
 use proptest::prelude::*;
 use std::collections::BTreeMap;
@@ -8,13 +9,22 @@ const STREAMS: u8 = 3;
 /// Rows of one step.
 const LIMIT: usize = 4;
 
+/// A row: where it goes, whether it was put aside, and whether what its transaction owes cannot be
+/// paid for now.
+#[derive(Debug, Clone, Copy)]
+struct Row {
+    number: u64,
+    stream: u8,
+    is_aside: bool,
+    owes: bool,
+}
+
 /// The relay in small: what waits, what Redis has, and what it knows of both.
 struct Relay {
     adopted: Adopted,
     aside: Aside,
     cursor: Option<u64>,
-    /// By number: the stream, and whether it was put aside.
-    rows: BTreeMap<u64, (u8, bool)>,
+    rows: BTreeMap<u64, Row>,
     records: BTreeMap<u8, Vec<Place>>,
     streams: BTreeMap<u8, Vec<u64>>,
     made: u64,
@@ -36,15 +46,32 @@ enum Trouble {
 
 #[derive(Debug, Clone, Copy)]
 enum Step {
-    /// So many rows to one stream.
-    Make(u8, u64),
+    /// So many rows to one stream, of one who owes or not.
+    Make(u8, u64, bool),
+    Pay,
     Refuse(u8),
     Send(Trouble),
     Again(Trouble),
 }
 
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Fate {
+    Delivered,
+    Refused,
+    Waits,
+    Unsent,
+}
+
 fn place_of(number: u64) -> Place {
     Place { number, xid: 1, seq: 0 }
+}
+
+/// Those who wait for debts, and what waits behind them.
+fn behind_debts(batch: &[Row]) -> HashSet<u64> {
+    let owing: HashSet<u64> = batch.iter().filter(|row| row.owes).map(|row| row.number).collect();
+    let each = batch.iter().map(|row| (row.number, row.stream));
+    let waits = hold::waiting(each, |number| owing.contains(&number));
+    batch.iter().zip(waits).filter(|(_, waits)| *waits).map(|(row, _)| row.number).collect()
 }
 
 impl Relay {
@@ -61,17 +88,21 @@ impl Relay {
         }
     }
 
-    /// The first rows of a kind, from a number on; and whether there may be more.
-    fn batch(&self, is_aside: bool, from: u64, takes: impl Fn(u8) -> bool) -> Vec<(u64, u8)> {
-        let rows = self.rows.range(from..).filter(|(_, row)| row.1 == is_aside && takes(row.0));
-        rows.take(LIMIT).map(|(number, (stream, _))| (*number, *stream)).collect()
+    fn refuses(&self, stream: u8) -> bool {
+        self.refusing >> stream & 1 == 1
     }
 
-    fn adopt(&mut self, batch: &[(u64, u8)]) {
+    /// The first rows of a kind, from a number on.
+    fn batch(&self, is_aside: bool, from: u64, takes: impl Fn(u8) -> bool) -> Vec<Row> {
+        let rows = self.rows.range(from..).map(|(_, row)| *row);
+        rows.filter(|row| row.is_aside == is_aside && takes(row.stream)).take(LIMIT).collect()
+    }
+
+    fn adopt(&mut self, rows: &[Row]) {
         if self.adopted.are_too_many() {
             self.adopted.clear();
         }
-        for (_, stream) in batch {
+        for Row { stream, .. } in rows {
             if !self.adopted.is_known(&[*stream]) {
                 let record = self.records.entry(*stream).or_default();
                 self.adopted.add(&[*stream], record.iter().copied());
@@ -79,55 +110,66 @@ impl Relay {
         }
     }
 
-    /// Sends rows in one pipeline; those of them that have arrived.
-    fn append(&mut self, wave: &[(u64, u8)], is_answered: bool) -> HashSet<u64> {
-        let (mut arrived, mut is_first) = (HashSet::new(), HashSet::new());
-        let must_keep: HashSet<u8> =
-            (0..STREAMS).filter(|stream| self.adopted.must_keep(&[*stream])).collect();
-        for (number, stream) in wave.iter().filter(|(_, stream)| self.refusing >> stream & 1 == 0) {
+    /// Has Redis carry out one pipeline.
+    fn append(&mut self, wave: &[Row], is_answered: bool) {
+        let mut is_first = HashSet::new();
+        let kept = |stream: &u8| self.adopted.must_keep(&[*stream]);
+        let kept: HashSet<u8> = (0..STREAMS).filter(kept).collect();
+        let taken: Vec<Row> =
+            wave.iter().filter(|row| !self.refuses(row.stream)).copied().collect();
+        for Row { number, stream, .. } in &taken {
             let record = self.records.entry(*stream).or_default();
-            if is_first.insert(*stream) && !must_keep.contains(stream) {
+            if is_first.insert(*stream) && !kept.contains(stream) {
                 record.clear();
             }
             record.push(place_of(*number));
             self.streams.entry(*stream).or_default().push(*number);
-            arrived.insert(*number);
         }
-        if is_answered {
-            for (number, stream) in wave.iter().filter(|(number, _)| arrived.contains(number)) {
-                self.adopted.record(&[*stream], [place_of(*number)].into_iter());
-            }
+        for Row { number, stream, .. } in taken.iter().filter(|_| is_answered) {
+            self.adopted.record(&[*stream], [place_of(*number)].into_iter());
         }
-        arrived
     }
 
-    /// Which of these are known to have arrived, which were not sent, and whether an answer is
-    /// missing.
+    /// Sends rows; what has become of each, and whether an answer is missing.
     fn send(
         &mut self,
-        batch: &[(u64, u8)],
+        batch: &[Row],
+        is_held: impl Fn(&Row) -> bool,
         trouble: Trouble,
-    ) -> (HashSet<u64>, HashSet<u64>, bool) {
-        self.adopt(batch);
-        let is_there = |one: &&(u64, u8)| self.adopted.has(&[one.1], place_of(one.0));
-        let mut arrived: HashSet<u64> = batch.iter().filter(is_there).map(|one| one.0).collect();
-        let unsent = batch.iter().filter(|one| !arrived.contains(&one.0)).copied();
-        let unsent: Vec<(u64, u8)> = unsent.collect();
+    ) -> (Vec<Fate>, bool) {
+        let chosen: Vec<Row> = batch.iter().filter(|row| !is_held(row)).copied().collect();
+        self.adopt(&chosen);
+        let mut fates: BTreeMap<u64, Fate> = BTreeMap::new();
+        for row in &chosen {
+            let is_there = self.adopted.has(&[row.stream], place_of(row.number));
+            fates.insert(row.number, if is_there { Fate::Delivered } else { Fate::Waits });
+        }
+        let unsent = chosen.iter().filter(|row| fates[&row.number] == Fate::Waits);
+        let unsent: Vec<Row> = unsent.copied().collect();
         let count = match trouble {
             Trouble::Late(count) | Trouble::CutShort(count) => count.min(unsent.len()),
             Trouble::Nothing | Trouble::Death => unsent.len(),
         };
         let (answered, behind) = unsent.split_at(count);
-        arrived.extend(self.append(answered, true));
-        if matches!(trouble, Trouble::CutShort(_)) {
-            let behind = behind.iter().filter(|one| self.refusing >> one.1 & 1 == 0);
-            return (arrived, behind.map(|one| one.0).collect(), false);
+        self.append(answered, true);
+        let mut refused = HashSet::new();
+        for row in answered {
+            if !self.refuses(row.stream) {
+                fates.insert(row.number, Fate::Delivered);
+            } else if refused.insert(row.stream) {
+                fates.insert(row.number, Fate::Refused);
+            }
         }
-        if !behind.is_empty() {
+        let is_late = matches!(trouble, Trouble::Late(_)) && !behind.is_empty();
+        if is_late {
             self.append(behind, false);
             self.adopted.clear();
+        } else {
+            let left = behind.iter().filter(|row| !refused.contains(&row.stream));
+            fates.extend(left.map(|row| (row.number, Fate::Unsent)));
         }
-        (arrived, HashSet::new(), !behind.is_empty())
+        let fate = |row: &Row| fates.get(&row.number).copied().unwrap_or(Fate::Waits);
+        (batch.iter().map(fate).collect(), is_late)
     }
 
     fn die(&mut self) {
@@ -136,30 +178,39 @@ impl Relay {
         self.round();
     }
 
-    fn delete(&mut self, number: u64, stream: u8) {
-        self.rows.remove(&number);
-        self.adopted.forget_until(&[stream], place_of(number));
+    fn delete(&mut self, row: &Row) {
+        self.rows.remove(&row.number);
+        self.adopted.forget_until(&[row.stream], place_of(row.number));
+    }
+
+    fn put_aside(&mut self, row: &Row) {
+        if self.cursor.is_some_and(|cursor| row.number < cursor) {
+            self.aside.refuse(&[row.stream]);
+        }
+        self.aside.put(&[row.stream]);
+        self.rows.insert(row.number, Row { is_aside: true, ..*row });
     }
 
     /// One step of what is new; whether there was anything.
     fn send_new(&mut self, trouble: Trouble) -> bool {
         let batch = self.batch(false, 0, |_| true);
-        let free = batch.iter().filter(|one| !self.aside.holds(&[one.1])).copied();
-        let (arrived, unsent, is_late) = self.send(&free.collect::<Vec<_>>(), trouble);
+        let stuck = behind_debts(&batch);
+        let held: HashSet<u8> =
+            (0..STREAMS).filter(|stream| self.aside.holds(&[*stream])).collect();
+        let is_held = |row: &Row| held.contains(&row.stream) || stuck.contains(&row.number);
+        let (fates, _) = self.send(&batch, is_held, trouble);
         if matches!(trouble, Trouble::Death) {
             self.die();
             return true;
         }
-        for (number, stream) in batch.iter().copied() {
-            let refuses = self.refusing >> stream & 1 == 1 && !is_late;
-            if arrived.contains(&number) {
-                self.delete(number, stream);
-            } else if (self.aside.holds(&[stream]) || refuses) && !unsent.contains(&number) {
-                if self.cursor.is_some_and(|cursor| number < cursor) {
-                    self.aside.refuse(&[stream]);
-                }
-                self.aside.put(&[stream]);
-                self.rows.insert(number, (stream, true));
+        let mut left = HashSet::new();
+        for (row, fate) in batch.iter().zip(fates) {
+            let waits = stuck.contains(&row.number) || self.aside.holds(&[row.stream]);
+            match fate {
+                Fate::Delivered => self.delete(row),
+                Fate::Refused => self.put_aside(row),
+                Fate::Waits if waits && !left.contains(&row.stream) => self.put_aside(row),
+                Fate::Waits | Fate::Unsent => _ = left.insert(row.stream),
             }
         }
         !batch.is_empty()
@@ -169,23 +220,24 @@ impl Relay {
     fn send_again(&mut self, trouble: Trouble) -> bool {
         let from = self.cursor.unwrap_or(0);
         let batch = self.batch(true, from, |stream| !self.aside.passes_over(&[stream]));
-        let (arrived, unsent, is_late) = self.send(&batch, trouble);
+        let stuck = behind_debts(&batch);
+        let (fates, is_late) = self.send(&batch, |row| stuck.contains(&row.number), trouble);
         if matches!(trouble, Trouble::Death) {
             self.die();
             return false;
         }
-        if is_late && arrived.is_empty() {
+        if is_late && !fates.contains(&Fate::Delivered) {
             return true;
         }
-        let mut cursor = batch.last().map(|last| last.0).filter(|_| batch.len() == LIMIT);
-        for (number, stream) in batch {
-            if unsent.contains(&number) {
-                cursor = Some(number);
-                break;
-            }
-            match arrived.contains(&number) {
-                true => self.delete(number, stream),
-                false => self.aside.refuse(&[stream]),
+        let mut cursor = batch.last().map(|last| last.number).filter(|_| batch.len() == LIMIT);
+        for (row, fate) in batch.iter().zip(fates) {
+            match fate {
+                Fate::Delivered => self.delete(row),
+                Fate::Unsent => {
+                    cursor = Some(row.number);
+                    break;
+                }
+                Fate::Waits | Fate::Refused => self.aside.refuse(&[row.stream]),
             }
         }
         let begins_anew = self.aside.must_begin_anew();
@@ -203,19 +255,22 @@ impl Relay {
 
     fn step(&mut self, step: Step) {
         match step {
-            Step::Make(stream, count) => {
-                let rows = self.made + 1..=self.made + count;
-                self.rows.extend(rows.map(|number| (number, (stream, false))));
+            Step::Make(stream, count, owes) => {
+                let numbers = self.made + 1..=self.made + count;
+                let row = |number| (number, Row { number, stream, is_aside: false, owes });
+                self.rows.extend(numbers.map(row));
                 self.made += count;
             }
+            Step::Pay => self.rows.values_mut().for_each(|row| row.owes = false),
             Step::Refuse(refusing) => self.refusing = refusing,
             Step::Send(trouble) => _ = self.send_new(trouble),
             Step::Again(trouble) => _ = self.send_again(trouble),
         }
     }
 
-    /// All refuse no more, and all is sent.
+    /// Nothing is owed or refused any more, and all is sent.
     fn finish(&mut self) {
+        self.step(Step::Pay);
         self.refusing = 0;
         while !self.rows.is_empty() {
             while self.send_new(Trouble::Nothing) {}
@@ -234,7 +289,8 @@ fn trouble() -> impl Strategy<Value = Trouble> {
 }
 
 fn make() -> impl Strategy<Value = Step> {
-    (0..STREAMS, 1..6u64).prop_map(|(stream, count)| Step::Make(stream, count))
+    let owes = prop::bool::weighted(0.2);
+    (0..STREAMS, 1..6u64, owes).prop_map(|(stream, count, owes)| Step::Make(stream, count, owes))
 }
 
 /// Streams refuse what comes, some of them are mended, and then this and that happens.
@@ -242,8 +298,9 @@ fn scene() -> impl Strategy<Value = Vec<Step>> {
     let refusing = (0..1u8 << STREAMS, any::<u8>());
     let step = prop_oneof![
         1 => make(),
-        2 => trouble().prop_map(Step::Send),
-        4 => trouble().prop_map(Step::Again),
+        1 => Just(Step::Pay),
+        3 => trouble().prop_map(Step::Send),
+        5 => trouble().prop_map(Step::Again),
     ];
     let (made, steps) = (prop::collection::vec(make(), 1..6), prop::collection::vec(step, 0..20));
     (refusing, made, steps).prop_map(|((refusing, still), made, steps)| {
@@ -285,8 +342,8 @@ fn what_is_aside_is_known_whatever_goes_past_it() {
     let mut relay = Relay::new(9, 9);
     let (bad, mended, another) = (0, 1, 2);
     relay.refusing = 1 << bad | 1 << mended;
-    relay.step(Step::Make(bad, 2));
-    relay.step(Step::Make(mended, 7));
+    relay.step(Step::Make(bad, 2, false));
+    relay.step(Step::Make(mended, 7, false));
     while relay.send_new(Trouble::Nothing) {}
     relay.refusing = 1 << bad;
     relay.step(Step::Again(Trouble::Nothing));
@@ -294,7 +351,7 @@ fn what_is_aside_is_known_whatever_goes_past_it() {
     relay.step(Step::Again(Trouble::Late(1)));
     relay.round();
     relay.step(Step::Again(Trouble::Nothing));
-    relay.step(Step::Make(another, 1));
+    relay.step(Step::Make(another, 1, false));
     relay.step(Step::Send(Trouble::Nothing));
     relay.round();
     assert_eq!(relay.streams[&mended], (3..10).collect::<Vec<u64>>());
