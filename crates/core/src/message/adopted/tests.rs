@@ -281,40 +281,44 @@ impl Relay {
 
 fn trouble() -> impl Strategy<Value = Trouble> {
     prop_oneof![
-        12 => Just(Trouble::Nothing),
-        6 => (0..LIMIT).prop_map(Trouble::Late),
-        2 => (1..LIMIT).prop_map(Trouble::CutShort),
+        5 => Just(Trouble::Nothing),
+        5 => (0..LIMIT).prop_map(Trouble::Late),
+        4 => (1..LIMIT).prop_map(Trouble::CutShort),
         1 => Just(Trouble::Death),
     ]
 }
 
 fn make() -> impl Strategy<Value = Step> {
-    let owes = prop::bool::weighted(0.2);
+    let owes = prop::bool::weighted(0.1);
     (0..STREAMS, 1..6u64, owes).prop_map(|(stream, count, owes)| Step::Make(stream, count, owes))
 }
 
-/// Streams refuse what comes, some of them are mended, and then this and that happens.
+/// Streams refuse what comes, some of them are mended, and then this and that happens. Or that
+/// happens at once.
 fn scene() -> impl Strategy<Value = Vec<Step>> {
-    let refusing = (0..1u8 << STREAMS, any::<u8>());
+    let refusing = (0..1u8 << STREAMS, any::<u8>(), any::<bool>());
     let step = prop_oneof![
-        1 => make(),
+        2 => make(),
         1 => Just(Step::Pay),
-        3 => trouble().prop_map(Step::Send),
-        5 => trouble().prop_map(Step::Again),
+        4 => Just(Step::Send(Trouble::Nothing)),
+        2 => trouble().prop_map(Step::Send),
+        4 => Just(Step::Again(Trouble::Nothing)),
+        4 => trouble().prop_map(Step::Again),
     ];
     let (made, steps) = (prop::collection::vec(make(), 1..6), prop::collection::vec(step, 0..20));
-    (refusing, made, steps).prop_map(|((refusing, still), made, steps)| {
+    (refusing, made, steps).prop_map(|((refusing, still, waits), made, steps)| {
         let sends = std::iter::repeat_n(Step::Send(Trouble::Nothing), 2 * LIMIT);
-        let first = std::iter::once(Step::Refuse(refusing)).chain(made).chain(sends);
-        first.chain([Step::Refuse(refusing & still)]).chain(steps).collect()
+        let mended = sends.chain([Step::Refuse(refusing & still)]).filter(|_| waits);
+        let first = [Step::Refuse(refusing)].into_iter().chain(made);
+        first.chain(mended).chain(steps).collect()
     })
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig::with_cases(1500))]
+    #![proptest_config(ProptestConfig::with_cases(4000))]
     #[test]
     fn each_is_appended_once_and_in_order_and_memory_is_bounded(
-        streams_max in 1usize..8,
+        streams_max in 2usize..8,
         targets_max in 2usize..6,
         scenes in prop::collection::vec(scene(), 1..5),
     ) {
@@ -355,6 +359,19 @@ fn what_is_aside_is_known_whatever_goes_past_it() {
     relay.step(Step::Send(Trouble::Nothing));
     relay.round();
     assert_eq!(relay.streams[&mended], (3..10).collect::<Vec<u64>>());
+}
+
+#[test]
+fn what_owes_does_not_overtake_what_there_was_no_time_for() {
+    // Danger: it is put aside, and tried when it is paid for, before what stands before it.
+    let mut relay = Relay::new(9, 9);
+    relay.step(Step::Make(0, 2, false));
+    relay.step(Step::Make(0, 1, true));
+    relay.step(Step::Send(Trouble::CutShort(1)));
+    relay.step(Step::Pay);
+    relay.round();
+    relay.finish();
+    assert_eq!(relay.streams[&0], [1, 2, 3]);
 }
 
 #[test]
