@@ -1,6 +1,6 @@
 //! The order within a stream, when Redis refuses one of several calls that were sent together.
 
-use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -17,6 +17,8 @@ const SOON: Duration = Duration::from_secs(20);
 
 /// More than one call takes.
 const EVENTS: usize = 1200;
+
+const ASIDE: &str = "SELECT count(*) FROM redis_outbox WHERE number < -(1::bigint << 61)";
 
 fn numbers() -> Vec<Message> {
     (0..EVENTS).map(|number| append("s", &number.to_string())).collect()
@@ -216,12 +218,57 @@ fn a_worker_that_stays_after_all_knows_what_another_put_aside() {
     scene.redis.cli(&["RPUSH", "s", "a list"]);
     put(&mut client, &[append("s", "1")]);
     wake(&mut client);
-    let aside = "SELECT count(*) FROM redis_outbox WHERE number < -(1::bigint << 61)";
-    eventually(SOON, "it is put aside", || count(&mut client, aside) == 1);
+    eventually(SOON, "it is put aside", || count(&mut client, ASIDE) == 1);
     eventually(SOON, "the other one is gone", || count(&mut client, WORKERS) == 1);
     scene.redis.cli(&["RENAME", "kept", "s"]);
     put(&mut client, &[append("s", "2")]);
     resigned.open();
     eventually(SOON, "delivered", || rows(&mut client) == 0);
     assert_eq!(events(&scene.redis, "s"), ["0", "1", "2"]);
+}
+
+#[test]
+fn what_has_arrived_is_known_however_long_it_waits_aside() {
+    // Danger: the answer that told of it was lost; before all of its stream is found to be there, a
+    // newer event goes to another stream, and with that the rest is forgotten and sent again.
+    const BAD: i64 = 600;
+    // Less than two steps take, and more than two waves.
+    const MENDED: usize = 1400;
+    let scene = Scene::new();
+    let is_armed = Arc::new(AtomicBool::new(false));
+    let loses = is_armed.clone();
+    let fake = FakeRedis::before(&scene.redis, move |request, reply| {
+        let is_meant = appends(request) && request.words.iter().any(|word| word == b"1300");
+        let is_lost = is_meant && loses.swap(false, Ordering::SeqCst);
+        if is_lost { Reply::Silence } else { Reply::Bytes(reply) }
+    });
+    scene.move_to(&fake.url());
+    let mut client = scene.connect();
+    repair(&mut client);
+    scene.redis.cli(&["RPUSH", "bad", "a list"]);
+    scene.redis.cli(&["RPUSH", "s", "a list"]);
+    put(&mut client, &(0..BAD).map(|_| append("bad", "x")).collect::<Vec<_>>());
+    let all: Vec<String> = (0..MENDED).map(|number| number.to_string()).collect();
+    put(&mut client, &all.iter().map(|number| append("s", number)).collect::<Vec<_>>());
+    eventually(SOON, "all is put aside", || {
+        wake(&mut client);
+        count(&mut client, ASIDE) == BAD + MENDED as i64
+    });
+    // A new worker begins with small waves.
+    scene.quiet();
+    scene.redis.cli(&["DEL", "s"]);
+    is_armed.store(true, Ordering::SeqCst);
+    wake(&mut client);
+    let mut newer = 0;
+    eventually(SOON, "all has left that can", || {
+        put(&mut client, &[append("another", "x")]);
+        newer += 1;
+        count(&mut client, ASIDE) == BAD
+    });
+    eventually(SOON, "the newer ones, too", || rows(&mut client) == BAD);
+    assert!(!is_armed.load(Ordering::SeqCst), "an answer was lost");
+    let found = events(&scene.redis, "s");
+    let differs = found.iter().zip(&all).position(|(found, wanted)| found != wanted);
+    assert_eq!((found.len(), differs), (MENDED, None));
+    assert_eq!(events(&scene.redis, "another").len(), newer);
 }

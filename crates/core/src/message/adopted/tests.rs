@@ -289,7 +289,7 @@ fn trouble() -> impl Strategy<Value = Trouble> {
 }
 
 fn make() -> impl Strategy<Value = Step> {
-    let owes = prop::bool::weighted(0.1);
+    let owes = prop::bool::weighted(0.4);
     (0..STREAMS, 1..6u64, owes).prop_map(|(stream, count, owes)| Step::Make(stream, count, owes))
 }
 
@@ -297,20 +297,25 @@ fn make() -> impl Strategy<Value = Step> {
 /// happens at once.
 fn scene() -> impl Strategy<Value = Vec<Step>> {
     let refusing = (0..1u8 << STREAMS, any::<u8>(), any::<bool>());
+    let may_owe = prop::bool::weighted(0.3);
     let step = prop_oneof![
         2 => make(),
-        1 => Just(Step::Pay),
+        3 => Just(Step::Pay),
         4 => Just(Step::Send(Trouble::Nothing)),
         2 => trouble().prop_map(Step::Send),
         4 => Just(Step::Again(Trouble::Nothing)),
         4 => trouble().prop_map(Step::Again),
     ];
     let (made, steps) = (prop::collection::vec(make(), 1..6), prop::collection::vec(step, 0..20));
-    (refusing, made, steps).prop_map(|((refusing, still, waits), made, steps)| {
+    (refusing, may_owe, made, steps).prop_map(|((refusing, still, waits), may_owe, made, steps)| {
         let sends = std::iter::repeat_n(Step::Send(Trouble::Nothing), 2 * LIMIT);
         let mended = sends.chain([Step::Refuse(refusing & still)]).filter(|_| waits);
         let first = [Step::Refuse(refusing)].into_iter().chain(made);
-        first.chain(mended).chain(steps).collect()
+        let owed = |step| match step {
+            Step::Make(stream, count, owes) => Step::Make(stream, count, owes && may_owe),
+            step => step,
+        };
+        first.chain(mended).chain(steps).map(owed).collect()
     })
 }
 
