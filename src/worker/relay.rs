@@ -278,16 +278,15 @@ impl Relay {
                     tell_refused(&target_of(waiting), &failure);
                     self.put_aside(queue, waiting);
                 }
-                Fate::Waits
-                    if (stuck.contains(&waiting.place)
-                        || self.aside.holds(&target_of(waiting)))
-                        && !left.contains(&target_of(waiting)) =>
-                {
+                fate => {
+                    let target = target_of(waiting);
+                    let is_held = stuck.contains(&waiting.place) || self.aside.holds(&target);
+                    let goes_aside = matches!(fate, Fate::Waits) && is_held;
+                    if !goes_aside || left.contains(&target) {
+                        left.insert(target);
+                        continue;
+                    }
                     self.put_aside(queue, waiting);
-                }
-                Fate::Waits | Fate::Unsent | Fate::Overtaken(_) => {
-                    left.insert(target_of(waiting));
-                    continue;
                 }
             }
             rows += 1;
@@ -334,6 +333,7 @@ impl Relay {
                 break;
             }
             if goes_on && host::monotonic_ms() >= until_ms {
+                // The next pass comes at once.
                 return Ok(true);
             }
             host::check_interrupts();
