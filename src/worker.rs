@@ -222,6 +222,7 @@ fn run(errand: Errand) -> Outcome<()> {
         if host::monotonic_ms().saturating_sub(idle_since_ms) > limit_ms {
             host::fault_point("worker.leaving");
             lockers::resign();
+            host::fault_point("worker.resigned");
             // Whoever owed while we held the lock found us running and started nobody. Who has not
             // committed is asked for first: those behind that question are seen by the look.
             worker.has_resigned = true;
@@ -231,6 +232,8 @@ fn run(errand: Errand) -> Outcome<()> {
                 return leave_a_waiter(errand);
             }
             worker.has_resigned = false;
+            // Whoever was the worker meanwhile may have put something aside.
+            worker.relay = relay::Relay::default();
             idle_since_ms = host::monotonic_ms();
         }
         let pause_ms = worker.pause_ms(&pass);
@@ -346,7 +349,7 @@ impl Worker {
         // And a Redis that is full takes no events, and takes debts.
         let paid = self.pay(&look, &registration)?;
         let relayed = match self.has_resigned {
-            true => Ok(Relayed { has_worked: relay::is_anything_new()?, is_held: false }),
+            true => Ok(Relayed { has_worked: relay::is_anything_new()?, ..Relayed::default() }),
             false => self.relay.step(&|xid| self.debts.is_stuck(xid)),
         };
         if let Err(Trouble::Postgres(raised)) = relayed {
@@ -387,13 +390,13 @@ impl Worker {
         let swept = self.sweep.step(registration);
         let has_forgotten = may_work && self.done.step()?;
         let has_struck = may_work && self.tokens.step(registration)?;
-        let Relayed { has_worked, is_held } = relayed?;
+        let Relayed { has_worked, is_held, is_locked_out } = relayed?;
         // What is held up by a debt that came just now is looked at again at once.
         let must_pay = is_held && !matches!(paid, Pass::Blocked);
         if swept? || has_worked || must_pay || has_forgotten || has_struck {
             return Ok(Pass::Worked);
         }
-        Ok(paid)
+        Ok(if is_locked_out { Pass::Blocked } else { paid })
     }
 
     /// Into the server's log, once for each kind of trouble.
