@@ -1,3 +1,7 @@
+//! The relay in small, over the code that decides what it knows: rows that go at once, are put
+//! aside or owe, answers that are lost, workers that die. Whatever happens, each event is appended
+//! once, in its order.
+
 use super::super::aside::Aside;
 use super::super::hold;
 use super::*;
