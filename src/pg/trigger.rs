@@ -102,8 +102,11 @@ impl<'a> Fired<'a> {
         // SAFETY: the tuple lives as long as the call.
         let place = unsafe { (*row.tuple).t_self };
         let block = u32::from(place.ip_blkid.bi_hi) << 16 | u32::from(place.ip_blkid.bi_lo);
-        let table = self.relation().oid().to_u32();
-        (place.ip_posid != 0).then_some(Version { table, block, offset: place.ip_posid })
+        let Relation { relation } = self.relation();
+        // SAFETY: its row of pg_class, kept while it is open.
+        let file = unsafe { (*relation.rd_rel).relfilenode }.to_u32();
+        let (table, offset) = (relation.rd_id.to_u32(), place.ip_posid);
+        (offset != 0).then_some(Version { table, file, block, offset })
     }
 
     fn row(self, tuple: pg_sys::HeapTuple) -> Row {

@@ -156,3 +156,30 @@ fn a_hash_without_fields_is_no_key() {
     run(&mut client, "UPDATE t SET n = 3");
     assert_eq!(scene.redis.cli(&["HGET", "u:1", "n"]), "3");
 }
+
+#[test]
+fn a_row_goes_although_its_table_was_written_anew() {
+    // Danger: a command that rewrites the table moves its rows, and one that is deleted behind it
+    // passes for another row: its image stays for good.
+    for option in ["when=name", "durable"] {
+        let scene = Scene::new();
+        let triggers = [format!("'u:{{id}}', '{option}'")];
+        let mut client = storing(&scene, "id int, name text", &[&triggers[0]]);
+        client.batch_execute("CREATE INDEX i ON t (id)").unwrap();
+        let rewrites = [
+            "ALTER TABLE t DROP IF EXISTS c, ADD c float DEFAULT random()",
+            "ALTER TABLE t ALTER name TYPE varchar USING name || ''",
+            "CLUSTER t USING i",
+        ];
+        for rewrite in rewrites {
+            run(&mut client, "TRUNCATE t; INSERT INTO t VALUES (1, 'a'), (2, 'b'), (3, 'c')");
+            let changed = format!("BEGIN; UPDATE t SET name = 'x' WHERE id = 1; {rewrite};");
+            run(&mut client, &format!("{changed} DELETE FROM t WHERE id = 1; COMMIT"));
+            assert_eq!(found(&scene, &["u:1"]), ["absent"], "{option}, {rewrite}");
+            run(&mut client, "INSERT INTO t VALUES (1, 'a')");
+            run(&mut client, &format!("{changed} UPDATE t SET id = 4 WHERE id = 1; COMMIT"));
+            assert_eq!(found(&scene, &["u:1"]), ["absent"], "{option}, {rewrite}");
+            assert!(found(&scene, &["u:4"])[0].contains(r#""name":"x""#), "{option}, {rewrite}");
+        }
+    }
+}

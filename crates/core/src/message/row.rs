@@ -4,18 +4,31 @@
 //! was there has left it. Invariant: a key is deleted for a row that leaves it only if no other row
 //! has come there since. Otherwise each row of a list that moves up would delete the one before it;
 //! and if every deletion gave way, a row that comes and goes would stay.
+//!
+//! A command that writes a table anew, into another file, moves its rows. Then nobody can tell
+//! whether who leaves a key is who came there before, and the key goes: it may be missing then, but
+//! a row that is gone never stays.
 
 use std::collections::HashMap;
 
 use super::log::Entry;
 use super::{Message, Stored};
 
-/// A version of a row: its table, and its place there. No two of a transaction have the same.
+/// A version of a row: its table, the file that the table is in, and its place there. No two of a
+/// transaction have the same.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Version {
     pub table: u32,
+    pub file: u32,
     pub block: u32,
     pub offset: u16,
+}
+
+impl Version {
+    /// Whether this is plainly not the row that was last known as `other`.
+    fn is_another_row(self, other: Version) -> bool {
+        self != other && (self.table != other.table || self.file == other.file)
+    }
 }
 
 /// What a message about a key tells of the row: the version before, if it was under that key, and
@@ -48,7 +61,7 @@ pub fn counting(entries: &[Entry]) -> Vec<usize> {
                 }
             }
             (Some(Standing { holder: Some(holder), .. }), Stored::Nothing, Row { was, .. })
-                if was.is_some_and(|was| was != *holder) => {}
+                if was.is_some_and(|was| was.is_another_row(*holder)) => {}
             (_, _, Row { is, .. }) => {
                 keys.insert(key, Standing { place, holder: *is });
             }
@@ -72,7 +85,11 @@ mod tests {
     }
 
     fn version(block: u32) -> Option<Version> {
-        Some(Version { table: 1, block, offset: 1 })
+        in_file(1, block)
+    }
+
+    fn in_file(file: u32, block: u32) -> Option<Version> {
+        Some(Version { table: 1, file, block, offset: 1 })
     }
 
     fn image(version: u32) -> Stored {
@@ -108,6 +125,7 @@ mod tests {
         Store(usize),
         Delete(usize),
         Insert(u8),
+        Rewrite,
     }
 
     fn change() -> impl Strategy<Value = Change> {
@@ -117,6 +135,7 @@ mod tests {
             1 => (0..6usize).prop_map(Change::Store),
             1 => (0..6usize).prop_map(Change::Delete),
             1 => (0..4u8).prop_map(Change::Insert),
+            1 => Just(Change::Rewrite),
         ]
     }
 
@@ -127,41 +146,48 @@ mod tests {
         ) {
             // Danger: a key is left without its row, or with one that is gone.
             let mut rows: Vec<(u8, u32)> = (0..4).map(|row| (row, u32::from(row))).collect();
-            let mut entries = Vec::new();
+            let (mut entries, mut file) = (Vec::new(), 1);
             for (next, change) in (100u32..).zip(changes) {
-                let is = version(next);
+                let is = in_file(file, next);
                 let row_of = |rows: &[(u8, u32)], row: usize| rows.get(row).copied();
                 match change {
                     Change::Move(at, key) => {
                         let Some((before, old)) = row_of(&rows, at) else { continue };
                         if before != key {
-                            let left = Row { was: version(old), is: None };
+                            let left = Row { was: in_file(file, old), is: None };
                             entries.push(entry(before, Stored::Nothing, left));
                         }
-                        let was = version(old).filter(|_| before == key);
+                        let was = in_file(file, old).filter(|_| before == key);
                         entries.push(entry(key, image(next), Row { was, is }));
                         rows[at] = (key, next);
                     }
                     Change::Touch(at) => {
                         let Some((key, old)) = row_of(&rows, at) else { continue };
-                        let row = Row { was: version(old), is };
+                        let row = Row { was: in_file(file, old), is };
                         entries.push(entry(key, Stored::Nothing, row));
                         rows[at] = (key, next);
                     }
                     Change::Store(at) => {
                         let Some((key, old)) = row_of(&rows, at) else { continue };
-                        entries.push(entry(key, image(next), Row { was: version(old), is }));
+                        entries.push(entry(key, image(next), Row { was: in_file(file, old), is }));
                         rows[at] = (key, next);
                     }
                     Change::Delete(at) if at < rows.len() => {
                         let (key, old) = rows.remove(at);
-                        let left = Row { was: version(old), is: None };
+                        let left = Row { was: in_file(file, old), is: None };
                         entries.push(entry(key, Stored::Nothing, left));
                     }
                     Change::Delete(_) => {}
                     Change::Insert(key) => {
                         entries.push(entry(key, image(next), Row { was: None, is }));
                         rows.push((key, next));
+                    }
+                    // Each stands where another stood, or nobody yet.
+                    Change::Rewrite => {
+                        file += 1;
+                        rows.reverse();
+                        let places = (99..next).rev();
+                        rows.iter_mut().zip(places).for_each(|(row, place)| row.1 = place);
                     }
                 }
             }
