@@ -221,6 +221,7 @@ fn run(errand: Errand) -> Outcome<()> {
         };
         if host::monotonic_ms().saturating_sub(idle_since_ms) > limit_ms {
             lockers::resign();
+            host::fault_point("worker.resigned");
             // Whoever owed while we held the lock found us running and started nobody. Who has not
             // committed is asked for first: those behind that question are seen by the look.
             worker.has_resigned = true;
@@ -230,6 +231,8 @@ fn run(errand: Errand) -> Outcome<()> {
                 return leave_a_waiter(errand);
             }
             worker.has_resigned = false;
+            // Whoever was the worker meanwhile may have put something aside.
+            worker.relay = relay::Relay::default();
             idle_since_ms = host::monotonic_ms();
         }
         let pause_ms = worker.pause_ms(&pass);
