@@ -337,7 +337,7 @@ impl Worker {
         // And a Redis that is full takes no events, and takes debts.
         let paid = self.pay(&look, &registration)?;
         let relayed = match self.has_resigned {
-            true => Ok(Relayed { has_worked: relay::is_anything_new()?, is_held: false }),
+            true => Ok(Relayed { has_worked: relay::is_anything_new()?, ..Relayed::default() }),
             false => self.relay.step(&|xid| self.debts.is_stuck(xid)),
         };
         if let Err(Trouble::Postgres(raised)) = relayed {
@@ -378,13 +378,13 @@ impl Worker {
         let swept = self.sweep.step(registration);
         let has_forgotten = may_work && self.done.step()?;
         let has_struck = may_work && self.tokens.step(registration)?;
-        let Relayed { has_worked, is_held } = relayed?;
+        let Relayed { has_worked, is_held, is_locked_out } = relayed?;
         // What is held up by a debt that came just now is looked at again at once.
         let must_pay = is_held && !matches!(paid, Pass::Blocked);
         if swept? || has_worked || must_pay || has_forgotten || has_struck {
             return Ok(Pass::Worked);
         }
-        Ok(paid)
+        Ok(if is_locked_out { Pass::Blocked } else { paid })
     }
 
     /// Into the server's log, once for each kind of trouble.

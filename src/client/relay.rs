@@ -46,6 +46,8 @@ pub enum Fate {
     Overtaken(Box<[u8]>),
     /// Not now.
     Waits,
+    /// There was no time left for it.
+    Unsent,
 }
 
 /// The fates of messages, and what keeps those that wait.
@@ -56,12 +58,13 @@ pub struct Sent {
 
 /// Sends what is not known to have arrived, and notes what has become of it, whatever becomes of
 /// the connection; returns what keeps those that wait. May be called again with the same batch and
-/// its fates, over another connection too.
+/// its fates, over another connection too. However late it is, the first wave goes.
 pub fn send(
     session: &mut Session,
     claims: &mut Claims,
     batch: &[(Place, &Message)],
     fates: &mut [Fate],
+    is_late: &dyn Fn() -> bool,
 ) -> Result<Option<Failure>, Failure> {
     claims.adopt(session, batch.iter().map(|(_, message)| *message))?;
     for (fate, (place, message)) in fates.iter_mut().zip(batch) {
@@ -75,20 +78,23 @@ pub fn send(
     let unsent = with(|fate| matches!(fate, Fate::Waits));
     let refused = with(|fate| matches!(fate, Fate::Refused(_)));
     let refused = refused.into_iter().map(|at| batch[at].1.target()).collect();
-    let mut sending = Sending { claims, batch, fates, refused, trouble: None };
+    let mut sending =
+        Sending { claims, batch, fates, refused, trouble: None, is_late, is_cut_short: false };
     let mut rest = &unsent[..];
-    while !rest.is_empty() && sending.trouble.is_none() {
+    while !rest.is_empty() && sending.trouble.is_none() && !sending.is_cut_short {
         let limit = sending.claims.window.most();
         let count = wave(rest.iter().take(limit).map(|at| batch[*at].1));
         let (together, behind) = rest.split_at(count);
         sending.send_waves(session, together)?;
         rest = behind;
+        sending.is_cut_short |= !rest.is_empty() && is_late();
     }
-    let Sending { claims, trouble, .. } = sending;
-    if trouble.is_some() {
-        claims.drop_all();
+    if sending.trouble.is_some() {
+        sending.claims.drop_all();
+    } else if sending.is_cut_short {
+        sending.leave(&unsent);
     }
-    Ok(trouble)
+    Ok(sending.trouble)
 }
 
 /// A batch that is under way.
@@ -99,14 +105,19 @@ struct Sending<'a> {
     /// Where something was refused: what follows it there waits.
     refused: HashSet<&'a [u8]>,
     trouble: Option<Failure>,
+    /// Whether the worker is to look at something else by now: commands of users take their time.
+    is_late: &'a dyn Fn() -> bool,
+    /// Whether that was so before all had gone.
+    is_cut_short: bool,
 }
 
 impl Sending<'_> {
     /// Sends one wave, again without what was refused, until nothing of it is refused any more.
     fn send_waves(&mut self, session: &mut Session, wave: &[usize]) -> Result<(), Failure> {
         let mut sent = Ok(true);
-        while matches!(sent, Ok(true)) {
+        while matches!(sent, Ok(true)) && !self.is_cut_short {
             sent = self.send_wave(session, wave);
+            self.is_cut_short |= matches!(sent, Ok(true)) && (self.is_late)();
         }
         match &sent {
             Ok(_) => self.claims.window.arrived(wave.len()),
@@ -155,8 +166,22 @@ impl Sending<'_> {
             if self.trouble.is_some() {
                 break;
             }
+            if (self.is_late)() {
+                self.is_cut_short = true;
+                break;
+            }
         }
         Ok(())
+    }
+
+    /// Notes of which of these it is only the time that was missing.
+    fn leave(&mut self, unsent: &[usize]) {
+        for at in unsent {
+            let is_refused = self.refused.contains(self.batch[*at].1.target());
+            if matches!(self.fates[*at], Fate::Waits) && !is_refused {
+                self.fates[*at] = Fate::Unsent;
+            }
+        }
     }
 
     /// Sends calls, and notes what they have come to; returns why none of them was carried out.

@@ -25,7 +25,7 @@ use crate::outbox::{self, Batch, Limits, Queue, Waiting};
 use crate::pg::error::Outcome;
 use crate::pg::snapshot::{self, Snapshot};
 use crate::pg::transaction::{self, End};
-use crate::pg::{activity, error, host, identity, wal};
+use crate::pg::{activity, error, host, identity, lockers, wal};
 use crate::registry;
 
 use super::sending::send_past;
@@ -78,6 +78,8 @@ pub struct Relayed {
     pub has_worked: bool,
     /// Whether a debt is to be paid first.
     pub is_held: bool,
+    /// Whether nobody can tell who owes: somebody has the table of debts.
+    pub is_locked_out: bool,
 }
 
 /// What a batch came to.
@@ -88,6 +90,7 @@ struct Handled {
     has_more: bool,
     /// The next one's transaction owes something, which is to be paid first.
     is_held: bool,
+    is_locked_out: bool,
     /// What the table takes, when nothing was found in it.
     bytes: u64,
     trouble: Option<Failure>,
@@ -138,13 +141,14 @@ impl Relay {
     /// Sends for a while. Of some transactions it is known that what they owe cannot be paid for
     /// now.
     pub fn step(&mut self, is_stuck: &dyn Fn(u64) -> bool) -> Step<Relayed> {
+        let mut relayed = Relayed { has_worked: self.try_again()?, ..Relayed::default() };
         let until_ms = host::monotonic_ms() + STEP_MS;
-        let mut relayed = Relayed { has_worked: self.try_again()?, is_held: false };
         // Until it is known what is aside, something new could overtake it.
-        while self.retry.is_complete_once {
+        while self.retry.is_complete_once && !lockers::is_database_wanted() {
             let handled = self.batch(is_stuck)?;
             relayed.has_worked |= handled.rows > 0;
             relayed.is_held |= handled.is_held;
+            relayed.is_locked_out |= handled.is_locked_out;
             // After something was sent the next batch tells of it.
             match handled.trouble {
                 Some(trouble) if handled.rows == 0 => return Err(trouble.into()),
@@ -154,7 +158,8 @@ impl Relay {
             if handled.bytes > SHRINK_BYTES_MIN {
                 transaction::run(outbox::shrink)?;
             }
-            if handled.is_held || !(handled.has_more || self.walks_again(&handled)) {
+            let waits = handled.is_held || handled.is_locked_out;
+            if waits || !(handled.has_more || self.walks_again(&handled)) {
                 break;
             }
             if host::monotonic_ms() >= until_ms {
@@ -210,8 +215,11 @@ impl Relay {
             }
             let mut stuck = HashSet::new();
             if !batch.waiting.is_empty() {
-                let owing = registry::owing(&snapshot);
-                let is_owing = |xid| owing.as_ref().is_none_or(|owing| owing.contains(&xid));
+                let Some(owing) = registry::owing(&snapshot) else {
+                    let handled = Handled { is_locked_out: true, ..Handled::default() };
+                    return Ok(End::Abort(Ok(handled)));
+                };
+                let is_owing = |xid| owing.contains(&xid);
                 batch.hold(|xid| is_owing(xid) && !is_stuck(xid));
                 stuck = behind_debts(&batch, |xid| is_owing(xid) && is_stuck(xid));
                 if batch.waiting.is_empty() {
@@ -261,34 +269,42 @@ impl Relay {
         sent: Sent,
     ) -> Handled {
         let mut rows = 0;
+        // Where something stays: what is behind it there is not put aside, which is tried first.
+        let mut left = HashSet::new();
         for (waiting, fate) in batch.waiting.iter().zip(sent.fates) {
             match fate {
-                Fate::Delivered => {
-                    queue.delete(waiting);
-                }
+                Fate::Delivered => self.delete(queue, waiting),
                 Fate::Refused(failure) => {
                     tell_refused(&target_of(waiting), &failure);
                     self.put_aside(queue, waiting);
                 }
-                Fate::Waits
-                    if stuck.contains(&waiting.place) || self.aside.holds(&target_of(waiting)) =>
-                {
+                fate => {
+                    let target = target_of(waiting);
+                    let is_held = stuck.contains(&waiting.place) || self.aside.holds(&target);
+                    let goes_aside = matches!(fate, Fate::Waits) && is_held;
+                    if !goes_aside || left.contains(&target) {
+                        left.insert(target);
+                        continue;
+                    }
                     self.put_aside(queue, waiting);
                 }
-                Fate::Waits | Fate::Overtaken(_) => continue,
             }
             rows += 1;
         }
         let is_all = rows == batch.waiting.len();
         if is_all {
             queue.finish(batch);
-            if let Some(last) = batch.waiting.last() {
-                self.claims.borrow_mut().forget_until(last.place);
-            }
         }
         host::fault_point("relay.deleted");
         let has_more = batch.is_full || !is_all;
         Handled { rows, is_all, has_more, trouble: sent.trouble, ..Handled::default() }
+    }
+
+    fn delete(&self, queue: &Queue, waiting: &Waiting) {
+        queue.delete(waiting);
+        if let Ok(message) = &waiting.message {
+            self.claims.borrow_mut().forget(message, waiting.place);
+        }
     }
 
     fn put_aside(&mut self, queue: &Queue, waiting: &Waiting) {
@@ -304,15 +320,21 @@ impl Relay {
     /// Tries again what was put aside, in order, if it is time; at first, to know what there is.
     fn try_again(&mut self) -> Step<bool> {
         let mut has_worked = false;
+        let until_ms = host::monotonic_ms() + STEP_MS;
         while host::monotonic_ms() >= self.retry.due_at_ms
             && (!self.retry.is_complete_once || !self.aside.is_empty())
         {
             // VACUUM FULL may hold the table: the next pass tries again.
             let Some(delivered) = self.try_some_again()? else { break };
             has_worked |= delivered > 0;
-            if self.retry.is_complete_once && self.retry.cursor.is_some() {
+            let goes_on = self.retry.cursor.is_some();
+            if goes_on && self.retry.is_complete_once {
                 // What is new waits no longer than this.
                 break;
+            }
+            if goes_on && host::monotonic_ms() >= until_ms {
+                // The next pass comes at once.
+                return Ok(true);
             }
             host::check_interrupts();
         }
@@ -330,9 +352,10 @@ impl Relay {
             let mut batch = queue.aside(from, BATCH, &snapshot, is_passed_over);
             // As when it was sent first: nothing goes behind an unsure one to its key.
             batch.hold(|_| false);
-            let owing = registry::owing(&snapshot);
-            let is_owing = |xid| owing.as_ref().is_none_or(|owing| owing.contains(&xid));
-            let stuck = behind_debts(&batch, is_owing);
+            let Some(owing) = registry::owing(&snapshot) else {
+                return Ok(End::Abort(Ok(None)));
+            };
+            let stuck = behind_debts(&batch, |xid| owing.contains(&xid));
             let is_held =
                 |place: Place, target: &[u8]| aside.passes_over(target) || stuck.contains(&place);
             let mut sent = match send_past(&self.claims, &batch.waiting, is_held) {
@@ -342,19 +365,21 @@ impl Relay {
             release_left(&batch.waiting, &mut sent)?;
             host::fault_point("relay.retried");
             let mut delivered = 0;
+            let mut cursor = batch.waiting.last().map(Waiting::cursor).filter(|_| batch.is_full);
             for (waiting, fate) in batch.waiting.iter().zip(sent.fates) {
                 match fate {
                     Fate::Delivered => {
-                        queue.delete(waiting);
-                        if let Ok(message) = &waiting.message {
-                            self.claims.borrow_mut().forget(message, waiting.place);
-                        }
+                        self.delete(&queue, waiting);
                         delivered += 1;
+                    }
+                    // The next step begins here.
+                    Fate::Unsent => {
+                        cursor = Some(waiting.cursor());
+                        break;
                     }
                     _ => self.aside.refuse(&target_of(waiting)),
                 }
             }
-            let cursor = batch.waiting.last().map(Waiting::cursor).filter(|_| batch.is_full);
             Ok(match sent.trouble {
                 Some(trouble) if delivered == 0 => End::Abort(Err(trouble)),
                 _ => End::Commit(Ok(Some((delivered, cursor)))),

@@ -1,7 +1,8 @@
 //! Sends a batch of the outbox past what is held back, whatever one message does to the connection.
 //!
 //! Invariant: no message is sent behind one to the same place that was refused or waits. And none
-//! keeps the others waiting: the one on which Redis hangs up again and again is refused.
+//! keeps the others waiting: the one on which Redis hangs up again and again is refused, and those
+//! that take long go a few at a time.
 
 use std::cell::RefCell;
 use std::collections::HashSet;
@@ -21,6 +22,10 @@ use super::relay::target_of;
 /// How often one message may end the connection, to a server that answers, before it is refused.
 const BREAKS_MAX: u32 = 3;
 
+/// How long one batch may take before the rest of it waits for the next step: who wants the
+/// database waits for the worker, and so do debts.
+const BATCH_MS: u64 = 200;
+
 /// Sends all but what goes to where something is held back. If that ends the connection, then one
 /// by one: what ends it again and again is refused, and keeps nobody else waiting.
 pub fn send_past(
@@ -29,10 +34,11 @@ pub fn send_past(
     is_held: impl Fn(Place, &[u8]) -> bool,
 ) -> Result<Sent, Failure> {
     let may_send = |place: Place, message: &Message| !is_held(place, message.target());
-    match send(claims, waiting, may_send) {
+    match send(claims, waiting, may_send, &late_soon()) {
         Err(failure) if ends_connection(&failure) => {}
         sent => return sent,
     }
+    let is_late = late_soon();
     let mut refused = HashSet::new();
     let mut all = Sent { fates: Vec::with_capacity(waiting.len()), trouble: None };
     for one in waiting {
@@ -41,8 +47,12 @@ pub fn send_past(
             all.fates.push(Fate::Waits);
             continue;
         }
+        if !all.fates.is_empty() && is_late() {
+            all.fates.push(Fate::Unsent);
+            continue;
+        }
         host::check_interrupts();
-        let fate = match send_alone(claims, one, may_send) {
+        let fate = match send_alone(claims, one, may_send, &is_late) {
             Ok(mut sent) => {
                 all.trouble = sent.trouble;
                 sent.fates.pop().unwrap_or(Fate::Waits)
@@ -60,12 +70,18 @@ pub fn send_past(
     Ok(all)
 }
 
+fn late_soon() -> impl Fn() -> bool {
+    let until_ms = host::monotonic_ms() + BATCH_MS;
+    move || host::monotonic_ms() >= until_ms
+}
+
 /// Sends one message. Between two tries the server must answer something else: what is between it
 /// and us may be down, and no message is to blame.
 fn send_alone(
     claims: &RefCell<Claims>,
     one: &Waiting,
     may_send: impl Fn(Place, &Message) -> bool,
+    is_late: &dyn Fn() -> bool,
 ) -> Result<Sent, Failure> {
     let mut breaks = 0;
     loop {
@@ -74,7 +90,7 @@ fn send_alone(
         if breaks > 0 {
             connection::ask(|session| Ok(session.identify()?))?;
         }
-        match send(claims, std::slice::from_ref(one), &may_send) {
+        match send(claims, std::slice::from_ref(one), &may_send, is_late) {
             Err(failure) if ends_connection(&failure) => {
                 breaks += 1;
                 if breaks == BREAKS_MAX {
@@ -91,6 +107,7 @@ fn send(
     claims: &RefCell<Claims>,
     waiting: &[Waiting],
     may_send: impl Fn(Place, &Message) -> bool,
+    is_late: &dyn Fn() -> bool,
 ) -> Result<Sent, Failure> {
     let mut fates: Vec<Fate> = Vec::with_capacity(waiting.len());
     let mut chosen = Vec::with_capacity(waiting.len());
@@ -112,7 +129,8 @@ fn send(
     }
     let told = RefCell::new(chosen.iter().map(|_| Fate::Waits).collect::<Vec<_>>());
     let sent = connection::ask(|session| {
-        relay::send(session, &mut claims.borrow_mut(), &chosen, &mut told.borrow_mut())
+        let mut claims = claims.borrow_mut();
+        relay::send(session, &mut claims, &chosen, &mut told.borrow_mut(), is_late)
     });
     let told = told.into_inner();
     let trouble = match sent {

@@ -45,15 +45,10 @@ impl Claims {
         Self { scope, connection: 0, nonce, streams, random, window: Window::default() }
     }
 
-    /// Everything up to this place that a snapshot saw is deleted.
-    pub fn forget_until(&mut self, place: Place) {
-        self.streams.forget_until(place);
-    }
-
-    /// These are deleted.
+    /// This one is deleted, and with it every earlier one of its stream that was sent.
     pub fn forget(&mut self, message: &Message, place: Place) {
         if let Some(stream) = message.stream() {
-            self.streams.forget(stream, place);
+            self.streams.forget_until(stream, place);
         }
     }
 

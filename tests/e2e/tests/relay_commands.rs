@@ -118,6 +118,62 @@ fn what_needs_no_memory_leaves_for_a_server_that_is_full() {
     assert_eq!(count(&mut client, ASIDE), 0, "nothing passes what has no room");
 }
 
+/// A script that keeps Redis busy for about so many seconds, and then counts.
+fn busy_for(scene: &Scene, seconds: f64) -> String {
+    let script =
+        |turns: f64| format!("for i = 1, {turns:.0} do end return redis.call('INCR', KEYS[1])");
+    let started = Instant::now();
+    scene.redis.cli(&["EVAL", &script(1e7), "1", "measured"]);
+    script(1e7 * seconds / started.elapsed().as_secs_f64())
+}
+
+/// Commands of which each waits for the one before, as they differ.
+fn one_by_one(script: &str, count: usize) -> Vec<Message> {
+    let one = |number: usize| command(&["EVAL", script, "1", "slow", &number.to_string()]);
+    (0..count).map(one).collect()
+}
+
+fn slow_ones(scene: &Scene) -> usize {
+    scene.redis.cli(&["GET", "slow"]).trim().parse().unwrap_or(0)
+}
+
+#[test]
+fn whoever_wants_the_database_waits_for_no_queue_of_slow_commands() {
+    // Danger: each of a thousand commands is in time, all of them take minutes, and so long DROP
+    // DATABASE fails, no debt is paid, and VACUUM takes nothing away.
+    let scene = Scene::alone();
+    let name = format!("{}_slow", scene.database());
+    scene.create_database(&name);
+    let mut client = scene.connect_to("postgres", &name);
+    repair(&mut client);
+    put(&mut client, &one_by_one(&busy_for(&scene, 0.3), 60));
+    wake(&mut client);
+    eventually(SOON, "some have gone", || slow_ones(&scene) > 1);
+    drop(client);
+    scene.postgres().connect().batch_execute(&format!("DROP DATABASE {name}")).unwrap();
+    let gone = slow_ones(&scene);
+    assert!(gone < 40, "{gone} have gone");
+}
+
+#[test]
+fn slow_commands_that_were_aside_follow_one_another() {
+    // Danger: those for which there was no time pass for refused ones, and rest as long as these.
+    const COMMANDS: usize = 12;
+    let scene = Scene::new();
+    let mut client = scene.connect();
+    repair(&mut client);
+    scene.redis.cli(&["SET", "slow", "no number"]);
+    put(&mut client, &one_by_one(&busy_for(&scene, 0.15), COMMANDS));
+    only_left(&mut client, COMMANDS as i64);
+    scene.quiet();
+    scene.redis.cli(&["DEL", "slow"]);
+    let started = Instant::now();
+    only_left(&mut client, 0);
+    println!("all in {:?}", started.elapsed());
+    assert!(started.elapsed() < Duration::from_secs(9), "{:?}", started.elapsed());
+    assert_eq!(slow_ones(&scene), COMMANDS);
+}
+
 #[test]
 fn slow_commands_leave_a_few_at_a_time() {
     // Danger: so many commands wait that all together take longer than an answer may: they are
@@ -126,17 +182,14 @@ fn slow_commands_leave_a_few_at_a_time() {
     let scene = Scene::new();
     let mut client = scene.connect();
     repair(&mut client);
-    let script =
-        |turns: f64| format!("for i = 1, {turns:.0} do end return redis.call('INCR', KEYS[1])");
     let started = Instant::now();
-    scene.redis.cli(&["EVAL", &script(1e7), "1", "measured"]);
     // The worker waits for two seconds; all together take longer.
-    let slow = script(1e7 * 0.08 / started.elapsed().as_secs_f64());
+    let slow = busy_for(&scene, 0.08);
     put(&mut client, &vec![command(&["EVAL", &slow, "1", "slow"]); COMMANDS]);
     put(&mut client, &[append("s", "0")]);
     only_left(&mut client, 0);
     assert_eq!(events(&scene.redis, "s"), ["0"]);
-    let times: usize = scene.redis.cli(&["GET", "slow"]).trim().parse().unwrap();
+    let times = slow_ones(&scene);
     println!("{times} times in {:?}", started.elapsed());
     assert!((COMMANDS..3 * COMMANDS).contains(&times), "{times} times");
 }

@@ -6,8 +6,9 @@ use std::time::Duration;
 
 use pg_cache_core::message::Message;
 use pg_cache_e2e::Scene;
+use pg_cache_e2e::gate::Gate;
 use pg_cache_e2e::outbox::{append, events, put, rows, wake};
-use pg_cache_e2e::registry::repair;
+use pg_cache_e2e::registry::{WORKERS, count, repair};
 use pg_cache_testbed::eventually;
 use pg_cache_testbed::fake::{FakeRedis, Reply, Request};
 use postgres::Client;
@@ -16,6 +17,8 @@ const SOON: Duration = Duration::from_secs(20);
 
 /// More than one call takes.
 const EVENTS: usize = 1200;
+
+const ASIDE: &str = "SELECT count(*) FROM redis_outbox WHERE number < -(1::bigint << 61)";
 
 fn numbers() -> Vec<Message> {
     (0..EVENTS).map(|number| append("s", &number.to_string())).collect()
@@ -194,4 +197,82 @@ fn a_user_who_may_have_no_transactions_still_has_events() {
         rows(&mut client) == 0
     });
     assert_eq!(events(&scene.redis, "s"), ["0", "1"]);
+}
+
+#[test]
+fn a_worker_that_stays_after_all_knows_what_another_put_aside() {
+    // Danger: a worker resigns, another one puts an event aside and goes, and the first one finds
+    // something new at its last look: it sends that past what waits.
+    let scene = Scene::new();
+    let mut client = scene.connect();
+    repair(&mut client);
+    scene.quiet();
+    let resigned = Gate::new();
+    scene.set_faults(&resigned.at("worker.resigned"));
+    put(&mut client, &[append("s", "0")]);
+    wake(&mut client);
+    resigned.met();
+    assert_eq!((rows(&mut client), count(&mut client, WORKERS)), (0, 1));
+    scene.set_faults("");
+    scene.redis.cli(&["RENAME", "s", "kept"]);
+    scene.redis.cli(&["RPUSH", "s", "a list"]);
+    put(&mut client, &[append("s", "1")]);
+    wake(&mut client);
+    eventually(SOON, "it is put aside", || count(&mut client, ASIDE) == 1);
+    eventually(SOON, "the other one is gone", || count(&mut client, WORKERS) == 1);
+    scene.redis.cli(&["RENAME", "kept", "s"]);
+    put(&mut client, &[append("s", "2")]);
+    resigned.open();
+    eventually(SOON, "delivered", || rows(&mut client) == 0);
+    assert_eq!(events(&scene.redis, "s"), ["0", "1", "2"]);
+}
+
+#[test]
+fn what_has_arrived_is_known_however_long_it_waits_aside() {
+    // Danger: a worker dies before it takes away what has arrived. The next one may not touch that,
+    // as it waits for a debt; a newer event goes to another stream, and with that it is forgotten
+    // what has arrived, and sent again.
+    let scene = Scene::new();
+    let mut client = scene.connect();
+    repair(&mut client);
+    scene.redis.cli(&["RPUSH", "s", "a list"]);
+    for numbers in [["0", "1"], ["2", "3"]] {
+        put(&mut client, &numbers.map(|number| append("s", number)));
+    }
+    eventually(SOON, "all is put aside", || {
+        wake(&mut client);
+        count(&mut client, ASIDE) == 4
+    });
+    scene.set_faults("relay.retried:exit");
+    client.batch_execute(&WORKERS.replacen("count(*)", "pg_terminate_backend(pid)", 1)).unwrap();
+    scene.quiet();
+    scene.redis.cli(&["DEL", "s"]);
+    wake(&mut client);
+    eventually(SOON, "all has arrived", || events(&scene.redis, "s").len() == 4);
+    scene.quiet();
+    scene.set_faults("");
+    assert_eq!(count(&mut client, ASIDE), 4, "nothing is taken away");
+    allow(&scene, &["~s", "~another", "~pgc:*"]);
+    let owes = "INSERT INTO redis_debt SELECT 5, max(xid::text::bigint)::text::xid8, 'refused'
+                  FROM redis_outbox";
+    client.batch_execute(owes).unwrap();
+    let mut newer = 0;
+    let mut goes_past = |client: &mut Client, left: i64| {
+        put(client, &[append("another", "x")]);
+        newer += 1;
+        wake(client);
+        eventually(SOON, "it arrives", || events(&scene.redis, "another").len() == newer);
+        count(client, ASIDE) == left
+    };
+    eventually(SOON, "what owes nothing is taken away", || goes_past(&mut client, 2));
+    allow(&scene, &["~*"]);
+    // That worker is to stay.
+    eventually(SOON, "so is what owed", || goes_past(&mut client, 0));
+    assert_eq!(events(&scene.redis, "s"), ["0", "1", "2", "3"]);
+}
+
+/// Which keys the server lets anybody have.
+fn allow(scene: &Scene, keys: &[&str]) {
+    let rules = [&["ACL", "SETUSER", "default", "resetkeys"], keys].concat();
+    assert_eq!(scene.redis.cli(&rules), "OK");
 }

@@ -5,7 +5,7 @@ use std::fs;
 use std::time::{Duration, Instant};
 
 use pg_cache_e2e::Scene;
-use pg_cache_e2e::outbox::{append, put, wake};
+use pg_cache_e2e::outbox::{append, put, rows, wake};
 use pg_cache_e2e::registry::{WORKERS, count, repair};
 use pg_cache_testbed::fake::{FakeRedis, Reply};
 use pg_cache_testbed::{Pair, Postgres, eventually};
@@ -89,6 +89,23 @@ fn a_worker_that_can_do_nothing_takes_no_core() {
     rests(&pair, "a prepared transaction with events");
     assert_eq!(count(&mut client, WORKERS), 1, "it stays for as long as that may commit");
     client.batch_execute("COMMIT PREPARED 'p'").unwrap();
+
+    // Blocks without rows: so it is plain that nobody owes, but not who owes.
+    client.batch_execute("INSERT INTO redis_debt VALUES (5, '700', 'k')").unwrap();
+    eventually(SOON, "it is paid", || {
+        wake(&mut client);
+        count(&mut client, "SELECT count(*) FROM redis_debt") == 0
+    });
+    let mut holder = pair.postgres.connect();
+    holder.batch_execute("BEGIN; REINDEX TABLE redis_debt").unwrap();
+    put(&mut client, &[append("locked", "0")]);
+    runs(&mut client);
+    rests(&pair, "a table of debts that is locked");
+    holder.batch_execute("COMMIT").unwrap();
+    eventually(SOON, "it leaves", || {
+        wake(&mut client);
+        rows(&mut client) == 0
+    });
 
     pair.redis.stop();
     put(&mut client, &[append("s", "1")]);
