@@ -324,7 +324,7 @@ fn scene() -> impl Strategy<Value = Vec<Step>> {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig::with_cases(3000))]
+    #![proptest_config(ProptestConfig::with_cases(2000))]
     #[test]
     fn each_is_appended_once_and_in_order_and_memory_is_bounded(
         streams_max in 2usize..8,
