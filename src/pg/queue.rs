@@ -83,14 +83,14 @@ impl Table {
         // SAFETY: as above.
         let toast = unsafe { (*class).reltoastrelid };
         let aside = Table::try_open(toast, pg_sys::AccessShareLock);
-        let blocks = self.blocks() + aside.map_or(0, |toast| toast.blocks());
-        blocks * u64::from(pg_sys::BLCKSZ)
+        let aside = aside.map_or(0, |toast| u64::from(toast.blocks()));
+        (u64::from(self.blocks()) + aside) * u64::from(pg_sys::BLCKSZ)
     }
 
     /// About how much of the table rows take that are there for somebody, those of transactions
     /// that are not over among them: what a sample of its blocks says, spread evenly.
     pub fn bytes_in_use(&self, sample_blocks: u32) -> u64 {
-        let blocks = u32::try_from(self.blocks()).unwrap_or(u32::MAX);
+        let blocks = self.blocks();
         let sampled = sample_blocks.clamp(1, blocks.max(1));
         let part = |place: u32| (u64::from(place) * u64::from(blocks) / u64::from(sampled)) as u32;
         let bytes: u64 = (0..sampled.min(blocks)).map(|place| self.block_in_use(part(place))).sum();
@@ -124,12 +124,6 @@ impl Table {
         // SAFETY: the scan from above; nobody kept anything of its rows.
         unsafe { pg_sys::table_endscan(scan) };
         bytes
-    }
-
-    fn blocks(&self) -> u64 {
-        let fork = pg_sys::ForkNumber::MAIN_FORKNUM;
-        // SAFETY: the relation is open.
-        u64::from(unsafe { pg_sys::RelationGetNumberOfBlocksInFork(self.relation, fork) })
     }
 }
 

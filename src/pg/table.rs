@@ -169,11 +169,15 @@ impl Table {
         unsafe { (*self.relation).rd_id }
     }
 
-    /// Whether the table has no block at all, hence no row.
-    pub fn is_bare(&self) -> bool {
+    pub fn blocks(&self) -> u32 {
         let fork = pg_sys::ForkNumber::MAIN_FORKNUM;
         // SAFETY: the relation is open.
-        unsafe { pg_sys::RelationGetNumberOfBlocksInFork(self.relation, fork) == 0 }
+        unsafe { pg_sys::RelationGetNumberOfBlocksInFork(self.relation, fork) }
+    }
+
+    /// Whether the table has no block at all, hence no row.
+    pub fn is_bare(&self) -> bool {
+        self.blocks() == 0
     }
 
     /// Adds a row, with its index entries, whatever the transaction and its user may do in SQL.
