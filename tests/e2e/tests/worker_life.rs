@@ -193,10 +193,15 @@ fn who_waited_for_a_database_leaves_no_lock_behind() {
     // It is in no database, so it stands in no other list.
     let waiters = "SELECT l.pid FROM pg_locks l LEFT JOIN pg_stat_activity a USING (pid)
                     WHERE locktype = 'userlock' AND l.pid IS NOT NULL AND a.pid IS NULL";
+    // One that comes or goes between the two views looks like it for a moment.
     let mut waiter: Option<i32> = None;
     eventually(SOON, "one waits", || {
-        waiter = client.query_opt(waiters, &[]).unwrap().map(|row| row.get(0));
-        waiter.is_some()
+        let before = waiter.take();
+        let found = client.query(waiters, &[]).unwrap();
+        if let [row] = &found[..] {
+            waiter = Some(row.get(0));
+        }
+        waiter.is_some() && waiter == before
     });
     let process = waiter.unwrap().to_string();
     let killed = std::process::Command::new("kill").args(["-TERM", &process]).status().unwrap();
