@@ -193,10 +193,7 @@ pub fn prefix() -> Option<Vec<u8>> {
     let fresh = Fresh::try_push();
     let snapshot = fresh.as_ref().map_or_else(Snapshot::active, |fresh| fresh.snapshot);
     let table = open(|tables| tables.server)?;
-    snapshot.first(&table, |row| match decoded(row) {
-        Some(registration) => Some(registration.prefix.clone()),
-        None => prefix_of_another(row),
-    })?
+    snapshot.first(&table, prefix_of)?
 }
 
 /// The same, waiting for it as long as a commit may. VACUUM FULL may hold the table that says so
@@ -470,7 +467,8 @@ fn decoded(row: &Row) -> Option<Rc<Registration>> {
     registration
 }
 
-fn prefix_of_another(row: &Row) -> Option<Vec<u8>> {
+/// Whatever database the row is of.
+fn prefix_of(row: &Row) -> Option<Vec<u8>> {
     let [_, _, _, _, _, _, prefix] = row.values();
     prefix.map(|prefix| text::owned(prefix).into_bytes())
 }

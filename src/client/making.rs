@@ -82,13 +82,13 @@ pub fn made(session: &mut Session, table: &[u8]) -> RedisResult<Made> {
 }
 
 /// Where the generations stand that have been: those to be swept, and those that were.
-pub struct Generations {
+pub struct GenerationKeys {
     pub known: Vec<u8>,
     pub swept: Vec<u8>,
 }
 
 /// Adds a generation to those that have been; returns how many there are to be swept.
-pub fn remember(session: &mut Session, at: &Generations, generation: &str) -> RedisResult<u64> {
+pub fn remember(session: &mut Session, at: &GenerationKeys, generation: &str) -> RedisResult<u64> {
     REMEMBER.key(&at.known[..]).arg(generation).invoke(session)
 }
 
@@ -99,7 +99,7 @@ pub struct Remembered {
 }
 
 /// In this order: one that is set apart meanwhile is in both.
-pub fn remembered(session: &mut Session, at: &Generations) -> RedisResult<Remembered> {
+pub fn remembered(session: &mut Session, at: &GenerationKeys) -> RedisResult<Remembered> {
     let mut pipeline = redis::pipe();
     pipeline.cmd("SMEMBERS").arg(&at.known).cmd("ZRANGE").arg(&at.swept).arg(0).arg(-1);
     let (unswept, swept) = pipeline.query(session)?;
@@ -109,7 +109,7 @@ pub fn remembered(session: &mut Session, at: &Generations) -> RedisResult<Rememb
 /// Sets apart generations whose entries were swept.
 pub fn set_apart(
     session: &mut Session,
-    at: &Generations,
+    at: &GenerationKeys,
     generations: &[Vec<u8>],
 ) -> RedisResult<()> {
     let mut call = SWEPT.key(&at.known[..]);

@@ -60,11 +60,8 @@ impl Position {
     /// Makes sure that what lies before survives a crash: a commit is visible before it is flushed
     /// when synchronous_commit is off, and no entry may outlive it.
     pub fn flush(self) {
-        if let Some(position) = self.0
-            && position > flushed()
-        {
-            // SAFETY: a position that was handed out to somebody; waits until it is written.
-            unsafe { pg_sys::XLogFlush(position) };
+        if let Some(position) = self.0 {
+            flush_to(position);
         }
     }
 }
@@ -74,8 +71,15 @@ impl Position {
 pub fn flush_commit() {
     // SAFETY: a variable of this process: the end of a record that was written, or nowhere.
     let position = unsafe { pg_sys::XactLastCommitEnd };
-    if !is_standby() && position > flushed() {
-        // SAFETY: as above; waits until it is written.
+    if !is_standby() {
+        flush_to(position);
+    }
+}
+
+/// Waits until what lies before this position is on disk, of a server that writes.
+fn flush_to(position: pg_sys::XLogRecPtr) {
+    if position > flushed() {
+        // SAFETY: a position that was handed out to somebody; waits until it is written.
         unsafe { pg_sys::XLogFlush(position) };
     }
 }

@@ -18,7 +18,7 @@ use pg_cache_core::sidecar::Sidecar;
 use pg_cache_core::tagtable;
 
 use crate::client::failure::Failure;
-use crate::client::making::{Generations, Remembered, remembered, set_apart};
+use crate::client::making::{GenerationKeys, Remembered, remembered, set_apart};
 use crate::flush::unlink_entries;
 use crate::pg::{activity, host, identity};
 use crate::registry::Registration;
@@ -97,9 +97,9 @@ fn walk(cursor: u64, unlink: impl FnOnce(&[Vec<u8>]) -> Unlinked) -> Result<(u64
 }
 
 /// Where the generations stand that have been.
-pub fn generations() -> Generations {
+pub fn generations() -> GenerationKeys {
     let (system, database) = identity::origin();
-    Generations {
+    GenerationKeys {
         known: tagtable::generations_key(system, database, 0),
         swept: tagtable::swept_key(system, database, 0),
     }
