@@ -27,7 +27,7 @@ use crate::pg::error::Outcome;
 use crate::pg::execute::Json;
 use crate::pg::plan::{self, Plan};
 use crate::pg::snapshot::Snapshot;
-use crate::pg::{Datum, guc, host, text, xact};
+use crate::pg::{Datum, guc, host, text, wal, xact};
 use crate::{connection, recipe, stats, worker};
 
 use self::lease::{Lease, release};
@@ -241,8 +241,9 @@ impl Reading<'_> {
         if !self.plan.means_the_same(self.request.query, &self.request.arguments)? {
             return Ok(datum);
         }
+        // Behind all that the query saw: its snapshot, and a schema that may be newer.
         if !host::skips("guard.flush") {
-            under.position.flush();
+            wal::Position::now().flush();
         }
         let stored = self.store(lease, under, deps, json.bytes(), cost_us);
         if let Err(failure) = stored {

@@ -49,7 +49,7 @@ pub struct Pace {
     pub measured: usize,
 }
 
-const BRISK: Pace = Pace { every: 1, unmeasured: 3, measured: 20 };
+const BRISK: Pace = Pace { every: 1, unmeasured: 40, measured: 100 };
 const LARGE: Pace = Pace { every: 1, unmeasured: 1, measured: 4 };
 
 type Call = Box<dyn FnMut(&mut Connections) -> Outcome<()>>;

@@ -69,7 +69,7 @@ impl Measured {
         for _ in 0..pace.unmeasured {
             (self.case.call)(connections)?;
         }
-        let mut times = [Duration::ZERO; 64];
+        let mut times = [Duration::ZERO; 128];
         let times = &mut times[..pace.measured];
         for time in times.iter_mut() {
             let start = Instant::now();

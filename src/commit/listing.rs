@@ -37,13 +37,16 @@ pub fn list(xid: u64, owed: &Owed, deadline: &Deadline) -> Result<usize, Failure
 /// locks, hence sent their messages. Our bump drops from that list who is complete in our snapshot,
 /// and one may be complete and about to send: so before a schema change bumps, it waits for them.
 /// Whoever is complete in our snapshot bumped before it was taken, so is found here, unless another
-/// schema change dropped it, which waited likewise.
+/// schema change dropped it, which waited likewise. We may be listed ourselves, by what was settled
+/// earlier, and pass for complete: a snapshot does not list whose it is.
 pub fn let_messages_pass(
     listed: Vec<u64>,
     snapshot: &Snapshot,
     deadline: &Deadline,
 ) -> Result<(), Failure> {
-    for xid in listed.into_iter().filter(|xid| snapshot.is_complete(*xid)) {
+    let own = xact::xid();
+    let is_awaited = |xid: &u64| Some(*xid) != own && snapshot.is_complete(*xid);
+    for xid in listed.into_iter().filter(is_awaited) {
         let ended = || xact::has_let_go(xid).then_some(());
         if host::until(deadline.left(), ended).is_none() {
             return Err(Failure::new(Reason::Timeout, "another schema change is ending"));

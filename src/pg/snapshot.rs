@@ -60,9 +60,12 @@ impl Snapshot {
         self.xmax
     }
 
-    /// The transactions below `xmax` that were running, without subtransactions.
+    /// The transactions below `xmax` that were running: without subtransactions, unless a standby
+    /// took it, which may be none by now: such a snapshot does not tell them apart.
     pub fn in_progress(&self) -> Vec<u64> {
-        self.lists().0.iter().map(|xid| widen(*xid, self.xmax)).collect()
+        let (running, running_below) = self.lists();
+        let all_alike = if self.kind().1 { running_below } else { &[] };
+        running.iter().chain(all_alike).map(|xid| widen(*xid, self.xmax)).collect()
     }
 }
 

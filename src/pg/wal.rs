@@ -42,7 +42,7 @@ fn insertion_timeline() -> u64 {
     u64::from(unsafe { pg_sys::ThisTimeLineID })
 }
 
-/// A position in the log behind all that a snapshot taken before this call can see.
+/// A position in the log behind all that whoever asks has seen.
 #[derive(Clone, Copy)]
 pub struct Position(Option<pg_sys::XLogRecPtr>);
 

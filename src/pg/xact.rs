@@ -76,9 +76,10 @@ pub fn is_block() -> bool {
     unsafe { pg_sys::IsTransactionBlock() }
 }
 
-/// Whether a transaction has let go of the lock on its own id, which it does last of all: by then
-/// its invalidation messages are sent.
+/// Whether another transaction has let go of the lock on its own id, which it does last of all: by
+/// then its invalidation messages are sent. PostgreSQL would wait for our own without end.
 pub fn has_let_go(xid: u64) -> bool {
+    debug_assert_ne!(Some(xid), self::xid());
     let narrow = match age(xid, snapshot::next_xid()) {
         Age::Recent(narrow) => pg_sys::TransactionId::from(narrow),
         Age::ToCome => return false,

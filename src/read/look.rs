@@ -30,8 +30,6 @@ pub struct Under {
     snapshot: Snapshot,
     pub(super) registration: Rc<Registration>,
     pub entry: Entry,
-    /// Behind all that the snapshot sees.
-    pub(super) position: wal::Position,
 }
 
 impl Under {
@@ -80,7 +78,7 @@ impl Reading<'_> {
         if !is_free_of_debts && registry::owes(&snapshot, &entry.tags) {
             return Err(Reason::Debt);
         }
-        Ok(Under { snapshot, registration, entry, position: wal::Position::now() })
+        Ok(Under { snapshot, registration, entry })
     }
 
     /// The hit path: one round trip; none if the tag table is in memory and forbids a hit.

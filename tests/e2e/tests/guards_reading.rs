@@ -1,10 +1,11 @@
 //! What readers must not leave out: each guard once more, and once without it.
 
+use pg_cache_e2e::events::get;
 use pg_cache_e2e::gate::Gate;
 use pg_cache_e2e::guarded::{CHANGE, KEY, NEW, OLD, QUERY, SOON, Stage, assert_needed, served};
 use pg_cache_e2e::registry::repair;
 use pg_cache_e2e::{cached, direct};
-use pg_cache_testbed::{Pair, eventually};
+use pg_cache_testbed::{Pair, Postgres, Redis, eventually};
 
 #[test]
 fn an_entry_counts_while_its_versions_last() {
@@ -188,5 +189,44 @@ fn what_the_registry_said_is_forgotten_when_a_transaction_ends() {
         let found = served(&mut reader);
         paying.open();
         found == OLD
+    });
+}
+
+#[test]
+fn an_entry_holds_nothing_that_a_crash_undoes() {
+    // Danger: a query sees the partitions of this moment, though its snapshot is older. With
+    // synchronous_commit off they may be committed and not on disk, and a crash leaves an entry
+    // with rows of a partition that never was.
+    assert_needed("guard.flush", |fault| {
+        let redis = Redis::start();
+        let url = redis.url_with_password();
+        let conf = [("pg_cache.url", &url[..]), ("wal_writer_delay", "10s")];
+        let mut server = Postgres::start_with(&conf);
+        server.register("test");
+        let mut admin = server.connect();
+        let tables = "CREATE TABLE root (v int) PARTITION BY LIST (v);
+                      CREATE TABLE first PARTITION OF root FOR VALUES IN (1);
+                      CREATE TABLE second (v int);
+                      INSERT INTO first VALUES (1); INSERT INTO second VALUES (2);
+                      SELECT redis_track('root')";
+        admin.batch_execute(tables).unwrap();
+        repair(&mut admin);
+        let looked = Gate::new();
+        let mut reader = server.connect();
+        let faults = format!("{fault},{}", looked.at("read.compute"));
+        reader.batch_execute(&format!("SET pg_cache.fault_point = '{faults}'")).unwrap();
+        let query = "SELECT count(*) FROM root";
+        let reading = std::thread::spawn(move || cached(&mut reader, "rows", query).unwrap());
+        looked.met();
+        let attach = "ALTER TABLE root ATTACH PARTITION second FOR VALUES IN (2)";
+        admin.batch_execute(&format!("SET synchronous_commit = off; {attach}")).unwrap();
+        looked.open();
+        assert_eq!(reading.join().unwrap(), r#"[{"count":2}]"#);
+        server.crash();
+        let found = get(&redis, "rows");
+        server.start_again();
+        let now = direct(&mut server.connect(), query).unwrap();
+        println!("found {found:?}, and there are {now}");
+        found.is_some_and(|found| found != now)
     });
 }

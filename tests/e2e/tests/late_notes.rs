@@ -97,6 +97,20 @@ fn a_change_that_is_noted_late_is_never_served_old() {
 }
 
 #[test]
+fn a_schema_change_that_is_noted_late_does_not_wait_for_itself() {
+    // Danger: it finds itself listed, as complete as others are, and COMMIT never returns: nothing
+    // but SIGKILL ends it.
+    let (scene, mut client, _) = scene_with("");
+    let mut other = scene.connect();
+    client.batch_execute("BEGIN; SET LOCAL late.sql = 'CREATE TABLE b ()'").unwrap();
+    client.batch_execute("CREATE TABLE a ()").unwrap();
+    other.batch_execute("INSERT INTO other VALUES (1)").unwrap();
+    let (ended, end) = std::sync::mpsc::channel();
+    std::thread::spawn(move || ended.send(client.batch_execute("COMMIT").is_ok()));
+    assert_eq!(end.recv_timeout(SOON), Ok(true), "both are there, and no longer awaited");
+}
+
+#[test]
 fn what_is_noted_late_and_undone_is_never_sent() {
     // Danger: a savepoint of the other extension's is rolled back, and what was noted in it leaves
     // all the same: an event of what never happened, and a row that is not there.
