@@ -365,8 +365,8 @@ fn owe(xid: u64, mut debts: Vec<Debt<'_>>, coarse: bool) -> Outcome<()> {
     });
     // A time of its own: the other may have run out over Redis, and an autovacuum that truncates
     // the table is gone in a moment.
-    lock(&Deadline::start(), registry::lock_debts)?;
-    registry::owe(xid, &debts)
+    lock(&Deadline::start(), registry::debts::lock)?;
+    registry::debts::write(xid, &debts)
 }
 
 fn refuse_if_asked(failure: &Failure) -> Outcome<()> {

@@ -150,9 +150,9 @@ fn status(
         Ok(found) => found,
         Err(failure) => return Ok(Status::of(failure.reason.as_str())),
     };
-    let owes = registry::owes(snapshot, &entry.tags).then_some(Reason::Debt);
+    let owes = registry::debts::owes(snapshot, &entry.tags).then_some(Reason::Debt);
     if owes.is_some() {
-        let owed = |place: &usize| registry::owes(snapshot, &entry.tags[*place..=*place]);
+        let owed = |place: &usize| registry::debts::owes(snapshot, &entry.tags[*place..=*place]);
         blamed = (0..entry.tags.len()).filter(owed).collect();
     }
     let word = owes.or(status).map_or("hit", Reason::as_str);

@@ -1,17 +1,16 @@
-//! Which Redis server, generation and mapping count: `redis_server`, `redis_alive`, `redis_debt`.
+//! Which Redis server, generation and mapping count: `redis_server` and `redis_alive`.
 //!
 //! Readers ask under their own snapshot, writers under one taken before their commit, so nobody
 //! depends on when a setting or a failover reached whom. A row of another cluster or database (a
 //! copy, a template) is none. If a reader took a generation that its snapshot does not see, the
 //! proof in `commit` would not hold for it.
 
+pub mod debts;
+
 use std::cell::{Cell, RefCell};
-use std::collections::HashSet;
-use std::ops::ControlFlow;
 use std::rc::Rc;
 use std::time::Duration;
 
-use pg_cache_core::debt::Debt;
 use pg_cache_core::error::Error;
 use pg_cache_core::reason::Reason;
 use pg_cache_core::recipe::Secret;
@@ -30,9 +29,6 @@ use crate::pg::{Datum, Oid, guc, host, identity, standbys, text, wal};
 
 /// What this release writes into `redis_server.format`.
 const FORMAT: i32 = 1;
-
-/// Sooner read than an index of them. What was paid leaves a block, until autovacuum comes.
-const FEW_BLOCKS: u32 = 4;
 
 /// Where a registration has its tag table.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -293,65 +289,6 @@ fn is_alive(snapshot: &Snapshot, generation: u128) -> bool {
     alive
 }
 
-/// Whether the snapshot sees a debt for one of these tags.
-pub fn owes(snapshot: &Snapshot, tags: &[Tag]) -> bool {
-    if !is_installed() {
-        return false;
-    }
-    let Some(table) = open(|tables| tables.debt) else { return true };
-    if table.is_bare() || host::skips("guard.debt") {
-        return false;
-    }
-    // REINDEX may hold the index, or have put another in its place.
-    let Some(index) = open(|tables| tables.debt_index) else { return true };
-    let owed_in = |snapshot: &Snapshot| {
-        tags.iter().any(|tag| snapshot.has(&table, index.oid(), tag.0 as i64))
-    };
-    // A debt that the snapshot does not see may be of a command that leaves it: TRUNCATE, REFRESH
-    // and changes of the schema show in older snapshots too once the query is computed.
-    owed_in(snapshot) || Fresh::try_push().is_none_or(|fresh| owed_in(&fresh.snapshot))
-}
-
-/// Whether nobody owes anything that [`owes`] would find for any tag, as far as that is soon seen.
-pub fn is_free_of_debts(snapshot: &Snapshot) -> bool {
-    let Some(table) = open(|tables| tables.debt) else { return false };
-    let sees_none = |snapshot: &Snapshot| snapshot.first(&table, |_| ()).is_none();
-    match table.blocks() {
-        0 => true,
-        1..=FEW_BLOCKS => {
-            sees_none(snapshot) && Fresh::try_push().is_some_and(|fresh| sees_none(&fresh.snapshot))
-        }
-        _ => false,
-    }
-}
-
-/// Whether the snapshot sees any debt.
-pub fn owes_anything(snapshot: &Snapshot) -> bool {
-    let Some(table) = open(|tables| tables.debt) else { return true };
-    !table.is_bare() && snapshot.first(&table, |_| ()).is_some()
-}
-
-/// The transactions that the snapshot sees owe something; `None` if the table is locked.
-pub fn owing(snapshot: &Snapshot) -> Option<HashSet<u64>> {
-    let mut owing = HashSet::new();
-    walk_debts(snapshot, |row| {
-        let [_, xid] = row.values();
-        owing.extend(xid.map(|xid| xid.value() as u64));
-        ControlFlow::Continue(())
-    })?;
-    Some(owing)
-}
-
-/// Shows the debts that the snapshot sees, in order; `None` if the table is locked.
-pub fn walk_debts(snapshot: &Snapshot, each: impl FnMut(&Row) -> ControlFlow<()>) -> Option<()> {
-    let table = open(|tables| tables.debt)?;
-    if !table.is_bare() {
-        let index = open(|tables| tables.debt_index)?;
-        table.walk(&index, i64::MIN..=i64::MAX, snapshot, each);
-    }
-    Some(())
-}
-
 /// Locks all the tables for writing until the transaction ends, if nobody is in the way: a worker
 /// that waits for DROP EXTENSION with one of them in hand would be a deadlock. Gives the oid of
 /// `redis_server`.
@@ -371,11 +308,6 @@ pub fn lock_for_writing() -> bool {
     lock_to_the_end(|tables| tables.server)
 }
 
-/// The same for what is owed: who looks for writers of debts finds this one.
-pub fn lock_debts() -> bool {
-    lock_to_the_end(|tables| tables.debt)
-}
-
 /// The same for what is to be sent: the worker does not go while somebody may yet commit some.
 pub fn lock_outbox() -> bool {
     lock_to_the_end(|tables| tables.outbox)
@@ -383,11 +315,6 @@ pub fn lock_outbox() -> bool {
 
 fn lock_to_the_end(which: impl Fn(&Tables) -> Oid) -> bool {
     open_for(WRITE_LOCK, which).map(Table::keep_lock).is_some()
-}
-
-/// The oid of `redis_debt`, as it is remembered: between two transactions there is no other.
-pub fn debt_table() -> Option<Oid> {
-    Tables::known().map(|tables| tables.debt)
 }
 
 /// The oid of `redis_server`.
@@ -423,21 +350,6 @@ pub fn is_installed() -> bool {
 /// Whether it is gone, dropped by this very transaction at the latest.
 pub fn is_gone() -> bool {
     Tables::find_again().is_none()
-}
-
-/// Writes debts of the transaction at hand.
-pub fn owe(xid: u64, debts: &[Debt<'_>]) -> Outcome<()> {
-    if debts.is_empty() {
-        return Ok(());
-    }
-    let table = open_for(WRITE_LOCK, |tables| tables.debt).ok_or(Error::DebtLocked)?;
-    for debt in debts {
-        let key = debt.key.and_then(text::from_utf8).map(|key| text::datum(&key));
-        let (tag, xid) = (Datum::from(debt.tag.0 as i64), Datum::from(xid as i64));
-        table.insert(&[Some(tag), Some(xid), key, Some(Datum::from(debt.yields))]);
-    }
-    table.keep_lock();
-    Ok(())
 }
 
 fn open(which: impl Fn(&Tables) -> Oid) -> Option<Table> {

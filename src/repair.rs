@@ -92,7 +92,7 @@ fn look() -> Result<Value, String> {
             format!("base {base}, {} buckets", registration.buckets)
         }
     };
-    if registry::owes_anything(&fresh.snapshot) {
+    if registry::debts::is_any(&fresh.snapshot) {
         return Err("Debts are not paid yet".to_owned());
     }
     Ok(json!([

@@ -266,6 +266,8 @@ struct Worker {
 struct Look {
     registration: Option<Rc<Registration>>,
     owes: bool,
+    /// Paid debts take much of it.
+    has_room_to_give: bool,
 }
 
 /// Why a step was not taken.
@@ -350,6 +352,7 @@ impl Worker {
         let paid = self.pay(&look, &registration)?;
         let relayed = match self.has_resigned {
             true => Ok(Relayed { has_worked: relay::is_anything_new()?, ..Relayed::default() }),
+            false if self.debts.are_many() => Ok(Relayed::default()),
             false => self.relay.step(&|xid| self.debts.is_stuck(xid)),
         };
         if let Err(Trouble::Postgres(raised)) = relayed {
@@ -362,6 +365,9 @@ impl Worker {
     fn pay(&mut self, look: &Look, registration: &Registration) -> Outcome<Pass> {
         if !look.owes {
             self.debts.forget();
+            if look.has_room_to_give && !self.has_resigned {
+                transaction::run(registry::debts::shrink)?;
+            }
             return Ok(Pass::Done);
         }
         if self.has_resigned {
@@ -450,7 +456,8 @@ fn look() -> Outcome<Option<Look>> {
         let fresh = Fresh::push();
         let look = Look {
             registration: registry::usable(&fresh.snapshot).ok(),
-            owes: registry::owes_anything(&fresh.snapshot),
+            owes: registry::debts::is_any(&fresh.snapshot),
+            has_room_to_give: registry::debts::are_worth_shrinking(),
         };
         Ok(End::Commit(Some(look)))
     })
@@ -459,13 +466,13 @@ fn look() -> Outcome<Option<Look>> {
 /// Whether anything is owed, refused or not, for one who leaves.
 fn is_anything_owed() -> Outcome<bool> {
     transaction::run(|| {
-        let owes = registry::is_installed() && registry::owes_anything(&Snapshot::active());
+        let owes = registry::is_installed() && registry::debts::is_any(&Snapshot::active());
         Ok(End::Commit(owes))
     })
 }
 
 /// Whether a transaction that is not over, prepared or not, has written debts or to the outbox.
 fn somebody_writes() -> bool {
-    let tables = [registry::debt_table(), registry::outbox_table()];
+    let tables = [registry::debts::table(), registry::outbox_table()];
     tables.into_iter().flatten().any(lockers::is_held_for_writing)
 }

@@ -88,7 +88,7 @@ pub struct GenerationKeys {
 }
 
 /// Adds a generation to those that have been; returns how many there are to be swept.
-pub fn remember(session: &mut Session, at: &GenerationKeys, generation: &str) -> RedisResult<u64> {
+pub fn remember(session: &mut Session, at: &GenerationKeys, generation: &[u8]) -> RedisResult<u64> {
     REMEMBER.key(&at.known[..]).arg(generation).invoke(session)
 }
 

@@ -57,7 +57,7 @@ pub fn checks() -> Outcome<Vec<Value>> {
     let fresh = Fresh::push();
     let flaw = registry::flaw(&fresh.snapshot);
     let mut rows = vec![row("registration", flaw.is_none(), flaw.unwrap_or("valid"))];
-    let owes = registry::owes_anything(&fresh.snapshot);
+    let owes = registry::debts::is_any(&fresh.snapshot);
     if flaw.is_some() || owes {
         worker::wake();
     }

@@ -75,7 +75,7 @@ impl Reading<'_> {
             worker::wake();
         }
         let entry = Entry::new(&registration, &self.request.key, self.plan, self.bound);
-        if !is_free_of_debts && registry::owes(&snapshot, &entry.tags) {
+        if !is_free_of_debts && registry::debts::owes(&snapshot, &entry.tags) {
             return Err(Reason::Debt);
         }
         Ok(Under { snapshot, registration, entry })

@@ -55,7 +55,7 @@ fn known(snapshot: &Snapshot) -> Option<Rc<Registration>> {
 fn look(snapshot: &Snapshot) -> Result<Standing, Reason> {
     let ended = snapshot::ended();
     let registration = registry::standing(snapshot)?;
-    let is_free_of_debts = registry::is_free_of_debts(snapshot);
+    let is_free_of_debts = registry::debts::is_free(snapshot);
     let known = is_free_of_debts.then(|| {
         let (snapshot, registration) = (snapshot.contents(), registration.clone());
         Known { ended, snapshot, registration }

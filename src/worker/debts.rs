@@ -57,6 +57,8 @@ impl Debt {
 #[derive(Default)]
 pub struct Debts {
     arrears: Arrears,
+    /// The last step was full.
+    are_many: bool,
 }
 
 impl Debts {
@@ -65,11 +67,13 @@ impl Debts {
     pub fn pay(&mut self, registration: &Registration) -> Step<Pass> {
         host::fault_point("worker.pay");
         activity::show("paying debts");
+        self.are_many = false;
         self.arrears.begin_step(host::monotonic_ms());
         let arrears = &self.arrears;
         let paid = transaction::run(|| {
             let Some(schema) = locked_schema() else { return Ok(End::Abort(Ok(None))) };
-            let Some(debts) = next_step(|place| arrears.passes_over(place)) else {
+            let passes_over = |place| arrears.passes_over(place);
+            let Some(debts) = next_step(arrears.from(), passes_over) else {
                 return Ok(End::Abort(Ok(None)));
             };
             if debts.is_empty() {
@@ -91,6 +95,7 @@ impl Debts {
         let of_whom = debts.iter().map(|debt| debt.xid).zip(&refused);
         self.refuse(of_whom.filter_map(|(xid, refused)| Some((xid, refused.as_ref()?))));
         let last = debts.last().map(Debt::place);
+        self.are_many = debts.len() >= STEP_DEBTS;
         self.arrears.end_step(last, host::monotonic_ms());
         Ok(pass)
     }
@@ -98,7 +103,7 @@ impl Debts {
     /// Whether anything is owed that was not refused, for one who is not to pay it.
     pub fn is_anything_new(&self) -> Outcome<bool> {
         transaction::run(|| {
-            let owing = registry::owing(&Snapshot::active());
+            let owing = registry::debts::owing(&Snapshot::active());
             let is_new = |xid: &u64| !self.arrears.is_stuck(*xid);
             Ok(End::Commit(owing.is_none_or(|owing| owing.iter().any(is_new))))
         })
@@ -109,9 +114,15 @@ impl Debts {
         self.arrears.is_stuck(xid)
     }
 
+    /// Whether more steps of this round are to come. Events wait for its end: each batch of them asks
+    /// what its transactions owe, which is to go through all debts.
+    pub fn are_many(&self) -> bool {
+        self.are_many
+    }
+
     /// Nothing is owed any more.
     pub fn forget(&mut self) {
-        self.arrears = Arrears::default();
+        *self = Debts::default();
     }
 
     /// Notes who is stuck, and tells the log once of those of whom that is new.
@@ -181,10 +192,10 @@ fn locked_schema() -> Option<String> {
     table::extension_schema_name()
 }
 
-/// A step of debts, in order; `None` if the table is locked.
-fn next_step(passes_over: impl Fn(Place) -> bool) -> Option<Vec<Debt>> {
+/// A step of debts, in order from a tag on; `None` if the table is locked.
+fn next_step(from: i64, passes_over: impl Fn(Place) -> bool) -> Option<Vec<Debt>> {
     let mut debts = Vec::new();
-    registry::walk_debts(&Snapshot::active(), |row| {
+    registry::debts::walk(from, &Snapshot::active(), |row| {
         let [tag, xid, key, yields] = row.values();
         let number = |datum: Option<Datum>| datum.map_or(0, |datum| datum.value() as u64);
         let (tag, xid) = (Tag(number(tag)), number(xid));

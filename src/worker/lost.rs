@@ -38,10 +38,10 @@ pub fn adopt() -> Outcome<()> {
     let debts = Ledger::default().enter(1, named.collect(), false);
     let is_written = transaction::run(|| {
         let xid = transaction::top_xid();
-        if !registry::lock_debts() {
+        if !registry::debts::lock() {
             return Ok(End::Abort(false));
         }
-        registry::owe(xid, &debts)?;
+        registry::debts::write(xid, &debts)?;
         Ok(End::Commit(true))
     })?;
     if is_written {

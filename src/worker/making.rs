@@ -173,7 +173,7 @@ fn registering(schema: &str, servers: &str, home: Home) -> String {
 fn prepare<'a>(generations: impl Iterator<Item = &'a String>, home: Home) -> Result<(), Failure> {
     let at = sweep::generations();
     for generation in generations {
-        connection::ask(|session| Ok(remember(session, &at, generation)?))?;
+        connection::ask(|session| Ok(remember(session, &at, generation.as_bytes())?))?;
     }
     if home == Home::Memory && !host::skips("guard.endtable") {
         let table = table_key();

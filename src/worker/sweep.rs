@@ -18,18 +18,22 @@ use pg_cache_core::sidecar::Sidecar;
 use pg_cache_core::tagtable;
 
 use crate::client::failure::Failure;
-use crate::client::making::{GenerationKeys, Remembered, remembered, set_apart};
+use crate::client::making::{GenerationKeys, Remembered, remember, remembered, set_apart};
 use crate::flush::unlink_entries;
 use crate::pg::{activity, host, identity};
 use crate::registry::Registration;
 use crate::{connection, entries};
 
+/// How often it is seen to that Redis knows the generation at hand. FLUSHALL takes the name away,
+/// and with the tag table in memory the generation lives on and fills more entries.
+const REMEMBER_EVERY_MS: u64 = 60_000;
+
 /// Where a sweep stands.
 #[derive(Default)]
 pub struct Sweep {
     under_way: Option<UnderWay>,
-    /// The generation whose forerunners are gone.
-    done_for: Option<u128>,
+    /// The generation whose forerunners are gone, and until when that need not be asked again.
+    done_for: Option<(u128, u64)>,
 }
 
 struct UnderWay {
@@ -43,12 +47,17 @@ impl Sweep {
     /// One step; false if there is nothing to sweep.
     pub fn step(&mut self, registration: &Registration) -> Result<bool, Failure> {
         let generation = registration.generation;
-        if self.done_for == Some(generation) {
+        let now_ms = host::monotonic_ms();
+        if self.done_for.is_some_and(|(done, until)| done == generation && now_ms < until) {
             return Ok(false);
         }
         let mut sweep = match self.under_way.take().filter(|way| way.generation == generation) {
             Some(sweep) => sweep,
-            None => UnderWay { generation, former: former(generation)?, cursor: 0, deleted: 0 },
+            None => {
+                let own = tagtable::generation_text(generation);
+                connection::ask(|session| Ok(remember(session, &generations(), &own)?))?;
+                UnderWay { generation, former: former(generation)?, cursor: 0, deleted: 0 }
+            }
         };
         let is_over = sweep.former.unswept.is_empty() || {
             let (former, step) = (&sweep.former.all, sweep.cursor);
@@ -61,7 +70,7 @@ impl Sweep {
         };
         if is_over {
             set_all_apart(sweep.former.unswept)?;
-            self.done_for = Some(generation);
+            self.done_for = Some((generation, now_ms + REMEMBER_EVERY_MS));
             return Ok(false);
         }
         self.under_way = Some(sweep);

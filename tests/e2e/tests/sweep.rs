@@ -62,6 +62,18 @@ fn what_was_filled_behind_a_sweep_and_is_brought_back_is_swept() {
 }
 
 #[test]
+fn a_generation_is_remembered_again_in_a_redis_that_forgot_all() {
+    // Danger: with the tag table in memory it lives on after FLUSHALL, and once another is
+    // registered nobody looks for what an old copy of Redis' data brings back of it.
+    let mut stage = Stage::new();
+    stage.scene.redis.cli(&["FLUSHALL"]);
+    stage.replace_worker("nothing:skip");
+    repair(&mut stage.admin);
+    let wanted = generation(&mut stage.admin).unwrap();
+    eventually(SOON, "it is remembered", || generations(&mut stage).0.contains(&wanted));
+}
+
+#[test]
 fn a_debt_of_all_keys_deletes_what_was_filled_behind_a_sweep() {
     // Danger: as above, and the debt is said to be paid.
     let mut stage = filled_behind_the_sweep();

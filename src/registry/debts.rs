@@ -1,0 +1,139 @@
+//! What committed transactions owe Redis: `redis_debt`.
+//!
+//! Invariant: a reader finds what is owed under its own snapshot, and by a new one what is owed by
+//! commands that leave snapshots. Nobody waits for a lock on the table: whoever cannot read it
+//! takes everything for owed.
+
+use std::collections::HashSet;
+use std::ops::ControlFlow;
+
+use pg_cache_core::debt::Debt;
+use pg_cache_core::error::Error;
+use pg_cache_core::tag::Tag;
+
+use crate::pg::error::Outcome;
+use crate::pg::snapshot::{Fresh, Snapshot};
+use crate::pg::table::{self, EXCLUSIVE_LOCK, Row, Tables, WRITE_LOCK};
+use crate::pg::transaction::End;
+use crate::pg::{Datum, Oid, host, text, utility};
+
+use super::{is_installed, lock_to_the_end, open, open_for};
+
+/// Sooner read than an index of them. What was paid leaves a block, until autovacuum comes.
+const FEW_BLOCKS: u32 = 4;
+
+/// What stepping over them costs whoever reads is felt: some 10,000 debts.
+const MANY_BLOCKS: u32 = 64;
+
+/// Whether the snapshot sees a debt for one of these tags.
+pub fn owes(snapshot: &Snapshot, tags: &[Tag]) -> bool {
+    if !is_installed() {
+        return false;
+    }
+    let Some(table) = open(|tables| tables.debt) else { return true };
+    if table.is_bare() || host::skips("guard.debt") {
+        return false;
+    }
+    // REINDEX may hold the index, or have put another in its place.
+    let Some(index) = open(|tables| tables.debt_index) else { return true };
+    let owed_in = |snapshot: &Snapshot| {
+        tags.iter().any(|tag| snapshot.has(&table, index.oid(), tag.0 as i64))
+    };
+    // A debt that the snapshot does not see may be of a command that leaves it: TRUNCATE, REFRESH
+    // and changes of the schema show in older snapshots too once the query is computed.
+    owed_in(snapshot) || Fresh::try_push().is_none_or(|fresh| owed_in(&fresh.snapshot))
+}
+
+/// Whether nobody owes anything that [`owes`] would find for any tag, as far as that is soon seen.
+pub fn is_free(snapshot: &Snapshot) -> bool {
+    let Some(table) = open(|tables| tables.debt) else { return false };
+    let sees_none = |snapshot: &Snapshot| snapshot.first(&table, |_| ()).is_none();
+    match table.blocks() {
+        0 => true,
+        1..=FEW_BLOCKS => {
+            sees_none(snapshot) && Fresh::try_push().is_some_and(|fresh| sees_none(&fresh.snapshot))
+        }
+        _ => false,
+    }
+}
+
+/// Whether the snapshot sees any debt.
+pub fn is_any(snapshot: &Snapshot) -> bool {
+    let Some(table) = open(|tables| tables.debt) else { return true };
+    !table.is_bare() && snapshot.first(&table, |_| ()).is_some()
+}
+
+/// The transactions that the snapshot sees owe something; `None` if the table is locked.
+pub fn owing(snapshot: &Snapshot) -> Option<HashSet<u64>> {
+    let mut owing = HashSet::new();
+    walk(i64::MIN, snapshot, |row| {
+        let [_, xid] = row.values();
+        owing.extend(xid.map(|xid| xid.value() as u64));
+        ControlFlow::Continue(())
+    })?;
+    Some(owing)
+}
+
+/// Shows the debts that the snapshot sees, in order from a tag on; `None` if the table is locked.
+pub fn walk(
+    from: i64,
+    snapshot: &Snapshot,
+    each: impl FnMut(&Row) -> ControlFlow<()>,
+) -> Option<()> {
+    let table = open(|tables| tables.debt)?;
+    if !table.is_bare() {
+        let index = open(|tables| tables.debt_index)?;
+        table.walk(&index, from..=i64::MAX, snapshot, each);
+    }
+    Some(())
+}
+
+/// Takes the lock of one who writes what is owed, if nobody is in the way, and keeps it until the
+/// transaction ends: who looks for writers of debts finds this one.
+pub fn lock() -> bool {
+    lock_to_the_end(|tables| tables.debt)
+}
+
+/// The oid of `redis_debt`, as it is remembered: between two transactions there is no other.
+pub fn table() -> Option<Oid> {
+    Tables::known().map(|tables| tables.debt)
+}
+
+/// Gives the room of paid debts back, if there are no others and nobody is in the way. Whoever
+/// reads steps over them, and VACUUM may be long in coming. TRUNCATE takes them from old snapshots
+/// too, which need them no more: what was owed is bumped.
+pub fn shrink() -> Outcome<End<()>> {
+    let Some(schema) = table::extension_schema_name() else { return Ok(End::Abort(())) };
+    let Some(table) = open_for(EXCLUSIVE_LOCK, |tables| tables.debt) else {
+        return Ok(End::Abort(()));
+    };
+    let is_worth_it = table.blocks() >= MANY_BLOCKS;
+    // Behind the lock: nobody has rows there that are yet to be committed.
+    if !is_worth_it || Fresh::push().snapshot.first(&table, |_| ()).is_some() {
+        return Ok(End::Abort(()));
+    }
+    // Closed for TRUNCATE, and locked until it has committed.
+    table.keep_lock();
+    utility::run(&format!("TRUNCATE {schema}.redis_debt"))?;
+    Ok(End::Commit(()))
+}
+
+/// Whether so many debts have been that, once they are paid, their room is worth giving back.
+pub fn are_worth_shrinking() -> bool {
+    open(|tables| tables.debt).is_some_and(|table| table.blocks() >= MANY_BLOCKS)
+}
+
+/// Writes debts of the transaction at hand.
+pub fn write(xid: u64, debts: &[Debt<'_>]) -> Outcome<()> {
+    if debts.is_empty() {
+        return Ok(());
+    }
+    let table = open_for(WRITE_LOCK, |tables| tables.debt).ok_or(Error::DebtLocked)?;
+    for debt in debts {
+        let key = debt.key.and_then(text::from_utf8).map(|key| text::datum(&key));
+        let (tag, xid) = (Datum::from(debt.tag.0 as i64), Datum::from(xid as i64));
+        table.insert(&[Some(tag), Some(xid), key, Some(Datum::from(debt.yields))]);
+    }
+    table.keep_lock();
+    Ok(())
+}
