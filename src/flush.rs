@@ -5,7 +5,7 @@ use pg_cache_core::key::{EntryKeys, RESERVED_PREFIX, key_of_sidecar};
 use pg_cache_core::sidecar::Sidecar;
 
 use crate::client::failure::Failure;
-use crate::client::scripts;
+use crate::client::unlink;
 use crate::entries::{self, STEP_KEYS};
 use crate::pg::snapshot::Snapshot;
 use crate::pg::{activity, host};
@@ -75,7 +75,8 @@ fn unlink_own(names: &[Vec<u8>], generation: Option<u128>) -> Result<u64, Failur
     unlink_entries(names, |sidecar| Some(sidecar.generation) == generation)
 }
 
-/// The entries of these sidecars that are of a certain kind; returns how many there were.
+/// The entries of these sidecars that are of a certain kind; returns how many there were. One that
+/// somebody changes meanwhile stays.
 pub fn unlink_entries(
     names: &[Vec<u8>],
     is_meant: impl Fn(&Sidecar) -> bool,
@@ -86,33 +87,21 @@ pub fn unlink_entries(
     let mut look = redis::cmd("MGET");
     look.arg(names);
     let found: Vec<Option<Vec<u8>>> = connection::ask(|session| Ok(look.query(session)?))?;
-    let mut unlink = redis::cmd("UNLINK");
     let mut entries = 0;
-    for (name, bytes) in names.iter().zip(&found) {
-        let sidecar = bytes.as_deref().and_then(|bytes| Sidecar::decode(bytes).ok());
-        let ours = sidecar.filter(&is_meant);
-        if let (Some(key), Some(sidecar)) = (key_of_sidecar(name), ours) {
+    for (name, bytes) in names.iter().zip(found) {
+        let (Some(key), Some(bytes)) = (key_of_sidecar(name), bytes) else { continue };
+        if Sidecar::decode(&bytes).is_ok_and(|sidecar| is_meant(&sidecar)) {
+            host::check_interrupts();
             let keys = EntryKeys::new(key);
-            if still_bound(&keys, &sidecar)? {
-                unlink.arg(keys.value());
-            }
-            unlink.arg(keys.sidecar()).arg(keys.lease()).arg(keys.recipe());
-            entries += 1;
+            let is_gone = connection::ask(|session| {
+                let watched = unlink::watch(session, &keys, &bytes)?;
+                host::fault_point("flush.watched");
+                Ok(watched.map(|watched| watched.unlink(session)).transpose()?)
+            })?;
+            entries += u64::from(is_gone == Some(true));
         }
     }
-    if entries > 0 {
-        connection::ask(|session| Ok(unlink.exec(session)?))?;
-    }
     Ok(entries)
-}
-
-/// Whether the value is the one that we left: somebody may have put another in its place, which is
-/// not ours to delete.
-fn still_bound(keys: &EntryKeys, sidecar: &Sidecar) -> Result<bool, Failure> {
-    host::check_interrupts();
-    let value =
-        connection::ask(|session| Ok(scripts::peek(session, keys.value(), sidecar.value_bytes)?))?;
-    Ok(value.is_some_and(|value| sidecar.binds(&value)))
 }
 
 /// Whatever matches, but for the helpers of other databases' entries.

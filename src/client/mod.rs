@@ -17,6 +17,7 @@ pub mod session;
 pub mod sessions;
 pub mod tokens;
 pub mod transport;
+pub mod unlink;
 
 /// What this process is waiting for, for its name in `pg_stat_activity`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

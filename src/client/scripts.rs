@@ -17,8 +17,6 @@ static BUMP: LazyLock<Script> = LazyLock::new(|| Script::new(include_str!("lua/b
 
 static YIELD: LazyLock<Script> = LazyLock::new(|| Script::new(include_str!("lua/yield_4.lua")));
 
-static PEEK: LazyLock<Script> = LazyLock::new(|| Script::new(include_str!("lua/peek_1.lua")));
-
 /// One entry as it goes to Redis.
 pub struct Fill<'a> {
     pub value_key: &'a [u8],
@@ -182,9 +180,4 @@ pub fn lease(
 /// Gives the lease back if it is still ours.
 pub fn release(session: &mut Session, lease_key: &[u8], token: &[u8]) -> RedisResult<bool> {
     RELEASE.key(lease_key).arg(token).invoke(session)
-}
-
-/// The value under a key if it has this length.
-pub fn peek(session: &mut Session, value_key: &[u8], bytes: u64) -> RedisResult<Option<Vec<u8>>> {
-    PEEK.key(value_key).arg(bytes).invoke(session)
 }

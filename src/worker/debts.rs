@@ -114,8 +114,8 @@ impl Debts {
         self.arrears.is_stuck(xid)
     }
 
-    /// Whether more steps of this round are to come. Events wait for its end: each batch of them asks
-    /// what its transactions owe, which is to go through all debts.
+    /// Whether more steps of this round are to come. Events wait for its end: each batch of them
+    /// asks what its transactions owe, which is to go through all debts.
     pub fn are_many(&self) -> bool {
         self.are_many
     }

@@ -4,6 +4,7 @@
 use std::time::Duration;
 
 use pg_cache_e2e::counters::{counted, keys, value};
+use pg_cache_e2e::gate::Gate;
 use pg_cache_e2e::outcome::sqlstate;
 use pg_cache_e2e::stopwatch::{PROMPT, timed};
 use pg_cache_e2e::{Scene, cached};
@@ -250,6 +251,24 @@ fn flush_spares_a_foreign_value_that_replaced_ours() {
     scene.redis.cli(&["SET", "k", "foreign"]);
     client.query_one(FLUSH, &[]).unwrap();
     assert_eq!(value(&scene.redis, "k").as_deref(), Some(&b"foreign"[..]));
+}
+
+#[test]
+fn flush_spares_what_replaces_ours_while_it_looks() {
+    // Danger: a session, a counter, a row that redis_store has just set is deleted for the entry
+    // that was there before.
+    let scene = Scene::new();
+    let mut client = scene.connect();
+    cached(&mut client, "k", "SELECT 1 AS v").unwrap();
+    let watched = Gate::new();
+    let set_fault = format!("SET pg_cache.fault_point = '{}'", watched.at("flush.watched"));
+    client.batch_execute(&set_fault).unwrap();
+    let flushing = std::thread::spawn(move || flush(&mut client, "k"));
+    watched.met();
+    scene.redis.cli(&["SET", "k", "foreign"]);
+    watched.open();
+    let deleted = flushing.join().unwrap();
+    assert_eq!((deleted, value(&scene.redis, "k").as_deref()), (0, Some(&b"foreign"[..])));
 }
 
 #[test]

@@ -12,7 +12,7 @@ const ATTEMPTS_MAX: usize = 5;
 /// What it reports of one entry whose table `writer` changes between its look and its own query.
 ///
 /// The prover has a plan and need not lock the table to make one, unless what happens elsewhere on
-/// the server makes it forget: then the change would wait for it, and is tried again beside another.
+/// the server makes it forget: then the change waits for it, and is tried again beside another.
 fn reported_beside(stage: &Stage, writer: &mut Client, change: &str) -> Vec<(String, String)> {
     writer.batch_execute("SET lock_timeout = '3s'").unwrap();
     for _ in 0..ATTEMPTS_MAX {
