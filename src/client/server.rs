@@ -20,6 +20,8 @@ pub struct Server {
     pub role: String,
     /// Changes with every failover, where `run_id` does not.
     pub replication_id: String,
+    /// The proof that the two above were read from.
+    proof: String,
 }
 
 impl Server {
@@ -40,6 +42,10 @@ impl Server {
 
     /// Asked with every request, and the same nearly every time.
     pub fn take_proof(&mut self, replication: &str) {
+        if self.proof == replication {
+            return;
+        }
+        replication.clone_into(&mut self.proof);
         for (known, name) in [(&mut self.role, "role"), (&mut self.replication_id, "master_replid")]
         {
             let told = info(replication, name).unwrap_or_default();
@@ -62,6 +68,7 @@ impl Server {
             version: version.to_owned(),
             role: info(replication, "role").unwrap_or_default().to_owned(),
             replication_id: info(replication, "master_replid").unwrap_or_default().to_owned(),
+            proof: replication.to_owned(),
         }
     }
 

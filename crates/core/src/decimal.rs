@@ -9,6 +9,10 @@ const DIGITS_MAX: usize = 20;
 
 /// Appends the digits of a number.
 pub(crate) fn write(out: &mut Vec<u8>, number: u64) {
+    if number < 10 {
+        // Most lengths on the wire are.
+        return out.push(b'0' + number as u8);
+    }
     let (digits, first) = digits(number);
     out.extend_from_slice(&digits[first..]);
 }
