@@ -59,6 +59,7 @@ use crate::registry::{self, Registration};
 use crate::{connection, events, outbox, worker};
 
 use self::ahead::Ahead;
+use self::behind::Behind;
 use self::delivery::Delivery;
 use self::early::Early;
 use self::stored::Stored;
@@ -89,7 +90,7 @@ struct Transaction {
     /// Keys that early settlement could not settle: everything must be taken for changed.
     coarse: bool,
     /// What was sent before the commit record, to be confirmed behind it.
-    behind: Option<behind::Sent>,
+    behind: Behind,
 }
 
 thread_local! {

@@ -277,6 +277,7 @@ fn settle(is_prepare: bool) -> Outcome<()> {
     let (durable, inline): (Vec<_>, Vec<_>) = entries.into_iter().partition(by_outbox);
     if !durable.is_empty() || spilled {
         put(durable, outbox::put)?;
+        outbox::mark()?;
         outbox::wake_after_commit();
     }
     if inline.is_empty() {

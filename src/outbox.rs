@@ -6,12 +6,14 @@
 //! The order is that of `number`, a position in the write-ahead log that each transaction reads
 //! after it got its id and before its commit record. Whoever committed before another began to
 //! commit has the smaller one; where commits overlap there is no order to keep, but of a row that
-//! both changed, and there the second one waited for the first one's commit. It needs no sequence,
-//! which READ ONLY transactions may not advance and on which all commits would meet.
+//! both changed, and there the second one waited for the first one's commit. So it is read anew for
+//! what is written later: the very end of a transaction may have waited for somebody's commit. It
+//! needs no sequence, which READ ONLY transactions may not advance and on which all commits would
+//! meet.
 //!
 //! What is written in the middle of a transaction (it would take too much memory) has no number
 //! yet, but the negative of its transaction's id; all later rows of that transaction do likewise,
-//! and before the commit record a *marker*, a row without a message, takes the place of all of
+//! until before the commit record a *marker*, a row without a message, takes the place of all of
 //! them.
 //!
 //! Invariant: a row is deleted only when what it says was acknowledged by Redis, in the transaction
@@ -56,15 +58,13 @@ const SAMPLE_EVERY_MS: u64 = 500;
 #[derive(Clone, Copy, Default)]
 struct Written {
     xid: u64,
-    /// Set before the commit record.
-    number: Option<u64>,
     has_spilled: bool,
     has_marker: bool,
 }
 
 thread_local! {
     static WRITTEN: Cell<Written> = const {
-        Cell::new(Written { xid: 0, number: None, has_spilled: false, has_marker: false })
+        Cell::new(Written { xid: 0, has_spilled: false, has_marker: false })
     };
     static ROOM_UNTIL_MS: Cell<u64> = const { Cell::new(0) };
     /// Whether this transaction leaves something to the worker.
@@ -72,16 +72,26 @@ thread_local! {
 }
 
 /// Writes messages down before the commit record, or before the record that prepares; the first
-/// has this sequence number within the transaction. Must be called, if only with no messages, when
-/// some were spilled.
+/// has this sequence number within the transaction.
 pub fn put(first_seq: u64, messages: &[Message]) -> Outcome<()> {
-    write(first_seq, messages, true)
+    write(Written::so_far(), first_seq, messages.iter().map(codec::encode))
 }
 
 /// Writes messages down in the middle of a transaction. A savepoint that is rolled back takes them
 /// with it.
 pub fn spill(first_seq: u64, messages: &[Message]) -> Outcome<()> {
-    write(first_seq, messages, false)
+    let written = Written { has_spilled: true, ..Written::so_far() };
+    write(written, first_seq, messages.iter().map(codec::encode))
+}
+
+/// Gives what was spilled, and what was put since, its place. Must be called before the commit
+/// record, outside of any savepoint; what is put afterwards stands behind all of that.
+pub fn mark() -> Outcome<()> {
+    let written = Written::so_far();
+    if !written.has_spilled || written.has_marker {
+        return Ok(());
+    }
+    write(Written { has_marker: true, ..written }, 0, std::iter::once(Vec::new()))
 }
 
 /// Refuses a transaction that is to leave something, before it has touched anything else.
@@ -114,45 +124,42 @@ pub fn ended() {
     }
 }
 
-fn write(first_seq: u64, messages: &[Message], is_end: bool) -> Outcome<()> {
-    let mut written = WRITTEN.get();
-    if xact::xid() != Some(written.xid) {
-        written = Written::default();
+impl Written {
+    fn so_far() -> Self {
+        let written = WRITTEN.get();
+        if xact::xid() == Some(written.xid) { written } else { Self::default() }
     }
-    let must_mark = is_end && written.has_spilled && !written.has_marker;
-    if (messages.is_empty() && !must_mark) || !registry::is_installed() {
+}
+
+fn write(
+    mut written: Written,
+    first_seq: u64,
+    messages: impl ExactSizeIterator<Item = Vec<u8>>,
+) -> Outcome<()> {
+    if messages.len() == 0 || !registry::is_installed() {
         return Ok(());
     }
     xact::refuse_on_standby(TOO_MUCH);
+    let is_first = written.xid == 0;
     // Assigned before the position is read: who is not in a snapshot has a greater number than all
     // that it shows.
     let xid = transaction::top_xid();
     written.xid = xid;
     let Some(table) = lock()? else { return Ok(()) };
-    let is_first = written.number.is_none() && !written.has_spilled;
     if is_first {
         check_room(&table)?;
     }
     let at = queue::now();
-    let number = is_end.then(|| *written.number.get_or_insert_with(wal::end));
-    written.has_spilled |= !is_end;
-    let of_rows = match number {
-        Some(number) if !written.has_spilled => signed(number),
-        _ => -signed(xid),
+    let number = match written.has_spilled && !written.has_marker {
+        true => -signed(xid),
+        false => signed(wal::end()),
     };
     let inserter = Inserter::new(&table);
-    let row = |number: i64, seq: u64, message: &[u8]| {
-        let message = text::datum(message);
+    for (seq, message) in (first_seq..).zip(messages) {
+        let message = text::datum(&message);
         let values = [Datum::from(number), Datum::from(xid), Datum::from(signed(seq)), at, message];
         inserter.insert(values);
         queue::release(message);
-    };
-    for (seq, message) in (first_seq..).zip(messages) {
-        row(of_rows, seq, &codec::encode(message));
-    }
-    if let Some(number) = number.filter(|_| must_mark) {
-        row(signed(number), 0, &[]);
-        written.has_marker = true;
     }
     drop(inserter);
     table.keep_lock();

@@ -58,7 +58,7 @@ impl Position {
     }
 
     /// Makes sure that what lies before survives a crash: a commit is visible before it is flushed
-    /// when synchronous_commit is off, and no entry may outlive it.
+    /// when synchronous_commit is off, and neither an entry nor a message may outlive it.
     pub fn flush(self) {
         if let Some(position) = self.0 {
             flush_to(position);

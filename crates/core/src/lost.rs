@@ -11,7 +11,7 @@
 //! are swept.
 
 use std::sync::atomic::Ordering::{AcqRel, Acquire, Relaxed, Release};
-use std::sync::atomic::{AtomicU8, AtomicU32};
+use std::sync::atomic::{AtomicU8, AtomicU32, AtomicU64, fence};
 
 use crate::tag::Tag;
 
@@ -21,17 +21,24 @@ const PLACES: usize = 256;
 /// The longest of them.
 const KEY_BYTES_MAX: usize = 248;
 
-const FREE: u32 = 0;
-/// Of a transaction that is under way.
-const TAKEN: u32 = 1;
-/// Left to the worker.
-const FULL: u32 = 2;
+const FREE: u64 = 0;
+
+/// Of a transaction of this database that is under way.
+fn taken_by(database: u32) -> u64 {
+    1 << 32 | u64::from(database)
+}
+
+/// Left to the worker of this database.
+fn left_to(database: u32) -> u64 {
+    2 << 32 | u64::from(database)
+}
 
 #[derive(Debug)]
 #[repr(C)]
 struct Place {
-    state: AtomicU32,
-    database: AtomicU32,
+    /// Whose it is, and what of him, in one word: told apart, a place that changes hands between
+    /// the one and the other would look like somebody else's.
+    state: AtomicU64,
     length: AtomicU32,
     key: [AtomicU8; KEY_BYTES_MAX],
 }
@@ -44,14 +51,14 @@ pub struct Lost([Place; PLACES]);
 #[derive(Debug, PartialEq, Eq)]
 pub struct Found {
     place: usize,
+    database: u32,
     pub key: Vec<u8>,
 }
 
 impl Default for Lost {
     fn default() -> Self {
         let place = |_| Place {
-            state: AtomicU32::new(FREE),
-            database: AtomicU32::new(0),
+            state: AtomicU64::new(FREE),
             length: AtomicU32::new(0),
             key: std::array::from_fn(|_| AtomicU8::new(0)),
         };
@@ -67,7 +74,7 @@ impl Lost {
         database: u32,
         keys: impl Iterator<Item = (Tag, &'k [u8])>,
     ) -> Option<Reserved<'_>> {
-        let mut reserved = Reserved { lost: self, places: Vec::new(), is_left: false };
+        let mut reserved = Reserved { lost: self, database, places: Vec::new(), is_left: false };
         for (tag, key) in keys {
             reserved.places.push(self.take(database, tag, key)?);
         }
@@ -82,10 +89,9 @@ impl Lost {
         let start = tag.0 as usize % PLACES;
         let found = (start..PLACES).chain(0..start).find(|place| {
             let state = &self.0[*place].state;
-            state.compare_exchange(FREE, TAKEN, AcqRel, Relaxed).is_ok()
+            state.compare_exchange(FREE, taken_by(database), AcqRel, Relaxed).is_ok()
         })?;
         let place = &self.0[found];
-        place.database.store(database, Relaxed);
         place.length.store(key.len() as u32, Relaxed);
         place.key.iter().zip(key).for_each(|(to, byte)| to.store(*byte, Relaxed));
         Some(found)
@@ -93,23 +99,31 @@ impl Lost {
 
     /// The names of a database, which stay until they are forgotten. One process at a time.
     pub fn of(&self, database: u32) -> Vec<Found> {
-        let full = self.0.iter().enumerate().filter(|(_, place)| place.is_of(database));
+        let full = self.0.iter().enumerate().filter(|(_, place)| place.is_left_to(database));
         let found = full.map(|(place, Place { length, key, .. })| {
             let bytes = key.iter().take(length.load(Relaxed) as usize);
-            Found { place, key: bytes.map(|byte| byte.load(Relaxed)).collect() }
+            Found { place, database, key: bytes.map(|byte| byte.load(Relaxed)).collect() }
         });
-        found.collect()
+        found.filter(|found| self.is_still(found)).collect()
+    }
+
+    /// Whether what was read is what is left there: nobody has forgotten it meanwhile.
+    fn is_still(&self, found: &Found) -> bool {
+        fence(Acquire);
+        self.0[found.place].is_left_to(found.database)
     }
 
     /// Whether there is any.
     pub fn is_any_of(&self, database: u32) -> bool {
-        self.0.iter().any(|place| place.is_of(database))
+        self.0.iter().any(|place| place.is_left_to(database))
     }
 
-    /// Gives their places back, once they are written down.
+    /// Gives their places back, once they are written down; not those that others have by now.
     pub fn forget(&self, found: &[Found]) {
-        for place in found.iter().filter_map(|found| self.0.get(found.place)) {
-            place.state.store(FREE, Release);
+        for Found { place, database, .. } in found {
+            let state = &self.0[*place].state;
+            // Whoever forgot it before has done what was to be done.
+            let _ = state.compare_exchange(left_to(*database), FREE, AcqRel, Relaxed);
         }
     }
 
@@ -124,6 +138,7 @@ impl Lost {
 #[derive(Debug)]
 pub struct Reserved<'a> {
     lost: &'a Lost,
+    database: u32,
     places: Vec<usize>,
     is_left: bool,
 }
@@ -142,7 +157,7 @@ impl Reserved<'_> {
 
 impl Drop for Reserved<'_> {
     fn drop(&mut self) {
-        let state = if self.is_left { FULL } else { FREE };
+        let state = if self.is_left { left_to(self.database) } else { FREE };
         for place in self.places.iter().filter_map(|place| self.lost.0.get(*place)) {
             place.state.store(state, Release);
         }
@@ -150,8 +165,8 @@ impl Drop for Reserved<'_> {
 }
 
 impl Place {
-    fn is_of(&self, database: u32) -> bool {
-        self.state.load(Acquire) == FULL && self.database.load(Relaxed) == database
+    fn is_left_to(&self, database: u32) -> bool {
+        self.state.load(Acquire) == left_to(database)
     }
 }
 
@@ -266,5 +281,60 @@ mod tests {
         for byte in 0..8 {
             assert_eq!(found.iter().filter(|key| **key == [byte; 100]).count(), 32);
         }
+    }
+
+    #[test]
+    fn a_name_is_forgotten_by_who_found_it_and_only_once() {
+        // Danger: somebody looks twice, and gives a place to others that a transaction under way
+        // has by then.
+        let lost = Lost::default();
+        leave(&lost, 5, b"a");
+        let found = lost.of(5);
+        lost.forget(&found);
+        let mut reserved = reserve(&lost, 6, b"a").expect("room");
+        lost.forget(&found);
+        assert_eq!(taken(&lost), 1, "under way");
+        reserved.leave();
+        drop(reserved);
+        lost.forget(&found);
+        assert_eq!(keys(&lost, 6), [b"a"], "left");
+    }
+
+    #[test]
+    fn workers_of_two_databases_take_nothing_of_each_others() {
+        // Danger: a place changes hands while a worker looks at it; it takes half a name for one of
+        // its own, and gives the place to others before its owner has left anything there.
+        const ROUNDS: usize = 1_000;
+        let lost = Lost::default();
+        let write = |database: u32| {
+            let name = [database as u8; 40];
+            let reserve = || lost.reserve(database, [(Tag(0), &name[..]); 16].into_iter());
+            for round in 0..ROUNDS {
+                // All from the same place on.
+                let mut reserved = std::iter::repeat_with(reserve).flatten().next().expect("room");
+                std::thread::yield_now();
+                if round % 2 == 0 {
+                    reserved.leave();
+                }
+            }
+        };
+        let work = |database: u32, has_more: &dyn Fn() -> bool| {
+            let mut count = 0;
+            while has_more() || lost.is_any_of(database) {
+                let found = lost.of(database);
+                assert!(found.iter().all(|one| one.key == [database as u8; 40]));
+                count += found.len();
+                lost.forget(&found);
+                std::thread::yield_now();
+            }
+            assert_eq!(count, 8 * ROUNDS, "database {database}");
+        };
+        std::thread::scope(|scope| {
+            for database in [5, 6] {
+                let writer = scope.spawn(move || write(database));
+                scope.spawn(move || work(database, &|| !writer.is_finished()));
+            }
+        });
+        assert_eq!(taken(&lost), 0);
     }
 }

@@ -138,16 +138,22 @@ fn few_of_many_commits_wait_for_a_redis_that_hangs() {
     assert_eq!(lost, 3 * SESSIONS as i64, "and what was lost is counted");
 }
 
+/// A server that leaves what is not flushed by a commit in memory for long.
+fn flushed_late() -> (Postgres, Redis) {
+    let redis = Redis::start();
+    let url = redis.url_with_password();
+    let conf = [("pg_cache.url", &url[..]), ("wal_writer_delay", "10s")];
+    let server = Postgres::start_with(&conf);
+    server.register("test");
+    (server, redis)
+}
+
 #[test]
 fn nothing_is_told_of_a_commit_that_a_crash_undoes() {
     // Danger: with synchronous_commit off the event is gone before the commit is on disk, and a
     // crash leaves subscribers and stored keys with a row that never was.
     assert_needed("guard.flushcommit", |fault| {
-        let redis = Redis::start();
-        let url = redis.url_with_password();
-        let conf = [("pg_cache.url", &url[..]), ("wal_writer_delay", "10s")];
-        let mut server = Postgres::start_with(&conf);
-        server.register("test");
+        let (mut server, redis) = flushed_late();
         let mut client = server.connect();
         sending(&mut client);
         let change = format!(
@@ -159,6 +165,28 @@ fn nothing_is_told_of_a_commit_that_a_crash_undoes() {
         server.crash();
         server.start_again();
         count(&mut server.connect(), "SELECT count(*) FROM t") == 0
+    });
+}
+
+#[test]
+fn nor_by_a_transaction_that_has_only_read_it() {
+    // Danger: it has no record of its own, so nobody flushes any: who subscribes has heard of a
+    // value that never was.
+    assert_needed("guard.flushcommit", |fault| {
+        let (mut server, redis) = flushed_late();
+        let mut writer = server.connect();
+        writer.batch_execute("CREATE TABLE t AS SELECT 1 AS v").unwrap();
+        repair(&mut writer);
+        let mut reader = server.connect();
+        let tell = "SELECT redis_at_commit('SET', 'heard', v::text) FROM t";
+        let set = format!("SET pg_cache.fault_point = '{fault}'; {tell}");
+        reader.batch_execute(&set).unwrap();
+        writer.batch_execute("SET synchronous_commit = off; UPDATE t SET v = 2").unwrap();
+        reader.batch_execute(tell).unwrap();
+        assert_eq!(get(&redis, "heard").as_deref(), Some("2"));
+        server.crash();
+        server.start_again();
+        count(&mut server.connect(), "SELECT v::bigint FROM t") == 1
     });
 }
 

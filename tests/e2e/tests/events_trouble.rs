@@ -275,6 +275,22 @@ fn a_redis_that_hangs_costs_a_commit_its_time_and_no_more() {
 }
 
 #[test]
+fn a_disk_that_is_slow_costs_no_message() {
+    // Danger: with synchronous_commit off the log is flushed before anything is told; the time for
+    // Redis is over by then, what was to be sent is lost, and Redis is taken to be away.
+    let scene = Scene::new();
+    let (mut client, notices) = streaming(&scene);
+    let set = "SET synchronous_commit = off; SET pg_cache.commit_timeout_ms = 300";
+    client.batch_execute(set).unwrap();
+    client.batch_execute("SET pg_cache.fault_point = 'events.flushed:sleep_400'").unwrap();
+    for id in 1..=3 {
+        client.batch_execute(&format!("INSERT INTO t VALUES ({id}, '{id}')")).unwrap();
+    }
+    assert_eq!((counts(&mut client), notices.warnings().len()), ((3, 0), 0));
+    assert_eq!(told(&scene.redis, "s", "v"), ["1", "2", "3"]);
+}
+
+#[test]
 fn a_connection_that_the_server_closed_loses_nothing() {
     // Danger: the first event after an idle hour is lost, or sent twice.
     let scene = Scene::new();

@@ -70,6 +70,38 @@ fn what_is_noted_late_is_sent_like_all_else() {
 }
 
 #[test]
+fn what_is_noted_late_of_a_row_comes_behind_who_changed_it_before() {
+    // Danger: it stands where the transaction's first event does, and that of whoever had the row
+    // meanwhile, and has committed, comes behind it: the stream ends with what is not so.
+    let large = "SELECT redis_publish('c', repeat('x', 70000))";
+    for first in ["SELECT 1", large] {
+        let (scene, mut client, _) = scene_with(", 'durable'");
+        client.batch_execute("SET pg_cache.pending_events_bytes_max = '64kB'").unwrap();
+        client.batch_execute("INSERT INTO t VALUES (1, 'a'), (2, 'a')").unwrap();
+        eventually(SOON, "all is sent", || rows(&mut client) == 0);
+        scene.quiet();
+        let sending = Gate::new();
+        scene.set_faults(&sending.at("worker.looked"));
+        let (mut other, mut admin) = (scene.connect(), scene.connect());
+        other.batch_execute("BEGIN; UPDATE t SET v = 'b' WHERE id = 1").unwrap();
+        let work = format!("{first}; UPDATE t SET v = 'early' WHERE id = 2");
+        let writing = std::thread::spawn(move || {
+            transaction(&mut client, &work, "UPDATE t SET v = 'late' WHERE id = 1");
+            client
+        });
+        let waits = "SELECT count(*) FROM pg_stat_activity
+                     WHERE datname = current_database() AND wait_event_type = 'Lock'";
+        eventually(SOON, "it waits for the row", || count(&mut admin, waits) == 1);
+        other.batch_execute("COMMIT").unwrap();
+        let mut client = writing.join().unwrap();
+        sending.open();
+        eventually(SOON, "all is sent", || rows(&mut client) == 0);
+        assert_eq!(told(&scene.redis, "s", "v"), ["a", "a", "early", "b", "late"], "{first}");
+        holds(&scene, "t:1", "late");
+    }
+}
+
+#[test]
 fn what_is_noted_late_without_redis_is_counted_and_told() {
     // Danger: as above, with Redis away.
     let (mut scene, mut client, notices) = scene_with("");

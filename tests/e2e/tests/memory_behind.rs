@@ -32,6 +32,23 @@ fn connected(pair: &Pair, faults: &str) -> Client {
     client
 }
 
+/// The stage, where another extension runs SQL behind our part before a commit.
+fn stage_with_late() -> (Pair, Client) {
+    late::compile();
+    let mut conf = CONF;
+    conf[0].1 = "late, pg_cache";
+    let pair = Pair::start_with(&conf, &[]);
+    let mut admin = pair.postgres.connect();
+    run(&mut admin, SCHEMA);
+    repair(&mut admin);
+    (pair, admin)
+}
+
+/// One transaction, at whose end another extension runs `late`.
+fn with_late(work: &str, late: &str) -> String {
+    format!("BEGIN; SET LOCAL late.sql = $late${late}$late$; {work}; COMMIT")
+}
+
 fn start(mut client: Client, sql: String) -> JoinHandle<(Client, Duration)> {
     spawn(move || {
         let began = Instant::now();
@@ -250,19 +267,13 @@ fn keys_are_gone_before_the_durable_events_of_their_transaction_leave() {
 #[test]
 fn so_they_are_if_the_event_or_the_key_is_noted_at_the_last_moment() {
     // Danger: as above, where the deletion is under way before anybody knows of an event.
-    late::compile();
-    let mut conf = CONF;
-    conf[0].1 = "late, pg_cache";
-    let pair = Pair::start_with(&conf, &[]);
-    let mut admin = pair.postgres.connect();
-    run(&mut admin, SCHEMA);
+    let (pair, mut admin) = stage_with_late();
     run(
         &mut admin,
         "CREATE TABLE told (v int);
          CREATE TRIGGER told AFTER INSERT ON told
              FOR EACH ROW EXECUTE FUNCTION redis_stream('s', 'durable')",
     );
-    repair(&mut admin);
     let mut writer = connected(&pair, "commit.confirm:sleep_3000");
     let tell = "INSERT INTO told VALUES (1)";
     for (first, late, told) in [(CHANGE, tell, 1), (tell, CHANGE, 2)] {
@@ -358,4 +369,84 @@ fn a_name_that_is_left_while_the_worker_leaves_is_owed_at_once() {
     eventually(SOON, "it is deleted by the worker", || !exists(&pair, KEY));
     let took = began.elapsed();
     assert!(took < Duration::from_secs(4), "a waiter takes longer: {took:?}");
+}
+
+/// Sessions that wait for Redis.
+const WAITING: &str = "FROM pg_stat_activity
+    WHERE state = 'active' AND wait_event = 'Extension' AND query LIKE '%late.sql%'";
+
+#[test]
+fn what_is_owed_in_a_savepoint_that_is_undone_is_left_all_the_same() {
+    // Danger: the debt goes with what was noted there, the names are gone since it was written, and
+    // the key stays as it was.
+    let undone = "DO $$ BEGIN
+        UPDATE users SET v = 3 WHERE id = 2; RAISE division_by_zero;
+        EXCEPTION WHEN division_by_zero OR query_canceled THEN NULL; END $$";
+    for is_cancelled in [false, true] {
+        let (mut pair, mut admin) = stage_with_late();
+        commits_wait_ms(&mut admin, 1000);
+        let writer = connected(&pair, "");
+        eventually(SOON, "no worker is left", || count(&mut admin, WORKERS) == 0);
+        pair.redis.cli(&["SET", KEY, "old"]);
+        // Without what it was sent.
+        let before = pair.redis.snapshot();
+        pair.redis.freeze();
+        let writing = start(writer, with_late(CHANGE, undone));
+        if is_cancelled {
+            let cancel = format!("SELECT count(pg_cancel_backend(pid)) {WAITING}");
+            eventually(SOON, "it waits for the answer", || count(&mut admin, &cancel) == 1);
+        }
+        writing.join().unwrap();
+        pair.redis.stop();
+        pair.redis.start_again_from(&before);
+        repair(&mut admin);
+        assert_eq!(count(&mut admin, "SELECT v::bigint FROM users WHERE id = 1"), 2);
+        assert!(!exists(&pair, KEY), "cancelled: {is_cancelled}");
+    }
+}
+
+#[test]
+fn a_session_that_is_ended_gives_its_places_back() {
+    // Danger: nothing of it is unwound, and its names keep their places until the server restarts;
+    // in the end no commit finds any, and each waits for Redis before its record.
+    const SESSIONS: u32 = 16;
+    let (pair, mut admin) = stage_with_late();
+    commits_wait_ms(&mut admin, 30_000);
+    run(
+        &mut admin,
+        "CREATE TABLE many (id int);
+         CREATE TRIGGER named AFTER INSERT ON many
+             FOR EACH ROW EXECUTE FUNCTION redis_invalidate('many:{id}')",
+    );
+    let end = |client: &mut Client, nth: u32| {
+        let (first, last) = (16 * nth, 16 * nth + 15);
+        let insert = format!("INSERT INTO many SELECT generate_series({first}, {last})");
+        let late = "INSERT INTO many VALUES (-1)";
+        client.batch_execute(&with_late(&insert, late)).expect_err("it is ended")
+    };
+    let finds_places = || {
+        let mut writer = connected(&pair, "commit.confirm:sleep_1000");
+        let began = Instant::now();
+        run(&mut writer, CHANGE);
+        began.elapsed() >= Duration::from_secs(1)
+    };
+    // All places, of sessions that are about to send.
+    for nth in 0..SESSIONS {
+        end(&mut connected(&pair, "commit.named:exit"), nth);
+    }
+    assert!(finds_places(), "about to send");
+    // And of sessions that wait for the answer.
+    let mut sessions: Vec<Client> = (0..SESSIONS).map(|_| connected(&pair, "")).collect();
+    pair.redis.freeze();
+    std::thread::scope(|scope| {
+        for (nth, session) in (0..SESSIONS).zip(&mut sessions) {
+            scope.spawn(move || end(session, nth));
+        }
+        let waiting = format!("SELECT count(*) {WAITING}");
+        let all = i64::from(SESSIONS);
+        eventually(SOON, "all wait", || count(&mut admin, &waiting) == all);
+        count(&mut admin, &format!("SELECT count(pg_terminate_backend(pid)) {WAITING}"));
+    });
+    pair.redis.thaw();
+    assert!(finds_places(), "waiting for the answer");
 }
