@@ -49,6 +49,7 @@ mod memory_behind;
 mod misbehaving;
 mod nested;
 mod new_worlds;
+mod numbers;
 mod plans;
 mod preload;
 mod preload_many;
