@@ -99,8 +99,9 @@ struct Handled {
 impl Default for Relay {
     fn default() -> Self {
         let (system, database) = identity::origin();
+        let scope = format!("{system}.{database}");
         Self {
-            claims: RefCell::new(Claims::new(format!("{system}.{database}"), host::random)),
+            claims: RefCell::new(Claims::new(scope, host::random, wal::end)),
             aside: Aside::new(TARGETS_MAX),
             retry: Retry::default(),
             horizon: Horizon::default(),

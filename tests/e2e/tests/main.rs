@@ -67,6 +67,7 @@ mod queues_work;
 mod random_queries;
 mod read_through;
 mod relay;
+mod relay_back;
 mod relay_bounds;
 mod relay_commands;
 mod relay_hangups;
