@@ -11,7 +11,7 @@
 //! same place, so that it keeps nobody else waiting and nothing overtakes it. What is aside is
 //! tried again every few seconds. When the server as a whole is in the way, everything waits.
 
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::collections::HashSet;
 
 use pg_cache_core::message::aside::{Aside, TARGETS_MAX};
@@ -60,6 +60,8 @@ pub struct Relay {
     /// Whether the next walk is of all of the outbox, and when one is due.
     is_audit: bool,
     audit_due_at_ms: u64,
+    /// Whether Redis has taken anything.
+    has_delivered: Cell<bool>,
 }
 
 /// Where trying again what was put aside stands.
@@ -107,6 +109,7 @@ impl Default for Relay {
             horizon: Horizon::default(),
             is_audit: false,
             audit_due_at_ms: host::monotonic_ms() + AUDIT_EVERY_MS,
+            has_delivered: Cell::new(false),
         }
     }
 }
@@ -301,8 +304,13 @@ impl Relay {
         Handled { rows, is_all, has_more, trouble: sent.trouble, ..Handled::default() }
     }
 
+    pub fn has_delivered(&self) -> bool {
+        self.has_delivered.get()
+    }
+
     fn delete(&self, queue: &Queue, waiting: &Waiting) {
         queue.delete(waiting);
+        self.has_delivered.set(true);
         if let Ok(message) = &waiting.message {
             self.claims.borrow_mut().forget(message, waiting.place);
         }
