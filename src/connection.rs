@@ -123,9 +123,11 @@ pub fn tell<T>(request: impl Fn(&mut Session) -> Result<T, Failure>) -> Option<T
     LINK.with(|link| link.borrow_mut().tell(bounds, request))
 }
 
-/// Whether what is posted now will be answered, as far as anybody knows.
+/// Whether what is posted now goes where the settings say, and will be answered, as far as anybody
+/// knows.
 pub fn is_trusted() -> bool {
-    LINK.with(|link| link.borrow().is_trusted(host::monotonic_ms()))
+    let settings = [guc::url(), guc::password_file()];
+    LINK.with(|link| link.borrow().is_trusted(settings, host::monotonic_ms()))
 }
 
 /// Whether the server is to prove itself again, where that need not be every time.

@@ -76,7 +76,7 @@ impl Home {
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Registration {
     pub generation: u128,
-    /// `run_id:replication_id` of the Redis server; empty while none is known.
+    /// `run_id:replication_id/database` of the Redis server; empty while none is known.
     pub server: String,
     pub timeline: u64,
     /// Stands before every key of this database in Redis.

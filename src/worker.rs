@@ -185,7 +185,7 @@ fn later(errand: Errand) -> Errand {
     Errand { waited_seconds, ..errand }
 }
 
-fn run(errand: Errand) -> Outcome<()> {
+fn run(mut errand: Errand) -> Outcome<()> {
     if wal::is_standby() || !become_worker() {
         return Ok(());
     }
@@ -194,8 +194,16 @@ fn run(errand: Errand) -> Outcome<()> {
     let mut worker = Worker::default();
     let mut idle_since_ms = host::monotonic_ms();
     loop {
+        // One request to a Redis that hangs takes as long as an idle worker stays. It is not to go
+        // before it has tried once more.
+        let idle_ms = host::monotonic_ms().saturating_sub(idle_since_ms);
         let pass = worker.pass()?;
         activity::idle();
+        if worker.relay.has_delivered() && errand.waited_seconds > 0 {
+            // What there was to wait for is over.
+            errand.waited_seconds = 0;
+            bgworker::start_alone_at_exit(WAITER, later(errand));
+        }
         if lockers::is_database_wanted() {
             lockers::resign();
             return leave_a_waiter(errand);
@@ -219,7 +227,7 @@ fn run(errand: Errand) -> Outcome<()> {
             Pass::Absent => ABSENT_MS_MAX,
             _ => IDLE_MS_MAX,
         };
-        if host::monotonic_ms().saturating_sub(idle_since_ms) > limit_ms {
+        if idle_ms >= limit_ms {
             host::fault_point("worker.leaving");
             lockers::resign();
             host::fault_point("worker.resigned");

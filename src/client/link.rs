@@ -71,10 +71,17 @@ impl Link {
         self.session.as_ref()
     }
 
-    /// Whether nothing is known against the server that a post would be sent to. Its answer is
-    /// waited for by whoever posted, whatever the breakers say by then.
-    pub fn is_trusted(&self, now_ms: u64) -> bool {
-        self.breaker.may_try(now_ms) && !self.shared.is_some_and(SharedBreaker::is_open)
+    /// Whether a post would be sent to the server that the settings name, and nothing is known
+    /// against it. Its answer is waited for by whoever posted, whatever the breakers say by then.
+    pub fn is_trusted(&self, settings: [&str; 2], now_ms: u64) -> bool {
+        let is_open = self.shared.is_some_and(SharedBreaker::is_open);
+        self.is_of(settings) && self.breaker.may_try(now_ms) && !is_open
+    }
+
+    /// Whether what is known and kept is of the server that these settings name: where it is, and
+    /// the file with the password.
+    fn is_of(&self, settings: [&str; 2]) -> bool {
+        settings == [&self.source[..], &self.secret_source[..]]
     }
 
     /// Runs one request. The breakers may refuse it without a try.
@@ -126,7 +133,7 @@ impl Link {
     /// Whether the shared breaker lets a request through, kept connection or not. Each one that is
     /// let through tells by `heed` what became of it.
     fn permit(&mut self, route: &Route<'_>, moment: Moment) -> Result<Permit, Failure> {
-        if self.source != route.source || self.secret_source != route.secret_source {
+        if !self.is_of([route.source, route.secret_source]) {
             self.start_over(route);
         }
         let insists = std::mem::take(&mut self.insists);

@@ -9,8 +9,9 @@
 //! because the server was full for a moment, the second one waits with it. What is no append goes
 //! with its neighbours in a transaction of Redis, for the same reason.
 //!
-//! Invariant: places leave a record only when their rows are deleted. Otherwise a worker that died
-//! in between would be followed by one that appends them again.
+//! Invariant: places leave a record only when their rows are deleted, or lost with the history that
+//! wrote them. Otherwise a worker that died in between would be followed by one that appends them
+//! again.
 
 mod claims;
 mod commands;

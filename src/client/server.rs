@@ -1,7 +1,8 @@
 //! What a server says of itself: which one it is, and whether it is one that can be used.
 //!
 //! Invariant: who answers is known by what it said last. A demoted primary keeps its connections
-//! and its run_id; only its role and its replication id tell.
+//! and its run_id; only its role and its replication id tell. Its numbered databases are as many
+//! servers: what is done in one of them is unknown to whoever reads another.
 
 use pg_cache_core::reason::Reason;
 
@@ -11,10 +12,12 @@ use super::failure::Failure;
 const REDIS_AT_LEAST: (u32, u32) = (7, 0);
 const VALKEY_AT_LEAST: (u32, u32) = (7, 2);
 
-/// What the server said of itself when we connected.
+/// What the server said of itself when we connected, and what we chose there.
 #[derive(Clone, Debug, Default)]
 pub struct Server {
     pub run_id: String,
+    /// The number of the database that the connection uses.
+    pub db: String,
     pub name: &'static str,
     pub version: String,
     pub role: String,
@@ -27,13 +30,13 @@ pub struct Server {
 impl Server {
     /// What a registration knows a server by.
     pub fn identity(&self) -> String {
-        format!("{}:{}", self.run_id, self.replication_id)
+        format!("{}:{}/{}", self.run_id, self.replication_id, self.db)
     }
 
     /// Whether that is this one. Asked with every hit: puts nothing together.
     pub fn is_known_by(&self, identity: &str) -> bool {
-        let behind = identity.strip_prefix(&self.run_id[..]);
-        behind.and_then(|rest| rest.strip_prefix(':')) == Some(&self.replication_id)
+        let parts = [&self.run_id, ":", &self.replication_id, "/", &self.db];
+        parts.iter().try_fold(identity, |rest, part| rest.strip_prefix(part)) == Some("")
     }
 
     pub fn is_primary(&self) -> bool {
@@ -56,7 +59,7 @@ impl Server {
     }
 
     /// Of INFO server and INFO replication.
-    pub fn read(server: &str, replication: &str) -> Self {
+    pub fn read(server: &str, replication: &str, db: i64) -> Self {
         let valkey = info(server, "valkey_version");
         let (name, version) = match valkey {
             Some(version) => ("valkey", version),
@@ -64,6 +67,7 @@ impl Server {
         };
         Self {
             run_id: info(server, "run_id").unwrap_or_default().to_owned(),
+            db: db.to_string(),
             name,
             version: version.to_owned(),
             role: info(replication, "role").unwrap_or_default().to_owned(),

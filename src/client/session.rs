@@ -197,7 +197,7 @@ impl Session {
         let mut pipeline = Pipeline::new();
         pipeline.cmd("INFO").arg("server").cmd("INFO").arg("replication");
         let (server, replication): (String, String) = pipeline.query(self)?;
-        self.server = Server::read(&server, &replication);
+        self.server = Server::read(&server, &replication, self.db);
         Ok(self.server.clone())
     }
 
@@ -245,7 +245,7 @@ impl Session {
         pipeline.cmd("INFO").arg("replication");
         let (server, replication): (String, String) =
             pipeline.query(self).map_err(|error| refused(error, target))?;
-        let server = Server::read(&server, &replication);
+        let server = Server::read(&server, &replication, target.db);
         server.check_version()?;
         Ok(server)
     }

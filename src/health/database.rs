@@ -28,7 +28,7 @@ pub fn tag_table(server: &Server) -> Value {
             },
             Err(_) => {
                 let is = server.identity();
-                (false, format!("another server is registered: {}, not {is}", registration.server))
+                (false, format!("{} is registered, not {is}", registration.server))
             }
         },
     };

@@ -122,8 +122,11 @@ thread_local! {
 }
 
 /// Has a process without a database started when this one ends, however it ends short of a crash.
+/// The last call counts.
 pub fn start_alone_at_exit(function: &'static CStr, errand: Errand) {
-    AT_EXIT.set(Some((function, errand)));
+    if AT_EXIT.replace(Some((function, errand))).is_some() {
+        return;
+    }
     let nothing = pg_sys::Datum::from(0usize);
     // SAFETY: the callback lives as long as the library, which is never unloaded. It comes when the
     // transaction is aborted and its locks are gone.

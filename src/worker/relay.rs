@@ -11,7 +11,7 @@
 //! same place, so that it keeps nobody else waiting and nothing overtakes it. What is aside is
 //! tried again every few seconds. When the server as a whole is in the way, everything waits.
 
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::collections::HashSet;
 
 use pg_cache_core::message::aside::{Aside, TARGETS_MAX};
@@ -60,6 +60,8 @@ pub struct Relay {
     /// Whether the next walk is of all of the outbox, and when one is due.
     is_audit: bool,
     audit_due_at_ms: u64,
+    /// Whether Redis has taken anything.
+    has_delivered: Cell<bool>,
 }
 
 /// Where trying again what was put aside stands.
@@ -99,13 +101,15 @@ struct Handled {
 impl Default for Relay {
     fn default() -> Self {
         let (system, database) = identity::origin();
+        let scope = format!("{system}.{database}");
         Self {
-            claims: RefCell::new(Claims::new(format!("{system}.{database}"), host::random)),
+            claims: RefCell::new(Claims::new(scope, host::random, wal::end)),
             aside: Aside::new(TARGETS_MAX),
             retry: Retry::default(),
             horizon: Horizon::default(),
             is_audit: false,
             audit_due_at_ms: host::monotonic_ms() + AUDIT_EVERY_MS,
+            has_delivered: Cell::new(false),
         }
     }
 }
@@ -300,8 +304,13 @@ impl Relay {
         Handled { rows, is_all, has_more, trouble: sent.trouble, ..Handled::default() }
     }
 
+    pub fn has_delivered(&self) -> bool {
+        self.has_delivered.get()
+    }
+
     fn delete(&self, queue: &Queue, waiting: &Waiting) {
         queue.delete(waiting);
+        self.has_delivered.set(true);
         if let Ok(message) = &waiting.message {
             self.claims.borrow_mut().forget(message, waiting.place);
         }

@@ -12,6 +12,7 @@ pub mod hold;
 pub mod horizon;
 pub mod log;
 pub mod place;
+pub mod record;
 pub mod row;
 pub mod window;
 

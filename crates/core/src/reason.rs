@@ -156,7 +156,8 @@ impl Reason {
             Reason::Unregistered => "The database is not registered with a Redis server yet.",
             Reason::PrimaryMemory => "The tag table is in the primary's memory, not in Redis.",
             Reason::Identity => {
-                "The Redis server is not the registered one, or no primary any more."
+                "The Redis server, or its numbered database, is not the registered one, or it is \
+                 no primary any more."
             }
             Reason::Debt => {
                 "A committed change of what the query reads could not be settled with Redis yet."

@@ -10,6 +10,7 @@ use pg_cache_core::key::stream_record;
 use pg_cache_core::message::Message;
 use pg_cache_core::message::adopted::Adopted;
 use pg_cache_core::message::place::Place;
+use pg_cache_core::message::record::{self, Record};
 use pg_cache_core::message::window::Window;
 use pg_cache_core::queue::QUEUES;
 use redis::{Pipeline, RedisResult, Script, Value, from_redis_value};
@@ -19,6 +20,7 @@ use super::super::session::Session;
 use super::commands::{APPEND, STORE, evalsha};
 
 static ADOPT: LazyLock<Script> = LazyLock::new(|| Script::new(include_str!("../lua/adopt_1.lua")));
+static CUT: LazyLock<Script> = LazyLock::new(|| Script::new(include_str!("../lua/cut_1.lua")));
 
 /// Streams that are remembered: a hundred bytes each. All are adopted anew when there are more.
 const STREAMS_MAX: usize = 100_000;
@@ -35,14 +37,16 @@ pub struct Claims {
     pub(super) nonce: String,
     pub(super) streams: Adopted,
     random: fn() -> u64,
+    /// Behind whatever place a row has that was seen before.
+    log_end: fn() -> u64,
     /// What was found, whatever the connection.
     pub(super) window: Window,
 }
 
 impl Claims {
-    pub fn new(scope: String, random: fn() -> u64) -> Self {
+    pub fn new(scope: String, random: fn() -> u64, log_end: fn() -> u64) -> Self {
         let (nonce, streams) = (String::new(), Adopted::new(STREAMS_MAX));
-        Self { scope, connection: 0, nonce, streams, random, window: Window::default() }
+        Self { scope, connection: 0, nonce, streams, random, log_end, window: Window::default() }
     }
 
     /// This one is deleted, and with it every earlier one of its stream that was sent.
@@ -66,7 +70,7 @@ impl Claims {
     ) -> RedisResult<()> {
         if self.connection != session.number || self.streams.are_too_many() {
             self.drop_all();
-            for script in [&*ADOPT, &*APPEND, &*STORE, &*queues::FINISH] {
+            for script in [&*ADOPT, &*CUT, &*APPEND, &*STORE, &*queues::FINISH] {
                 script.prepare_invoke().load(session)?;
             }
             self.nonce = format!("{:016x}{:016x}", (self.random)(), (self.random)());
@@ -103,14 +107,28 @@ impl Claims {
             Err(error) if error.code() == Some("WRONGTYPE") => Ok(Value::Nil),
             reply => reply,
         });
+        let log_end = (self.log_end)();
+        let mut cuts = Pipeline::new();
         for (stream, is_queue) in new {
             if *is_queue {
                 answers.next().transpose()?;
             }
             let last: Option<String> =
                 from_redis_value(answers.next().transpose()?.unwrap_or(Value::Nil))?;
-            let places = last.iter().flat_map(|last| last.split(' ')).filter_map(Place::parse);
-            self.streams.add(stream, places);
+            let record = Record::read(&last.unwrap_or_default(), log_end);
+            if record.goes_beyond {
+                let left = record::text(record.places.iter().copied());
+                let mut cut = evalsha(&CUT, &[&stream_record(stream)]);
+                cut.arg(&self.scope).arg(&self.nonce).arg(left);
+                cuts.add_command(cut);
+            }
+            self.streams.add(stream, record.places.into_iter());
+        }
+        if !cuts.is_empty() {
+            session
+                .ask_each(&cuts)?
+                .into_iter()
+                .try_for_each(|cut| cut.extract_error().map(drop))?;
         }
         Ok(())
     }

@@ -7,6 +7,7 @@ use pg_cache_core::key::{EntryKeys, stream_record};
 use pg_cache_core::message::batch::Call;
 use pg_cache_core::message::hold::{IN_ORDER, UNSURE};
 use pg_cache_core::message::place::Place;
+use pg_cache_core::message::record;
 use pg_cache_core::message::{Message, Stored};
 use pg_cache_core::queue::QueueKeys;
 use redis::{Cmd, Pipeline, Script};
@@ -72,8 +73,7 @@ fn append<'a>(
         Message::Append { length_max: Some(length_max), .. } => length_max.to_string(),
         _ => String::new(),
     };
-    let places: Vec<String> = events.iter().map(|at| batch[*at].0.to_string()).collect();
-    command.arg(length_max).arg(places.join(" "));
+    command.arg(length_max).arg(record::text(events.iter().map(|at| batch[*at].0)));
     command.arg(after.map(|place| place.to_string()).unwrap_or_default());
     command.arg(match first {
         Message::Job { .. } => "job",

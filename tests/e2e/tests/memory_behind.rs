@@ -450,3 +450,28 @@ fn a_session_that_is_ended_gives_its_places_back() {
     pair.redis.thaw();
     assert!(finds_places(), "waiting for the answer");
 }
+
+#[test]
+fn a_session_that_only_names_keys_hears_of_another_url() {
+    // Danger: it goes on over the connection that it has, for as long as it lives: it deletes where
+    // nobody reads any more, and what it owes is never registered elsewhere.
+    let (pair, mut admin) = stage();
+    let mut writer = connected(&pair, "");
+    run(&mut writer, CHANGE);
+    let servers = |admin: &mut Client| -> String {
+        admin.query_one("SELECT servers FROM redis_server", &[]).unwrap().get(0)
+    };
+    let before = servers(&mut admin);
+    eventually(SOON, "no worker is left", || count(&mut admin, WORKERS) == 0);
+    let url = format!("{}?db=1", pair.redis.url());
+    run(&mut admin, &format!("ALTER SYSTEM SET pg_cache.url = '{url}'"));
+    run(&mut admin, "SELECT pg_reload_conf()");
+    // Nobody else asks Redis for anything.
+    eventually(SOON, "the other database is registered", || {
+        run(&mut writer, CHANGE);
+        servers(&mut admin) != before
+    });
+    pair.redis.cli(&["-n", "1", "SET", KEY, "old"]);
+    run(&mut writer, CHANGE);
+    assert_eq!(pair.redis.cli(&["-n", "1", "EXISTS", KEY]), "0");
+}

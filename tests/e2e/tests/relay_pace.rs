@@ -1,11 +1,15 @@
 //! How soon a durable event leaves, and what the worker costs where it can do nothing: it is woken
 //! by the commit, and neither turns in circles nor knocks at a Redis that is away.
+//!
+//! `PG_CACHE_PAUSES=1` has it wait for long too.
 
 use std::fs;
 use std::time::{Duration, Instant};
 
+use pg_cache_core::message::Message;
 use pg_cache_e2e::Scene;
-use pg_cache_e2e::outbox::{append, put, rows, wake};
+use pg_cache_e2e::gate::Gate;
+use pg_cache_e2e::outbox::{append, events, put, rows, wake};
 use pg_cache_e2e::registry::{WORKERS, count, repair};
 use pg_cache_testbed::fake::{FakeRedis, Reply};
 use pg_cache_testbed::{Pair, Postgres, eventually};
@@ -136,6 +140,68 @@ fn a_redis_that_is_away_is_asked_seldom_however_many_commit() {
     println!("{commits} commits, {asked} connections in 2 s");
     assert!(commits > 100, "{commits} commits");
     assert!((2..=20).contains(&asked), "{asked} connections in 2 s");
+}
+
+/// A worker, which comes by itself or is woken, has delivered the first of many events when Redis
+/// hangs for so long. How long the rest takes then, without anybody's doing.
+fn rest_took(scene: &Scene, client: &mut Client, wakes: bool, hangs: Duration) -> Duration {
+    let gate = Gate::new();
+    scene.set_faults(&gate.at("relay.settled"));
+    if wakes {
+        wake(client);
+    }
+    gate.met();
+    scene.set_faults("");
+    scene.redis.freeze();
+    gate.open();
+    std::thread::sleep(hangs);
+    scene.redis.thaw();
+    let began = Instant::now();
+    eventually(3 * SOON, "all is delivered", || rows(client) == 0);
+    began.elapsed()
+}
+
+fn many() -> Vec<Message> {
+    (0..1500).map(|number| append("s", &number.to_string())).collect()
+}
+
+#[test]
+fn what_waits_while_redis_hangs_for_a_moment_does_not_rest() {
+    // Danger: the worker leaves after one answer that did not come, and what waits rests for many
+    // seconds although Redis is there again.
+    let scene = Scene::alone();
+    let mut client = scene.connect();
+    repair(&mut client);
+    scene.quiet();
+    put(&mut client, &many());
+    let took = rest_took(&scene, &mut client, true, Duration::from_millis(2500));
+    println!("{took:?}");
+    assert!(took < Duration::from_secs(3), "{took:?}");
+    assert_eq!(events(&scene.redis, "s").len(), 1500);
+}
+
+#[test]
+fn nor_for_long_if_redis_had_been_away_for_long_before() {
+    // Danger: each worker waits twice as long as the one before, also when that has delivered
+    // thousands of events and then meets a moment in which Redis hangs.
+    if std::env::var_os("PG_CACHE_PAUSES").is_none() {
+        println!("takes 20 seconds, and only with PG_CACHE_PAUSES=1");
+        return;
+    }
+    let mut scene = Scene::alone();
+    let mut client = scene.connect();
+    repair(&mut client);
+    scene.quiet();
+    scene.redis.stop();
+    put(&mut client, &many());
+    wake(&mut client);
+    eventually(SOON, "it was tried", || count(&mut client, WORKERS) == 1);
+    scene.quiet();
+    scene.redis.start_again();
+    // The next one comes after five seconds, and the one behind it would after ten.
+    let took = rest_took(&scene, &mut client, false, Duration::from_secs(6));
+    println!("{took:?}");
+    assert!(took < Duration::from_secs(5), "{took:?}");
 }
 
 #[test]

@@ -93,29 +93,6 @@ fn a_changed_configuration_file_counts_after_a_reload() {
 }
 
 #[test]
-fn a_database_number_in_the_url_is_the_one_used() {
-    // Danger: keys land in database 0, among those of another application.
-    let scene = Scene::new();
-    let tcp = Redis::start_tcp(&[]);
-    let mut session = scene.connect();
-    set_url(&mut session, &format!("{}?db=3", scene.redis.url())).unwrap();
-    let (_, counters) = counted(&mut session, |c| cached(c, "k", QUERY));
-    assert_eq!(counters.reason("generation"), 1, "no tag table is there: {counters:?}");
-    assert_eq!(scene.redis.cli(&["-n", "3", "EXISTS", "k"]), "0");
-    for (redis, url) in
-        [(&scene.redis, format!("{}?db=3", scene.redis.url())), (&tcp, format!("{}/3", tcp.url()))]
-    {
-        scene.move_to(&url);
-        let mut client = scene.connect();
-        cached(&mut client, "k", QUERY).unwrap();
-        let (_, counters) = counted(&mut client, |c| cached(c, "k", QUERY));
-        assert_eq!(counters.hits, 1, "{url}: {counters:?}");
-        assert_eq!(value(redis, "k"), None, "{url}");
-        assert_eq!(redis.cli(&["-n", "3", "EXISTS", "k"]), "1", "{url}");
-    }
-}
-
-#[test]
 fn credentials_of_every_kind_log_in() {
     // Danger: a password with `@`, `/`, `%` or a letter beyond ASCII locks the cache out.
     let scene = Scene::new();
