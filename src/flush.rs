@@ -90,16 +90,15 @@ pub fn unlink_entries(
     let mut entries = 0;
     for (name, bytes) in names.iter().zip(found) {
         let (Some(key), Some(bytes)) = (key_of_sidecar(name), bytes) else { continue };
-        if Sidecar::decode(&bytes).is_ok_and(|sidecar| is_meant(&sidecar)) {
-            host::check_interrupts();
-            let keys = EntryKeys::new(key);
-            let is_gone = connection::ask(|session| {
-                let watched = unlink::watch(session, &keys, &bytes)?;
-                host::fault_point("flush.watched");
-                Ok(watched.map(|watched| watched.unlink(session)).transpose()?)
-            })?;
-            entries += u64::from(is_gone == Some(true));
-        }
+        let Some(sidecar) = Sidecar::decode(&bytes).ok().filter(&is_meant) else { continue };
+        let keys = EntryKeys::new(key);
+        host::check_interrupts();
+        let value = connection::ask(|session| Ok(unlink::value(session, &keys, &sidecar)?))?;
+        host::fault_point("flush.looked");
+        let is_gone = connection::ask(|session| {
+            Ok(unlink::entry(session, &keys, &bytes, value.as_deref())?)
+        })?;
+        entries += u64::from(is_gone);
     }
     Ok(entries)
 }

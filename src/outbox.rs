@@ -272,7 +272,7 @@ impl Queue {
         snapshot: &Snapshot,
         each: impl FnMut(&Row) -> ControlFlow<()>,
     ) {
-        self.table.walk(&self.index, from..=to, snapshot, each);
+        let _ = self.table.walk(&self.index, from..=to, snapshot, each);
     }
 
     /// The next to be sent, in order, from a number on.

@@ -218,7 +218,7 @@ fn run(mut errand: Errand) -> Outcome<()> {
             continue;
         }
         let limit_ms = match pass {
-            _ if errand.is_visit => 0,
+            _ if errand.is_visit && !matches!(pass, Pass::Blocked) => 0,
             // DROP EXTENSION, and maybe DROP DATABASE is next.
             Pass::Absent if worker.was_here => {
                 bgworker::start_none_at_exit();
@@ -360,7 +360,7 @@ impl Worker {
         let paid = self.pay(&look, &registration)?;
         let relayed = match self.has_resigned {
             true => Ok(Relayed { has_worked: relay::is_anything_new()?, ..Relayed::default() }),
-            false if self.debts.are_many() => Ok(Relayed::default()),
+            false if self.debts.go_first() => Ok(Relayed::default()),
             false => self.relay.step(&|xid| self.debts.is_stuck(xid)),
         };
         if let Err(Trouble::Postgres(raised)) = relayed {

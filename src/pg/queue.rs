@@ -41,12 +41,31 @@ impl Table {
         index: &Table,
         bounds: RangeInclusive<i64>,
         snapshot: &Snapshot,
+        each: impl FnMut(&Row) -> ControlFlow<()>,
+    ) -> ControlFlow<()> {
+        self.walk_by(index, &mut within(&bounds), snapshot, each)
+    }
+
+    /// The same of those with this first column whose second one, an xid8, is beyond `xid`.
+    pub fn walk_beyond(
+        &self,
+        index: &Table,
+        (first, xid): (i64, u64),
+        snapshot: &Snapshot,
+        each: impl FnMut(&Row) -> ControlFlow<()>,
+    ) -> ControlFlow<()> {
+        let [from, to] = within(&(first..=first));
+        let beyond = key(2, pg_sys::BTGreaterStrategyNumber, pg_sys::F_XID8GT, xid as i64);
+        self.walk_by(index, &mut [from, to, beyond], snapshot, each)
+    }
+
+    fn walk_by(
+        &self,
+        index: &Table,
+        keys: &mut [pg_sys::ScanKeyData],
+        snapshot: &Snapshot,
         mut each: impl FnMut(&Row) -> ControlFlow<()>,
-    ) {
-        let mut keys = [
-            key(pg_sys::BTGreaterEqualStrategyNumber, pg_sys::F_INT8GE, *bounds.start()),
-            key(pg_sys::BTLessEqualStrategyNumber, pg_sys::F_INT8LE, *bounds.end()),
-        ];
+    ) -> ControlFlow<()> {
         // SAFETY: both are open, and the keys live until the scan ends below.
         let scan = unsafe {
             pg_sys::systable_beginscan_ordered(
@@ -57,16 +76,19 @@ impl Table {
                 keys.as_mut_ptr(),
             )
         };
-        loop {
+        let mut flow = ControlFlow::Continue(());
+        while flow.is_continue() {
             let forward = pg_sys::ScanDirection::ForwardScanDirection;
             // SAFETY: an open scan.
             let tuple = unsafe { pg_sys::systable_getnext_ordered(scan, forward) };
-            if tuple.is_null() || each(&Row { tuple, relation: self.relation }).is_break() {
+            if tuple.is_null() {
                 break;
             }
+            flow = each(&Row { tuple, relation: self.relation });
         }
         // SAFETY: the scan from above; nobody kept anything of its rows.
         unsafe { pg_sys::systable_endscan_ordered(scan) };
+        flow
     }
 
     /// Deletes a row that a walk of this transaction found.
@@ -127,11 +149,18 @@ impl Table {
     }
 }
 
-fn key(strategy: u32, compare: u32, value: i64) -> pg_sys::ScanKeyData {
+fn within(bounds: &RangeInclusive<i64>) -> [pg_sys::ScanKeyData; 2] {
+    [
+        key(1, pg_sys::BTGreaterEqualStrategyNumber, pg_sys::F_INT8GE, *bounds.start()),
+        key(1, pg_sys::BTLessEqualStrategyNumber, pg_sys::F_INT8LE, *bounds.end()),
+    ]
+}
+
+fn key(column: i16, strategy: u32, compare: u32, value: i64) -> pg_sys::ScanKeyData {
     let mut key = pg_sys::ScanKeyData::default();
     let (compare, value) = (pg_sys::Oid::from(compare), pg_sys::Datum::from(value));
     // SAFETY: fills the key for a built-in comparison.
-    unsafe { pg_sys::ScanKeyInit(&raw mut key, 1, strategy as u16, compare, value) };
+    unsafe { pg_sys::ScanKeyInit(&raw mut key, column, strategy as u16, compare, value) };
     key
 }
 

@@ -100,6 +100,13 @@ fn header_before(position: pg_sys::XLogRecPtr) -> u64 {
     }
 }
 
+/// Whether the log tells enough for others to decode changes from it.
+pub fn is_logical() -> bool {
+    // SAFETY: a setting, fixed while the server runs.
+    let level = unsafe { pg_sys::wal_level };
+    level >= pg_sys::WalLevel::WAL_LEVEL_LOGICAL as i32
+}
+
 /// The position behind the last record: it only grows, and whoever sees another's commit reads a
 /// greater one than that one did before its commit record.
 pub fn end() -> u64 {

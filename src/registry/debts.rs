@@ -7,15 +7,16 @@
 use std::collections::HashSet;
 use std::ops::ControlFlow;
 
+use pg_cache_core::arrears::Place;
 use pg_cache_core::debt::Debt;
 use pg_cache_core::error::Error;
 use pg_cache_core::tag::Tag;
 
 use crate::pg::error::Outcome;
 use crate::pg::snapshot::{Fresh, Snapshot};
-use crate::pg::table::{self, EXCLUSIVE_LOCK, Row, Tables, WRITE_LOCK};
+use crate::pg::table::{self, EXCLUSIVE_LOCK, Row, Table, Tables, WRITE_LOCK};
 use crate::pg::transaction::End;
-use crate::pg::{Datum, Oid, host, text, utility};
+use crate::pg::{Datum, Oid, host, lockers, text, utility, wal};
 
 use super::{is_installed, lock_to_the_end, open, open_for};
 
@@ -66,7 +67,7 @@ pub fn is_any(snapshot: &Snapshot) -> bool {
 /// The transactions that the snapshot sees owe something; `None` if the table is locked.
 pub fn owing(snapshot: &Snapshot) -> Option<HashSet<u64>> {
     let mut owing = HashSet::new();
-    walk(i64::MIN, snapshot, |row| {
+    walk(None, snapshot, |row| {
         let [_, xid] = row.values();
         owing.extend(xid.map(|xid| xid.value() as u64));
         ControlFlow::Continue(())
@@ -74,16 +75,27 @@ pub fn owing(snapshot: &Snapshot) -> Option<HashSet<u64>> {
     Some(owing)
 }
 
-/// Shows the debts that the snapshot sees, in order from a tag on; `None` if the table is locked.
+/// Shows the debts that the snapshot sees, in order, those behind a place if there is one; `None`
+/// if the table is locked.
 pub fn walk(
-    from: i64,
+    behind: Option<Place>,
     snapshot: &Snapshot,
-    each: impl FnMut(&Row) -> ControlFlow<()>,
+    mut each: impl FnMut(&Row) -> ControlFlow<()>,
 ) -> Option<()> {
     let table = open(|tables| tables.debt)?;
-    if !table.is_bare() {
-        let index = open(|tables| tables.debt_index)?;
-        table.walk(&index, from..=i64::MAX, snapshot, each);
+    if table.is_bare() {
+        return Some(());
+    }
+    let index = open(|tables| tables.debt_index)?;
+    let Some(behind) = behind else {
+        let _ = table.walk(&index, i64::MIN..=i64::MAX, snapshot, each);
+        return Some(());
+    };
+    let flow = table.walk_beyond(&index, behind, snapshot, &mut each);
+    if flow.is_continue()
+        && let Some(next) = behind.0.checked_add(1)
+    {
+        let _ = table.walk(&index, next..=i64::MAX, snapshot, each);
     }
     Some(())
 }
@@ -104,12 +116,15 @@ pub fn table() -> Option<Oid> {
 /// too, which need them no more: what was owed is bumped.
 pub fn shrink() -> Outcome<End<()>> {
     let Some(schema) = table::extension_schema_name() else { return Ok(End::Abort(())) };
+    // Asked before: the very try to lock it would take an id, whatever comes of it.
+    if self::table().is_none_or(lockers::is_held_for_writing) {
+        return Ok(End::Abort(()));
+    }
     let Some(table) = open_for(EXCLUSIVE_LOCK, |tables| tables.debt) else {
         return Ok(End::Abort(()));
     };
-    let is_worth_it = table.blocks() >= MANY_BLOCKS;
     // Behind the lock: nobody has rows there that are yet to be committed.
-    if !is_worth_it || Fresh::push().snapshot.first(&table, |_| ()).is_some() {
+    if Fresh::push().snapshot.first(&table, |_| ()).is_some() {
         return Ok(End::Abort(()));
     }
     // Closed for TRUNCATE, and locked until it has committed.
@@ -118,9 +133,11 @@ pub fn shrink() -> Outcome<End<()>> {
     Ok(End::Commit(()))
 }
 
-/// Whether so many debts have been that, once they are paid, their room is worth giving back.
+/// Whether so many debts have been that, once they are paid, their room is worth giving back. Not
+/// where the log is decoded: a subscriber would lose debts of its own.
 pub fn are_worth_shrinking() -> bool {
-    open(|tables| tables.debt).is_some_and(|table| table.blocks() >= MANY_BLOCKS)
+    let is_large = |table: Table| table.blocks() >= MANY_BLOCKS;
+    !wal::is_logical() && open(|tables| tables.debt).is_some_and(is_large)
 }
 
 /// Writes debts of the transaction at hand.

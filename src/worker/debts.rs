@@ -31,6 +31,9 @@ use super::{Pass, Step, sweep};
 /// Debts paid in one transaction: their readers compute as long as it lasts.
 const STEP_DEBTS: usize = 1000;
 
+/// How many steps are taken in turn with the events, where there are many debts.
+const STEPS_A_TURN: u32 = 16;
+
 /// The tag of a debt of every key, as it stands in the table.
 const ALL_KEYS: i64 = Tag::ALL_KEYS.0.cast_signed();
 
@@ -57,8 +60,8 @@ impl Debt {
 #[derive(Default)]
 pub struct Debts {
     arrears: Arrears,
-    /// The last step was full.
-    are_many: bool,
+    /// Steps in a row that were full.
+    full_steps: u32,
 }
 
 impl Debts {
@@ -67,13 +70,12 @@ impl Debts {
     pub fn pay(&mut self, registration: &Registration) -> Step<Pass> {
         host::fault_point("worker.pay");
         activity::show("paying debts");
-        self.are_many = false;
+        let full_steps = std::mem::take(&mut self.full_steps);
         self.arrears.begin_step(host::monotonic_ms());
         let arrears = &self.arrears;
         let paid = transaction::run(|| {
             let Some(schema) = locked_schema() else { return Ok(End::Abort(Ok(None))) };
-            let passes_over = |place| arrears.passes_over(place);
-            let Some(debts) = next_step(arrears.from(), passes_over) else {
+            let Some(debts) = next_step(arrears) else {
                 return Ok(End::Abort(Ok(None)));
             };
             if debts.is_empty() {
@@ -95,7 +97,7 @@ impl Debts {
         let of_whom = debts.iter().map(|debt| debt.xid).zip(&refused);
         self.refuse(of_whom.filter_map(|(xid, refused)| Some((xid, refused.as_ref()?))));
         let last = debts.last().map(Debt::place);
-        self.are_many = debts.len() >= STEP_DEBTS;
+        self.full_steps = if debts.len() < STEP_DEBTS { 0 } else { full_steps + 1 };
         self.arrears.end_step(last, host::monotonic_ms());
         Ok(pass)
     }
@@ -114,10 +116,10 @@ impl Debts {
         self.arrears.is_stuck(xid)
     }
 
-    /// Whether more steps of this round are to come. Events wait for its end: each batch of them
-    /// asks what its transactions owe, which is to go through all debts.
-    pub fn are_many(&self) -> bool {
-        self.are_many
+    /// Whether events are to wait for more steps: each batch of them asks what its transactions
+    /// owe, which is to go through all debts. Not for ever, as there may be new ones all the time.
+    pub fn go_first(&self) -> bool {
+        !self.full_steps.is_multiple_of(STEPS_A_TURN)
     }
 
     /// Nothing is owed any more.
@@ -192,15 +194,15 @@ fn locked_schema() -> Option<String> {
     table::extension_schema_name()
 }
 
-/// A step of debts, in order from a tag on; `None` if the table is locked.
-fn next_step(from: i64, passes_over: impl Fn(Place) -> bool) -> Option<Vec<Debt>> {
+/// A step of debts, in order; `None` if the table is locked.
+fn next_step(arrears: &Arrears) -> Option<Vec<Debt>> {
     let mut debts = Vec::new();
-    registry::debts::walk(from, &Snapshot::active(), |row| {
+    registry::debts::walk(arrears.cursor(), &Snapshot::active(), |row| {
         let [tag, xid, key, yields] = row.values();
         let number = |datum: Option<Datum>| datum.map_or(0, |datum| datum.value() as u64);
         let (tag, xid) = (Tag(number(tag)), number(xid));
         let mut debt = Debt { tag, key: None, xid, yields: number(yields) != 0 };
-        if passes_over(debt.place()) {
+        if arrears.leaves_out(xid) {
             return ControlFlow::Continue(());
         }
         debt.key = key.and_then(|key| text::to_utf8(text::bytes(key))).map(Cow::into_owned);

@@ -13,7 +13,7 @@
 
 use std::collections::HashSet;
 
-use pg_cache_core::key::{SIDECAR_PATTERN, key_of_sidecar};
+use pg_cache_core::key::{LEASE_PATTERN, SIDECAR_PATTERN, key_of_sidecar};
 use pg_cache_core::sidecar::Sidecar;
 use pg_cache_core::tagtable;
 
@@ -78,8 +78,11 @@ impl Sweep {
     }
 }
 
-/// Deletes every entry of this database, of whatever generation.
+/// Deletes every entry of this database, of whatever generation, and first the leases of all: who
+/// has one may have looked before what is owed was bumped, and would fill what is old behind us.
+/// Whoever takes one from now on fills what is new.
 pub fn delete_all(registration: &Registration) -> Result<(), Failure> {
+    delete_leases()?;
     let mut ours = former(registration.generation)?.all;
     ours.insert(registration.generation);
     let (mut cursor, mut deleted) = (0, 0);
@@ -88,6 +91,22 @@ pub fn delete_all(registration: &Registration) -> Result<(), Failure> {
         let (next, count) = walk(cursor, |names| unlink_entries(names, is_ours))?;
         deleted += count;
         activity::show(&format!("paying a debt of all keys: {deleted} entries deleted"));
+        if next == 0 {
+            return Ok(());
+        }
+        cursor = next;
+        host::check_interrupts();
+    }
+}
+
+/// Those of other databases too: they cost a fill.
+fn delete_leases() -> Result<(), Failure> {
+    let mut cursor = 0;
+    loop {
+        let (next, names) = entries::step(LEASE_PATTERN, cursor)?;
+        if !names.is_empty() {
+            connection::ask(|session| Ok(redis::cmd("UNLINK").arg(&names).exec(session)?))?;
+        }
         if next == 0 {
             return Ok(());
         }

