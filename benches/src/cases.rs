@@ -103,7 +103,9 @@ fn yardsticks(entries: &Entries) -> Vec<Case> {
     if let Some(table) = entries.tag_table() {
         // The generation, the base, the catalogue, the key and two tags of the table.
         look.extend(pack(&["HMGET", table, "R", "B", "C", "1", "2", "3"]));
-        replies += 1;
+        // Who answers, which is asked behind each look at a table in Redis.
+        look.extend(pack(&["INFO", "replication"]));
+        replies += 2;
     }
     let look: Call = Box::new(move |connections| {
         connections.raw.ask_all(&look, replies)?;

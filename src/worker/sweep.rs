@@ -53,11 +53,7 @@ impl Sweep {
         }
         let mut sweep = match self.under_way.take().filter(|way| way.generation == generation) {
             Some(sweep) => sweep,
-            None => {
-                let own = tagtable::generation_text(generation);
-                connection::ask(|session| Ok(remember(session, &generations(), &own)?))?;
-                UnderWay { generation, former: former(generation)?, cursor: 0, deleted: 0 }
-            }
+            None => UnderWay { generation, former: former(generation)?, cursor: 0, deleted: 0 },
         };
         let is_over = sweep.former.unswept.is_empty() || {
             let (former, step) = (&sweep.former.all, sweep.cursor);
@@ -141,10 +137,15 @@ struct Former {
     all: HashSet<u128>,
 }
 
+/// Has Redis know this one too, if it does not.
 fn former(generation: u128) -> Result<Former, Failure> {
     let at = generations();
     let found = connection::ask(|session| Ok(remembered(session, &at)?))?;
     let Remembered { mut unswept, swept } = found;
+    let own = tagtable::generation_text(generation);
+    if !unswept.iter().any(|text| **text == own) {
+        connection::ask(|session| Ok(remember(session, &at, &own)?))?;
+    }
     unswept.retain(|text| other(generation, text).is_some());
     let all = unswept.iter().chain(&swept).filter_map(|text| other(generation, text)).collect();
     Ok(Former { unswept, all })
