@@ -6,6 +6,7 @@ use pg_cache_core::key::SIDECAR_PATTERN;
 
 use crate::client::failure::Failure;
 use crate::connection;
+use crate::pg::host;
 
 /// How many keys Redis looks at in one step.
 pub const STEP_KEYS: u64 = 200;
@@ -15,6 +16,23 @@ pub fn step(pattern: &str, cursor: u64) -> Result<(u64, Vec<Vec<u8>>), Failure> 
     let mut scan = redis::cmd("SCAN");
     scan.arg(cursor).arg("MATCH").arg(pattern).arg("COUNT").arg(STEP_KEYS);
     connection::ask(|session| Ok(scan.query(session)?))
+}
+
+/// All names that match, a step at a time; a cancel ends it between two.
+pub fn walk(
+    pattern: &str,
+    mut each: impl FnMut(&[Vec<u8>]) -> Result<(), Failure>,
+) -> Result<(), Failure> {
+    let mut cursor = 0;
+    loop {
+        host::check_interrupts();
+        let (next, names) = step(pattern, cursor)?;
+        each(&names)?;
+        if next == 0 {
+            return Ok(());
+        }
+        cursor = next;
+    }
 }
 
 /// What matches the sidecars of the keys that match `glob`, or of all with this prefix.

@@ -51,19 +51,14 @@ fn walk(
     unlink: impl Fn(&[Vec<u8>]) -> Result<u64, Failure>,
 ) -> Result<(), Error> {
     let _shown = activity::Shown::start();
-    let mut cursor = 0u64;
-    loop {
-        host::check_interrupts();
-        let (next, names) = entries::step(pattern, cursor).map_err(unreachable)?;
+    let walked = entries::walk(pattern, |names| {
         progress.seen += STEP_KEYS;
-        progress.deleted += unlink(&names).map_err(unreachable)?;
+        progress.deleted += unlink(names)?;
         let Progress { seen, deleted } = *progress;
         activity::show(&format!("redis_flush: about {seen} keys seen, {deleted} deleted"));
-        if next == 0 {
-            return Ok(());
-        }
-        cursor = next;
-    }
+        Ok(())
+    });
+    walked.map_err(unreachable)
 }
 
 pub fn unreachable(failure: Failure) -> Error {

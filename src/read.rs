@@ -243,7 +243,7 @@ impl Reading<'_> {
         }
         // Behind all that the query saw: its snapshot, and a schema that may be newer.
         if !host::skips("guard.flush") {
-            wal::Position::now().flush();
+            wal::flush_seen();
         }
         let stored = self.store(lease, under, deps, json.bytes(), cost_us);
         if let Err(failure) = stored {

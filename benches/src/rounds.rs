@@ -69,15 +69,14 @@ impl Measured {
         for _ in 0..pace.unmeasured {
             (self.case.call)(connections)?;
         }
-        let mut times = [Duration::ZERO; 128];
-        let times = &mut times[..pace.measured];
-        for time in times.iter_mut() {
+        let mut times = vec![Duration::ZERO; pace.measured];
+        for time in &mut times {
             let start = Instant::now();
             (self.case.call)(connections)?;
             *time = start.elapsed();
         }
         self.calls += (pace.unmeasured + pace.measured) as u64;
-        self.samples.add_round(number, times);
+        self.samples.add_round(number, &times);
         Ok(())
     }
 }

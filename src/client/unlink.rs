@@ -8,7 +8,7 @@ use std::sync::LazyLock;
 
 use pg_cache_core::key::EntryKeys;
 use pg_cache_core::sidecar::Sidecar;
-use redis::{RedisResult, Script, Value};
+use redis::{RedisResult, Script};
 
 use super::session::Session;
 
@@ -20,14 +20,13 @@ pub fn value(
     keys: &EntryKeys,
     sidecar: &Sidecar,
 ) -> RedisResult<Option<Vec<u8>>> {
-    let mut look = redis::pipe();
+    let mut look = redis::cmd("GETRANGE");
     // One byte more than was filled: a longer value is another one.
-    look.cmd("GETRANGE").arg(keys.value()).arg(0).arg(sidecar.value_bytes);
-    match session.ask_each(&look)?.pop() {
-        Some(Value::BulkString(value)) => Ok(Some(value).filter(|value| sidecar.binds(value))),
-        // An error of this command alone: a value of another type.
-        Some(Value::ServerError(error)) if error.code() == "WRONGTYPE" => Ok(None),
-        reply => reply.unwrap_or(Value::Nil).extract_error().map(|_| None),
+    look.arg(keys.value()).arg(0).arg(sidecar.value_bytes);
+    match look.query(session) {
+        Ok(value) => Ok(Some(value).filter(|value: &Vec<u8>| sidecar.binds(value))),
+        Err(error) if error.code() == Some("WRONGTYPE") => Ok(None),
+        Err(error) => Err(error),
     }
 }
 

@@ -42,27 +42,13 @@ fn insertion_timeline() -> u64 {
     u64::from(unsafe { pg_sys::ThisTimeLineID })
 }
 
-/// A position in the log behind all that whoever asks has seen.
-#[derive(Clone, Copy)]
-pub struct Position(Option<pg_sys::XLogRecPtr>);
-
-impl Position {
-    /// A standby has nothing to flush: it sees only what its primary has flushed.
-    pub fn now() -> Self {
-        if is_standby() {
-            return Self(None);
-        }
-        // SAFETY: reads shared memory.
-        let position = unsafe { pg_sys::GetXLogInsertRecPtr() };
-        Self(Some(position - header_before(position)))
-    }
-
-    /// Makes sure that what lies before survives a crash: a commit is visible before it is flushed
-    /// when synchronous_commit is off, and neither an entry nor a message may outlive it.
-    pub fn flush(self) {
-        if let Some(position) = self.0 {
-            flush_to(position);
-        }
+/// Makes sure that all that this backend has seen survives a crash: a commit is visible before it
+/// is flushed when synchronous_commit is off, and neither an entry nor a message may outlive it. A
+/// standby has nothing to flush: it sees only what its primary has flushed.
+pub fn flush_seen() {
+    if !is_standby() {
+        let position = end();
+        flush_to(position - header_before(position));
     }
 }
 

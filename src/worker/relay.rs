@@ -231,7 +231,7 @@ impl Relay {
                 }
             }
             // An event must not outlive its commit.
-            wal::Position::now().flush();
+            wal::flush_seen();
             Ok(match self.deliver(&batch, &stuck) {
                 Ok(mut sent) => {
                     release_left(&batch.waiting, &mut sent)?;

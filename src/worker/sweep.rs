@@ -13,8 +13,7 @@
 
 use std::collections::HashSet;
 
-use pg_cache_core::key::{LEASE_PATTERN, SIDECAR_PATTERN, key_of_sidecar};
-use pg_cache_core::sidecar::Sidecar;
+use pg_cache_core::key::{LEASE_PATTERN, SIDECAR_PATTERN};
 use pg_cache_core::tagtable;
 
 use crate::client::failure::Failure;
@@ -56,11 +55,10 @@ impl Sweep {
             None => UnderWay { generation, former: former(generation)?, cursor: 0, deleted: 0 },
         };
         let is_over = sweep.former.unswept.is_empty() || {
-            let (former, step) = (&sweep.former.all, sweep.cursor);
-            let is_former = |sidecar: &Sidecar| former.contains(&sidecar.generation);
-            let (next, deleted) = walk(step, |names| unlink_entries(names, is_former))?;
+            let former = &sweep.former.all;
+            let (next, names) = entries::step(SIDECAR_PATTERN, sweep.cursor)?;
+            sweep.deleted += unlink_entries(&names, |it| former.contains(&it.generation))?;
             sweep.cursor = next;
-            sweep.deleted += deleted;
             activity::show(&format!("sweeping: {} entries deleted", sweep.deleted));
             next == 0
         };
@@ -81,43 +79,20 @@ pub fn delete_all(registration: &Registration) -> Result<(), Failure> {
     delete_leases()?;
     let mut ours = former(registration.generation)?.all;
     ours.insert(registration.generation);
-    let (mut cursor, mut deleted) = (0, 0);
-    loop {
-        let is_ours = |sidecar: &Sidecar| ours.contains(&sidecar.generation);
-        let (next, count) = walk(cursor, |names| unlink_entries(names, is_ours))?;
-        deleted += count;
+    let mut deleted = 0;
+    entries::walk(SIDECAR_PATTERN, |names| {
+        deleted += unlink_entries(names, |sidecar| ours.contains(&sidecar.generation))?;
         activity::show(&format!("paying a debt of all keys: {deleted} entries deleted"));
-        if next == 0 {
-            return Ok(());
-        }
-        cursor = next;
-        host::check_interrupts();
-    }
+        Ok(())
+    })
 }
 
 /// Those of other databases too: they cost a fill.
 fn delete_leases() -> Result<(), Failure> {
-    let mut cursor = 0;
-    loop {
-        let (next, names) = entries::step(LEASE_PATTERN, cursor)?;
-        if !names.is_empty() {
-            connection::ask(|session| Ok(redis::cmd("UNLINK").arg(&names).exec(session)?))?;
-        }
-        if next == 0 {
-            return Ok(());
-        }
-        cursor = next;
-        host::check_interrupts();
-    }
-}
-
-type Unlinked = Result<u64, Failure>;
-
-/// One step over the sidecars from a cursor on: the next cursor, and how many entries went.
-fn walk(cursor: u64, unlink: impl FnOnce(&[Vec<u8>]) -> Unlinked) -> Result<(u64, u64), Failure> {
-    let (next, mut names) = entries::step(SIDECAR_PATTERN, cursor)?;
-    names.retain(|name| key_of_sidecar(name).is_some());
-    Ok((next, unlink(&names)?))
+    entries::walk(LEASE_PATTERN, |names| match names {
+        [] => Ok(()),
+        names => connection::ask(|session| Ok(redis::cmd("UNLINK").arg(names).exec(session)?)),
+    })
 }
 
 /// Where the generations stand that have been.
