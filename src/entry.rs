@@ -2,15 +2,12 @@
 
 use pg_cache_core::fingerprint::{FingerprintBuilder, scope_hash};
 use pg_cache_core::key::{self, EntryKeys};
-use pg_cache_core::tag::{Bucket, Tag};
+use pg_cache_core::tag::{Buckets, Tag, Tags};
 
 use crate::pg::arguments::{self, Bound};
 use crate::pg::plan::Plan;
 use crate::pg::{classify, guc, host, identity, settings};
 use crate::registry::Registration;
-
-/// As many as most entries have.
-const TAGS: usize = 8;
 
 pub struct Entry {
     pub keys: EntryKeys,
@@ -18,25 +15,24 @@ pub struct Entry {
     /// Names and values that have entries of their own; empty for a plain entry.
     pub scope: Vec<(String, String)>,
     /// What the rows depend on: the catalogue first, then the key itself.
-    pub tags: Vec<Tag>,
+    pub tags: Tags,
     /// The same as buckets of the tag table.
-    pub buckets: Vec<Bucket>,
+    pub buckets: Buckets,
 }
 
 impl Entry {
     pub fn new(registration: &Registration, key: &[u8], plan: &Plan, bound: &[Bound]) -> Self {
         let scope = scope(plan);
         let fingerprint = fingerprint(plan, bound, &scope);
-        let mut name = Vec::with_capacity(registration.prefix.len() + key.len());
-        name.extend_from_slice(&registration.prefix);
-        name.extend_from_slice(key);
-        if !scope.is_empty() {
+        let prefix = &registration.prefix[..];
+        let keys = if scope.is_empty() {
+            EntryKeys::joined(prefix, key)
+        } else {
             let parts: Vec<_> = scope.iter().map(|(n, v)| (n.as_str(), v.as_str())).collect();
-            name = key::scoped(&name, scope_hash(&parts));
-        }
-        let keys = EntryKeys::new(&name);
+            EntryKeys::new(&key::scoped(&[prefix, key].concat(), scope_hash(&parts)))
+        };
         // The tag of the key is that of its plain form: who names it means every scope.
-        let mut tags = Vec::with_capacity(TAGS);
+        let mut tags = Tags::new();
         tags.push(Tag::CATALOGUE);
         if !host::skips("guard.keytag") {
             tags.push(Tag::key(key));

@@ -3,7 +3,7 @@
 
 use pg_cache_core::reason::Reason;
 use pg_cache_core::tag::Tag;
-use pg_cache_core::tagtable::Field;
+use pg_cache_core::tagtable::Fields;
 
 use crate::client::failure::Failure;
 use crate::client::session::Ask;
@@ -39,7 +39,7 @@ pub fn fields(
     registration: &Registration,
     entry: &Entry,
     snapshot: &Snapshot,
-) -> Result<Option<Vec<Field>>, Reason> {
+) -> Result<Option<Fields>, Reason> {
     if registration.home == Home::Redis {
         return Ok(None);
     }

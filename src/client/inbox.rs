@@ -62,6 +62,15 @@ impl Inbox {
         Ok(())
     }
 
+    /// Waits until something is pending.
+    pub fn expect(&mut self, transport: &mut Transport) -> io::Result<()> {
+        if self.pending().is_empty() {
+            self.prepare()?;
+            self.fill(transport, 0)?;
+        }
+        Ok(())
+    }
+
     /// The pending bytes and then the transport's, for the full parser.
     pub fn reader<'a>(&'a mut self, transport: &'a mut Transport) -> Reader<'a> {
         Reader { inbox: self, transport }
@@ -75,10 +84,7 @@ pub struct Reader<'a> {
 
 impl Read for Reader<'_> {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
-        if self.inbox.pending().is_empty() {
-            self.inbox.prepare()?;
-            self.inbox.fill(self.transport, 0)?;
-        }
+        self.inbox.expect(self.transport)?;
         let pending = self.inbox.pending();
         let count = pending.len().min(buffer.len());
         buffer[..count].copy_from_slice(&pending[..count]);

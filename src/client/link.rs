@@ -33,7 +33,8 @@ pub struct Route<'a> {
 
 pub struct Link {
     host: Host,
-    session: Option<Session>,
+    /// Boxed, as it is moved for each request.
+    session: Option<Box<Session>>,
     source: String,
     secret_source: String,
     breaker: Breaker,
@@ -68,7 +69,7 @@ impl Link {
 
     /// The connection, if there is one.
     pub fn session(&self) -> Option<&Session> {
-        self.session.as_ref()
+        self.session.as_deref()
     }
 
     /// Whether a post would be sent to the server that the settings name, and nothing is known
@@ -216,7 +217,7 @@ impl Link {
 
     fn run<T>(
         &mut self,
-        mut session: Session,
+        mut session: Box<Session>,
         route: &Route<'_>,
         request: impl FnOnce(&mut Session) -> Result<T, Failure>,
     ) -> Result<T, Failure> {
@@ -228,13 +229,13 @@ impl Link {
         outcome
     }
 
-    fn open(&mut self, route: &Route<'_>, moment: Moment) -> Result<Session, Failure> {
+    fn open(&mut self, route: &Route<'_>, moment: Moment) -> Result<Box<Session>, Failure> {
         let now_ms = (moment.now_ms)();
         if !self.breaker.may_try(now_ms) {
             return Err(refused(self.breaker.retry_in_ms(now_ms)));
         }
         let target = (route.resolve)()?;
-        Session::open(&target, route.client_name, route.bounds, self.host)
+        Session::open(&target, route.client_name, route.bounds, self.host).map(Box::new)
     }
 
     /// Another server: what was known of the one before does not concern it.
@@ -270,7 +271,7 @@ impl Link {
 
 /// A kept connection, unless the server has closed it: what stands between us and that news are
 /// answers that nobody took.
-fn in_order(mut session: Session, route: &Route<'_>) -> Result<Option<Session>, Failure> {
+fn in_order(mut session: Box<Session>, route: &Route<'_>) -> Result<Option<Box<Session>>, Failure> {
     session.set_bounds(route.bounds);
     match session.take_posted().map_err(Failure::from) {
         Ok(()) => Ok((!session.is_closed()).then_some(session)),

@@ -3,6 +3,7 @@
 //! A session that fails in any way is dropped by its owner ([`super::link::Link`]), never mended:
 //! a reply that comes late would otherwise answer the next question.
 
+mod answers;
 mod pour;
 pub mod raw;
 
@@ -19,13 +20,15 @@ use pg_cache_core::settlement::Settlement;
 use pg_cache_core::tag::Bucket;
 use pg_cache_core::tagtable::Field;
 use pg_cache_core::target::Target;
-use redis::{Cmd, ConnectionLike, ErrorKind, Parser, Pipeline, RedisError, RedisResult, Value};
+use redis::{Cmd, ConnectionLike, ErrorKind, Pipeline, RedisError, RedisResult, Value};
 
 use super::Host;
 use super::failure::Failure;
 use super::inbox::Inbox;
 use super::server::Server;
 use super::transport::Transport;
+
+use self::answers::Answers;
 
 /// Replies of the handshake: INFO server and INFO replication are a few kilobytes.
 const HANDSHAKE_BYTES_MAX: usize = 256 * 1024;
@@ -111,7 +114,9 @@ pub struct Session {
     transport: Transport,
     inbox: Inbox,
     outbox: Vec<u8>,
-    parser: Parser,
+    /// Room for where the parts of an answer stand.
+    ranges: Vec<Option<Range<usize>>>,
+    answers: Answers,
     timeout: Duration,
     until: Option<Instant>,
     reply_bytes_max: usize,
@@ -152,7 +157,8 @@ impl Session {
             transport,
             inbox: Inbox::default(),
             outbox: Vec::new(),
-            parser: Parser::new(),
+            ranges: Vec::new(),
+            answers: Answers::default(),
             timeout,
             until,
             reply_bytes_max: HANDSHAKE_BYTES_MAX,
@@ -258,7 +264,7 @@ impl Session {
         let mut out = std::mem::take(&mut self.outbox);
         out.clear();
         resp::write_look(&mut out, ask.value, ask.sidecar, ask.table, proof);
-        let mut ranges = Vec::with_capacity(fields.unwrap_or(0) + 5);
+        let mut ranges = std::mem::take(&mut self.ranges);
         let read = |bytes: &[u8], ranges: &mut _| resp::read_look(bytes, fields, proof, ranges);
         let Some(used) = self.exchange(&out, read, &mut ranges)? else {
             self.outbox = out;
@@ -269,8 +275,10 @@ impl Session {
             self.take_proof(used, ranges.pop());
         }
         let reply = self.inbox.last(used);
-        let parts = ranges.into_iter().map(|range| range.map(|range| &reply[range]));
-        Ok(Found::new(&self.server, parts))
+        let parts = ranges.drain(..).map(|range| range.map(|range| &reply[range]));
+        let found = Found::new(&self.server, parts);
+        self.ranges = ranges;
+        Ok(found)
     }
 
     /// Sends a request, and reads answers of the expected shape: how many bytes they took, and in
@@ -301,7 +309,7 @@ impl Session {
         let mut ranges = Vec::with_capacity(settlement.replies());
         let read = |bytes: &[u8], ranges: &mut _| settlement.read(bytes, ranges);
         let Some(used) = self.exchange(settlement.packed(), read, &mut ranges)? else {
-            self.parser = Parser::new();
+            self.answers.begin();
             let answers = (0..settlement.replies()).map(|_| self.receive());
             let answers = answers.collect::<RedisResult<Vec<Value>>>()?;
             self.open = true;
@@ -332,8 +340,7 @@ impl Session {
 
     /// An error, or a push before the answer: the full parser reads it from the first byte on.
     fn look_at_other(&mut self, fields: Option<usize>, proof: bool) -> RedisResult<Found<'_>> {
-        // A new one: whatever the last one read beyond its answer was no answer of ours.
-        self.parser = Parser::new();
+        self.answers.begin();
         let entry = self.receive()?;
         let table = fields.map(|_| self.receive()).transpose()?;
         let info = proof.then(|| self.receive()).transpose()?;
@@ -387,7 +394,7 @@ impl Session {
             return Ok(());
         }
         self.transport.begin(self.left(), self.reply_bytes_max);
-        self.parser = Parser::new();
+        self.answers.begin();
         while self.posted.waiting > 0 {
             let answer = self.receive()?;
             self.posted.answers.push(answer);
@@ -410,13 +417,7 @@ impl Session {
     }
 
     fn receive(&mut self) -> RedisResult<Value> {
-        loop {
-            match self.parser.parse_value(self.inbox.reader(&mut self.transport))? {
-                // RESP3 may push (a script's `redis.setresp`, tracking): not an answer to anything.
-                Value::Push { .. } => continue,
-                value => return Ok(value),
-            }
-        }
+        self.answers.next(&mut self.inbox, &mut self.transport)
     }
 }
 
@@ -463,7 +464,7 @@ impl ConnectionLike for Session {
         count: usize,
     ) -> RedisResult<Vec<Value>> {
         self.begin()?;
-        self.parser = Parser::new();
+        self.answers.begin();
         self.transport.send(cmd)?;
         let mut replies = Vec::with_capacity(count);
         let mut refused = None;

@@ -6,7 +6,7 @@
 //! If one were left out, the entry would outlive a change of what it shows.
 
 use pg_cache_core::pins::group_tags;
-use pg_cache_core::tag::Tag;
+use pg_cache_core::tag::{Tag, Tags};
 use pgrx::pg_sys::{self, NodeTag};
 
 use super::analysis::{Analysis, Name};
@@ -25,7 +25,7 @@ pub struct Dependencies {
     gaps: Vec<String>,
     reads: Vec<Reads>,
     /// Those that no argument takes part in.
-    settled: Vec<Tag>,
+    settled: Tags,
     grouped: Vec<Grouped>,
     /// Arguments that name a tag of the user's own.
     names: Vec<usize>,
@@ -54,7 +54,7 @@ struct Grouped {
 }
 
 impl Grouped {
-    fn tags(&self, bound: &[Bound], out: &mut Vec<Tag>) {
+    fn tags(&self, bound: &[Bound], out: &mut Tags) {
         let pinned: Vec<_> = self.pins.iter().map(|pin| pin.resolve(bound)).collect();
         group_tags(self.root, self.by, &pinned, out);
     }
@@ -133,7 +133,7 @@ impl Dependencies {
     }
 
     /// Adds the tags, each once, but for the catalogue and the key's own.
-    pub fn tags(&self, bound: &[Bound], out: &mut Vec<Tag>) {
+    pub fn tags(&self, bound: &[Bound], out: &mut Tags) {
         let start = out.len();
         out.extend_from_slice(&self.settled);
         if self.grouped.is_empty() && self.names.is_empty() {
@@ -144,7 +144,7 @@ impl Dependencies {
             let name = bound.get(*index).and_then(|argument| argument.value);
             out.extend(name.map(|name| Tag::named(&text::owned(name))));
         }
-        let mut found = out.split_off(start);
+        let mut found: Tags = out.drain(start..).collect();
         found.sort_unstable();
         found.dedup();
         out.append(&mut found);

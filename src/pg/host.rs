@@ -25,14 +25,19 @@ pub fn check_interrupts() {
 }
 
 pub fn wait_started(event: Event) {
-    let event = number(event);
-    // SAFETY: writes one word that other backends read for pg_stat_activity.
-    unsafe { pg_sys::pgstat_report_wait_start(event) };
+    report_wait(number(event));
 }
 
 pub fn wait_ended() {
-    // SAFETY: as above.
-    unsafe { pg_sys::pgstat_report_wait_end() };
+    report_wait(0);
+}
+
+/// What pgstat_report_wait_start and pgstat_report_wait_end do, which are inline in C.
+fn report_wait(event: u32) {
+    // SAFETY: points at a word of this backend, in shared memory or not.
+    let word = unsafe { pg_sys::my_wait_event_info };
+    // SAFETY: as above; whoever reads it for pg_stat_activity reads it whole.
+    unsafe { word.write_volatile(event) };
 }
 
 /// Before 17 an extension has one wait event without a name of its own.

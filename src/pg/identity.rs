@@ -5,21 +5,20 @@ use std::cell::Cell;
 use pg_cache_core::fingerprint::FingerprintBuilder;
 use pgrx::pg_sys;
 
+use super::bare;
+
 thread_local! {
     static SESSION_ROLE: Cell<Option<pg_sys::Oid>> = const { Cell::new(None) };
 }
 
 /// The current and the session role.
 pub fn roles() -> (pg_sys::Oid, pg_sys::Oid) {
-    // SAFETY: a global of the backend.
-    let user = unsafe { pg_sys::GetUserId() };
-    (user, SESSION_ROLE.get().unwrap_or_else(session_role))
+    (bare::GetUserId(), SESSION_ROLE.get().unwrap_or_else(session_role))
 }
 
 /// The role that this session really belongs to.
 pub fn session_role() -> pg_sys::Oid {
-    // SAFETY: a global of the backend.
-    unsafe { pg_sys::GetSessionUserId() }
+    bare::GetSessionUserId()
 }
 
 /// Asks for another session's entries; queries that show their session's role still show this one.

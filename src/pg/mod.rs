@@ -10,6 +10,7 @@ pub mod activity;
 pub mod analysis;
 pub mod arguments;
 pub mod assume;
+mod bare;
 pub mod classify;
 pub mod condition;
 pub mod databases;

@@ -14,7 +14,7 @@ use lru::LruCache;
 use pg_cache_core::clock;
 use pg_cache_core::error::Error;
 use pg_cache_core::fingerprint::FingerprintBuilder;
-use pg_cache_core::tag::Tag;
+use pg_cache_core::tag::Tags;
 use pgrx::pg_sys::{self, NodeTag};
 
 use super::analysis::{self, Analysis};
@@ -253,7 +253,7 @@ impl Plan {
     }
 
     /// Appends the tags of what the rows depend on, beside the schema.
-    pub fn append_tags(&self, bound: &[Bound], tags: &mut Vec<Tag>) {
+    pub fn append_tags(&self, bound: &[Bound], tags: &mut Tags) {
         self.dependencies.tags(bound, tags);
     }
 

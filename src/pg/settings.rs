@@ -5,7 +5,7 @@
 
 use std::cell::{OnceCell, RefCell};
 use std::collections::HashMap;
-use std::ffi::{CStr, CString};
+use std::ffi::{CStr, CString, c_char, c_int};
 
 use pgrx::pg_sys;
 use pgrx::pg_sys::config_type;
@@ -44,7 +44,7 @@ const VERSIONS_MAX: usize = 1024;
 
 thread_local! {
     static KNOWN: RefCell<Known> = RefCell::new(Known::default());
-    static RECORDS: OnceCell<Vec<*mut pg_sys::config_generic>> = const { OnceCell::new() };
+    static VARIABLES: OnceCell<Vec<Variable>> = const { OnceCell::new() };
 }
 
 /// A number that stands for the present values: the same values give the same number for as long
@@ -67,9 +67,9 @@ pub fn version() -> u64 {
 /// The present values themselves, each so that it cannot run into the next one.
 pub fn values() -> Vec<u8> {
     let mut bytes = Vec::new();
-    RECORDS.with(|records| {
-        for record in records.get_or_init(find_records) {
-            with_value(*record, |value| bytes.extend_from_slice(value));
+    VARIABLES.with(|variables| {
+        for variable in variables.get_or_init(find_variables) {
+            variable.show(|value| bytes.extend_from_slice(value));
         }
     });
     bytes
@@ -90,9 +90,9 @@ impl Known {
     /// Compares the values where they stand: a hit does this each time, and copies nothing.
     fn still_hold(&self) -> bool {
         let mut rest = self.last.as_slice();
-        let same = RECORDS.with(|records| {
-            records.get_or_init(find_records).iter().all(|record| {
-                with_value(*record, |value| match rest.strip_prefix(value) {
+        let same = VARIABLES.with(|variables| {
+            variables.get_or_init(find_variables).iter().all(|variable| {
+                variable.show(|value| match rest.strip_prefix(value) {
                     Some(behind) => {
                         rest = behind;
                         true
@@ -119,7 +119,7 @@ pub fn append_custom(bytes: &mut Vec<u8>) {
         let bytes_of_name = name.to_bytes();
         if is_set && bytes_of_name.contains(&b'.') && !bytes_of_name.starts_with(b"pg_cache.") {
             bytes.extend_from_slice(name.to_bytes_with_nul());
-            with_value(record, |value| bytes.extend_from_slice(value));
+            Variable::of(record).show(|value| bytes.extend_from_slice(value));
         }
     }
 }
@@ -173,14 +173,14 @@ fn name_of<'a>(record: *mut pg_sys::config_generic) -> &'a CStr {
     unsafe { CStr::from_ptr(name) }
 }
 
-fn find_records() -> Vec<*mut pg_sys::config_generic> {
+fn find_variables() -> Vec<Variable> {
     let all = all_records();
     let named = |wanted: &&CStr| {
         all.iter()
             .copied()
             .find(|record| name_of(*record).to_bytes().eq_ignore_ascii_case(wanted.to_bytes()))
     };
-    NAMES.iter().filter_map(named).collect()
+    NAMES.iter().filter_map(named).map(Variable::of).collect()
 }
 
 #[cfg(any(feature = "pg14", feature = "pg15"))]
@@ -203,30 +203,56 @@ fn all_records() -> Vec<*mut pg_sys::config_generic> {
     unsafe { std::slice::from_raw_parts(records, count) }.to_vec()
 }
 
-/// Shows the bytes of the variable behind a record: numbers as they are, texts with the NUL that no
-/// text holds.
-#[allow(clippy::multiple_unsafe_ops_per_block)]
-fn with_value<T>(record: *mut pg_sys::config_generic, show: impl FnOnce(&[u8]) -> T) -> T {
-    // SAFETY: `vartype` tells which struct the record is the head of, and every such struct holds
-    // the address of a live variable of that type; a string variable may be NULL.
-    unsafe {
-        match (*record).vartype {
-            config_type::PGC_BOOL => {
-                show(&[u8::from(*(*record.cast::<pg_sys::config_bool>()).variable)])
+/// Where a setting's value stands: a live variable of that type.
+#[derive(Clone, Copy)]
+enum Variable {
+    Bool(*const bool),
+    /// An enum too.
+    Int(*const c_int),
+    Real(*const f64),
+    /// It may be NULL.
+    Text(*const *mut c_char),
+}
+
+impl Variable {
+    #[allow(clippy::multiple_unsafe_ops_per_block)]
+    fn of(record: *mut pg_sys::config_generic) -> Self {
+        // SAFETY: `vartype` tells which struct the record is the head of.
+        unsafe {
+            match (*record).vartype {
+                config_type::PGC_BOOL => {
+                    Self::Bool((*record.cast::<pg_sys::config_bool>()).variable)
+                }
+                config_type::PGC_INT => Self::Int((*record.cast::<pg_sys::config_int>()).variable),
+                config_type::PGC_REAL => {
+                    Self::Real((*record.cast::<pg_sys::config_real>()).variable)
+                }
+                config_type::PGC_ENUM => {
+                    Self::Int((*record.cast::<pg_sys::config_enum>()).variable)
+                }
+                _ => Self::Text((*record.cast::<pg_sys::config_string>()).variable),
             }
-            config_type::PGC_INT => {
-                show(&(*(*record.cast::<pg_sys::config_int>()).variable).to_le_bytes())
-            }
-            config_type::PGC_REAL => {
-                show(&(*(*record.cast::<pg_sys::config_real>()).variable).to_le_bytes())
-            }
-            config_type::PGC_ENUM => {
-                show(&(*(*record.cast::<pg_sys::config_enum>()).variable).to_le_bytes())
-            }
-            _ => {
-                let variable = *(*record.cast::<pg_sys::config_string>()).variable;
-                let text = if variable.is_null() { c"" } else { CStr::from_ptr(variable) };
-                show(text.to_bytes_with_nul())
+        }
+    }
+
+    /// Shows its bytes: numbers as they are, texts with the NUL that no text holds.
+    #[inline]
+    fn show<T>(self, show: impl FnOnce(&[u8]) -> T) -> T {
+        match self {
+            // SAFETY: live, and of this type.
+            Self::Bool(place) => show(&[u8::from(unsafe { *place })]),
+            // SAFETY: as above.
+            Self::Int(place) => show(&unsafe { *place }.to_le_bytes()),
+            // SAFETY: as above.
+            Self::Real(place) => show(&unsafe { *place }.to_le_bytes()),
+            Self::Text(place) => {
+                // SAFETY: as above.
+                let text = unsafe { *place };
+                if text.is_null() {
+                    return show(&[0]);
+                }
+                // SAFETY: guc.c's strings end with NUL.
+                show(unsafe { CStr::from_ptr(text) }.to_bytes_with_nul())
             }
         }
     }

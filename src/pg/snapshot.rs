@@ -10,6 +10,8 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use pgrx::pg_sys;
 
+use super::bare;
+
 /// A snapshot that somebody else keeps alive: the active one, or one pushed by [`Fresh`].
 #[derive(Clone, Copy)]
 pub struct Snapshot {
@@ -21,8 +23,8 @@ pub struct Snapshot {
 impl Snapshot {
     /// The snapshot of the calling statement.
     pub fn active() -> Self {
-        // SAFETY: a function called from SQL, and a commit with `Fresh`, have an active snapshot.
-        Self::of(unsafe { pg_sys::GetActiveSnapshot() })
+        // A function called from SQL, and a commit with `Fresh`, have one.
+        Self::of(bare::GetActiveSnapshot())
     }
 
     fn of(raw: pg_sys::Snapshot) -> Self {

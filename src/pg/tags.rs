@@ -4,7 +4,7 @@
 //! table in memory counts at once, and none of this server's run is missing in it.
 
 use pg_cache_core::tag::{Bucket, Tag};
-use pg_cache_core::tagtable::Field;
+use pg_cache_core::tagtable::Fields;
 use pg_cache_core::tagtable::memory::{self, Table, View};
 
 use super::snapshot::Snapshot;
@@ -32,7 +32,7 @@ impl Tags {
     }
 
     /// The buckets; `None` if some hold writers that the snapshot may not see as complete.
-    pub fn fields(self, buckets: &[Bucket], snapshot: &Snapshot) -> Option<Vec<Field>> {
+    pub fn fields(self, buckets: &[Bucket], snapshot: &Snapshot) -> Option<Fields> {
         with_view(snapshot, |view| {
             buckets.iter().map(|bucket| self.table.field(self.database, *bucket, view)).collect()
         })

@@ -32,8 +32,7 @@ pub fn timeline() -> u64 {
 
 #[cfg(not(feature = "pg14"))]
 fn insertion_timeline() -> u64 {
-    // SAFETY: reads shared memory; not in recovery.
-    u64::from(unsafe { pg_sys::GetWALInsertionTimeLine() })
+    u64::from(super::bare::GetWALInsertionTimeLine())
 }
 
 #[cfg(feature = "pg14")]

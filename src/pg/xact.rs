@@ -14,7 +14,7 @@ use pgrx::pg_sys;
 
 use super::error::Outcome;
 use super::host::Holdoffs;
-use super::snapshot;
+use super::{bare, snapshot};
 
 /// Whether every statement of this transaction sees the snapshot of its first.
 pub fn keeps_snapshot() -> bool {
@@ -28,8 +28,7 @@ pub fn keeps_snapshot() -> bool {
 /// With a transaction id, own changes are visible before anything could be noted of them; under
 /// SERIALIZABLE, a read that PostgreSQL does not see cannot be part of a conflict.
 pub fn obstacle() -> Option<Reason> {
-    // SAFETY: reads the state of the current transaction; assigns nothing.
-    let xid = unsafe { pg_sys::GetTopTransactionIdIfAny() };
+    let xid = bare::GetTopTransactionIdIfAny();
     if xid != pg_sys::InvalidTransactionId && !super::host::skips("guard.ownxid") {
         return Some(Reason::OwnXid);
     }
@@ -52,21 +51,14 @@ pub fn refuse_on_standby(what: &std::ffi::CStr) {
     unsafe { pg_sys::PreventCommandDuringRecovery(what.as_ptr()) };
 }
 
-unsafe extern "C" {
-    /// Without pgrx's guard: it reads one number, cannot raise, and is asked at every row.
-    fn GetCurrentTransactionNestLevel() -> std::ffi::c_int;
-}
-
 /// The nest level of the transaction at hand: 1 at the top, one more for each savepoint.
 pub fn level() -> u32 {
-    // SAFETY: reads the state of the current transaction.
-    u32::try_from(unsafe { GetCurrentTransactionNestLevel() }).unwrap_or(1)
+    u32::try_from(bare::GetCurrentTransactionNestLevel()).unwrap_or(1)
 }
 
 /// The transaction's id at the top level, if it has one.
 pub fn xid() -> Option<u64> {
-    // SAFETY: reads the state of the current transaction; assigns nothing.
-    let xid = unsafe { pg_sys::GetTopFullTransactionIdIfAny() }.value;
+    let xid = bare::GetTopFullTransactionIdIfAny().value;
     (xid != 0).then_some(xid)
 }
 

@@ -10,7 +10,7 @@ use std::rc::Rc;
 use pg_cache_core::fence::{self, Judgement, Look, Table, Wanted, judge};
 use pg_cache_core::reason::Reason;
 use pg_cache_core::sidecar::{Dep, Sidecar};
-use pg_cache_core::tagtable::Field;
+use pg_cache_core::tagtable::{Field, Fields};
 
 use crate::client::failure::Failure;
 use crate::client::scripts::{self, LeaseAsk};
@@ -38,7 +38,7 @@ impl Under {
     }
 
     /// The entry's part of the tag table, if that is in memory.
-    fn memory(&self) -> Result<Option<Vec<Field>>, Reason> {
+    fn memory(&self) -> Result<Option<Fields>, Reason> {
         listed::fields(&self.registration, &self.entry, &self.snapshot)
     }
 

@@ -83,11 +83,19 @@ pub struct EntryKeys {
 
 impl EntryKeys {
     pub fn new(key: &[u8]) -> Self {
-        let mut sidecar = Vec::with_capacity(NAME_HEAD_BYTES + key.len());
+        Self::joined(&[], key)
+    }
+
+    /// Of a key in two parts.
+    pub fn joined(prefix: &[u8], key: &[u8]) -> Self {
+        let mut sidecar = Vec::with_capacity(NAME_HEAD_BYTES + prefix.len() + key.len());
         sidecar.extend_from_slice(SIDECAR_PREFIX);
-        sidecar.extend_from_slice(&slot_tag(slot(key)));
+        sidecar.extend_from_slice(&slot_tag(0));
         sidecar.extend_from_slice(TAG_END);
+        sidecar.extend_from_slice(prefix);
         sidecar.extend_from_slice(key);
+        let tag = slot_tag(slot(&sidecar[NAME_HEAD_BYTES..]));
+        sidecar[SIDECAR_PREFIX.len()..][..TAG_BYTES].copy_from_slice(&tag);
         EntryKeys { sidecar }
     }
 

@@ -20,7 +20,7 @@
 //! If an equality were counted that does not hold (the ON of a LEFT JOIN for its left side, either
 //! for FULL, one below OR), a change of a row that the result shows would leave the entry a hit.
 
-use crate::tag::{GroupColumn, Tag};
+use crate::tag::{GroupColumn, Tag, Tags};
 
 /// Beyond that many groups, one entry of a query depends on the whole table.
 pub const GROUPS_MAX: usize = 64;
@@ -124,7 +124,7 @@ pub struct Pinned<'a> {
 ///
 /// A change notes the group of each column alone, and with several columns that of all together: so
 /// either all are pinned, or one is as good as it gets.
-pub fn group_tags(relation: u32, by: usize, pinned: &[Pinned<'_>], out: &mut Vec<Tag>) {
+pub fn group_tags(relation: u32, by: usize, pinned: &[Pinned<'_>], out: &mut Tags) {
     let known = || pinned.iter().filter_map(|pin| Some((pin.column, pin.hashes.as_ref()?)));
     if known().any(|(_, hashes)| hashes.is_empty()) {
         return;
@@ -147,7 +147,7 @@ fn combine<'a>(
     relation: u32,
     columns: &[(&'a str, &Vec<u64>)],
     chosen: &mut Vec<GroupColumn<'a>>,
-    out: &mut Vec<Tag>,
+    out: &mut Tags,
 ) {
     let Some(((name, hashes), rest)) = columns.split_first() else {
         return out.push(Tag::group(relation, chosen));

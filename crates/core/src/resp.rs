@@ -7,11 +7,15 @@
 //! byte; what it cannot be sure of is [`Look::Other`]. If that broke, a reply would be taken for
 //! another.
 
+mod plain;
+
 use std::ops::Range;
 
 use crate::decimal;
 use crate::tag::Bucket;
 use crate::tagtable;
+
+pub use self::plain::{Plain, read_plain};
 
 /// What stands at the beginning of the bytes that came so far.
 #[derive(Debug, Clone, PartialEq, Eq)]

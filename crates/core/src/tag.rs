@@ -5,8 +5,10 @@
 //! one thing would be a stale read. So a row group is named by the hash that PostgreSQL itself
 //! uses for equality of the column's type, never by a value's text.
 
-use crate::decimal;
+use smallvec::SmallVec;
 use xxhash_rust::xxh3::{Xxh3Default, xxh3_64};
+
+use crate::decimal;
 
 /// What can be invalidated.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -15,6 +17,12 @@ pub struct Tag(pub u64);
 /// A field of the tag table. Tags share buckets, so the table is bounded.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct Bucket(pub u32);
+
+/// Those of one entry: few, so that a hit asks nobody for memory.
+pub type Tags = SmallVec<[Tag; 8]>;
+
+/// The same as buckets.
+pub type Buckets = SmallVec<[Bucket; 8]>;
 
 /// One column of a row group and the hash of its value by the type's own extended hash function.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

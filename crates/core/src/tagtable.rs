@@ -9,6 +9,8 @@
 
 pub mod memory;
 
+use smallvec::SmallVec;
+
 use crate::decimal;
 
 /// The field that names the generation, 32 hexadecimal digits.
@@ -70,6 +72,9 @@ pub fn parse_generation(bytes: &[u8]) -> Option<u128> {
 pub fn parse_xid(bytes: &[u8]) -> Option<u64> {
     decimal::parse(bytes)
 }
+
+/// Those of one entry: few, so that a hit asks nobody for memory.
+pub type Fields = SmallVec<[Field; 8]>;
 
 /// A bucket: its version, and who wrote it lately.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Hash)]

@@ -221,9 +221,9 @@ fn equality_carries_through_other_columns() {
 fn tags(by: usize, pinned: &[(&'static str, Option<Vec<u64>>)]) -> Vec<Tag> {
     let pinned: Vec<_> =
         pinned.iter().map(|(column, hashes)| Pinned { column, hashes: hashes.clone() }).collect();
-    let mut out = Vec::new();
+    let mut out = Tags::new();
     group_tags(1, by, &pinned, &mut out);
-    out
+    out.into_vec()
 }
 
 fn group(columns: &[(&'static str, u64)]) -> Tag {
