@@ -19,6 +19,7 @@ use pg_cache_testbed::{Pair, Postgres, eventually};
 use serde_json::{Value, json};
 
 use crate::Outcome;
+use crate::affinity;
 use crate::samples::quantile;
 
 /// Branches of pgbench; 100,000 accounts each.
@@ -182,8 +183,9 @@ pub fn run(rounds: usize) -> Outcome<Value> {
     report::print_head(rounds);
     let mut rows = vec![bulk::measure(&pair, rounds)?];
     report::print(&rows[0]);
-    for (kind, clients) in pgbench::all() {
-        let row = pgbench::measure(&pair, &kind, clients, rounds)?;
+    let layouts = affinity::layouts()?;
+    for case in pgbench::all(&layouts) {
+        let row = pgbench::measure(&pair, &layouts, &case, rounds)?;
         report::print(&row);
         rows.push(row);
     }

@@ -14,10 +14,15 @@ use super::{
     Row, SCALE, TRACKED, TRACKED_IN_MEMORY, Way, await_ends, compare, turns,
 };
 use crate::Outcome;
+use crate::affinity::Layout;
 
 /// Short, so that the ways of a round meet the same machine; long beside a session's start.
-const SECONDS: u32 = 2;
-const CLIENTS: [u32; 2] = [1, 4];
+const SECONDS: u32 = 1;
+
+/// How many clients, and where they run: `Some` pins them and PostgreSQL to one core and Redis to
+/// another. Free, one client and its backend may run on one core as long as there is no third
+/// process: then a wake-up costs a tenth of one across, and a ratio tells of that.
+const PLACES: [(u32, Option<&str>); 3] = [(1, Some("redis_across")), (1, None), (4, None)];
 
 /// At least this much of the throughput without.
 const TPC_B_GOAL: Goal = Goal::AtLeast(0.9);
@@ -35,6 +40,26 @@ pub struct Kind {
     ways: Vec<(Way, Option<Goal>)>,
 }
 
+/// A script, how many clients run it, and the id of the layout that they are pinned by.
+pub struct Case {
+    kind: Kind,
+    clients: u32,
+    layout: Option<&'static str>,
+}
+
+impl Case {
+    fn what(&self) -> String {
+        let plural = if self.clients == 1 { "" } else { "s" };
+        let place = if self.layout.is_some() { "Redis across" } else { "not pinned" };
+        format!("{}, {} client{plural}, {place}", self.kind.title, self.clients)
+    }
+
+    /// Free and with one client, placements are compared: no goal then.
+    fn goal(&self, goal: Option<Goal>) -> Option<Goal> {
+        goal.filter(|_| self.layout.is_some() || self.clients > 1)
+    }
+}
+
 pub fn initialise(postgres: &Postgres, database: &str, scale: u32) -> Outcome<()> {
     let mut command = program(postgres, database);
     command.args(["--initialize", "--quiet", "--scale"]).arg(scale.to_string());
@@ -42,8 +67,8 @@ pub fn initialise(postgres: &Postgres, database: &str, scale: u32) -> Outcome<()
     Ok(())
 }
 
-/// Every script with every number of clients.
-pub fn all() -> Vec<(Kind, u32)> {
+/// Every script with every number of clients, in every place there is.
+pub fn all(layouts: &[Layout]) -> Vec<Case> {
     let tpc_b = || Kind {
         title: "TPC-B of pgbench",
         script: None,
@@ -68,22 +93,44 @@ pub fn all() -> Vec<(Kind, u32)> {
             (INVALIDATED_IN_MEMORY, Some(UPDATE_GOAL)),
         ],
     };
-    let clients = |kind: fn() -> Kind| CLIENTS.map(|clients| (kind(), clients));
-    [clients(tpc_b), clients(update)].into_iter().flatten().collect()
+    let is_there = |layout: &&str| layouts.iter().any(|known| known.id == *layout);
+    let places = PLACES.iter().filter(|(_, layout)| layout.as_ref().is_none_or(is_there));
+    let cases = |kind: fn() -> Kind| {
+        places.clone().map(move |(clients, layout)| Case {
+            kind: kind(),
+            clients: *clients,
+            layout: *layout,
+        })
+    };
+    cases(tpc_b).chain(cases(update)).collect()
 }
 
-pub fn measure(pair: &Pair, kind: &Kind, clients: u32, rounds: usize) -> Outcome<Row> {
+/// Runs the case where it belongs; whoever comes after it finds nothing pinned.
+pub fn measure(pair: &Pair, layouts: &[Layout], case: &Case, rounds: usize) -> Outcome<Row> {
+    let place = |id: &str| -> Outcome<()> {
+        match layouts.iter().find(|layout| layout.id == id) {
+            Some(layout) => layout.apply(pair.postgres.pid(), pair.redis.pid()),
+            None => Ok(()),
+        }
+    };
+    case.layout.map_or(Ok(()), place)?;
+    let row = in_turns(pair, case, rounds);
+    place("not_pinned")?;
+    row
+}
+
+fn in_turns(pair: &Pair, case: &Case, rounds: usize) -> Outcome<Row> {
+    let Case { kind, clients, .. } = case;
     let mut results: Vec<Result> =
-        kind.ways.iter().map(|(way, goal)| Result::new(way, *goal)).collect();
+        kind.ways.iter().map(|(way, goal)| Result::new(way, case.goal(*goal))).collect();
     for round in 0..rounds {
         for turn in turns(kind.ways.len(), round) {
-            let per_second = once(pair, &kind.ways[turn].0, kind.script, clients)?;
+            let per_second = once(pair, &kind.ways[turn].0, kind.script, *clients)?;
             results[turn].rounds.push(per_second);
         }
         compare(&mut results);
     }
-    let plural = if clients == 1 { "" } else { "s" };
-    Ok(Row { what: format!("{}, {clients} client{plural}, in a second", kind.title), results })
+    Ok(Row { what: case.what(), results })
 }
 
 /// Transactions in a second.

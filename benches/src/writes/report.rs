@@ -8,10 +8,11 @@ use serde_json::{Value, json};
 use super::{Goal, Row, SCALE};
 
 pub fn print_head(rounds: usize) {
-    println!("\n## Writers: fsync on, nothing pinned\n");
+    println!("\n## Writers: fsync on\n");
     println!("measured    {rounds} rounds; in each, every way in turn, in a database of its own");
-    println!("            (pgbench, scale {SCALE}, prepared, 2 seconds). Ratios are of one");
-    println!("            round; shown is their median, and their quartiles.");
+    println!("            (pgbench, scale {SCALE}, prepared, 1 second). Ratios are of one");
+    println!("            round; shown is their median, and their quartiles. Redis across: client");
+    println!("            and PostgreSQL are pinned to one core, Redis to another.");
 }
 
 pub fn print(row: &Row) {
