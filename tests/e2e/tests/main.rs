@@ -22,6 +22,7 @@ mod debts_stuck;
 mod durable;
 mod durable_room;
 mod encodings;
+mod entries_refused;
 mod events;
 mod events_commit;
 mod events_store;
