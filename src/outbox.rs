@@ -395,6 +395,11 @@ impl Batch {
     /// Leaves out what must not go yet, and all behind it.
     pub fn hold(&mut self, is_owing: impl Fn(u64) -> bool) {
         let batch = self.waiting.iter().map(|one| (one.place.xid, one.message.as_ref().ok()));
+    /// Whose messages these are.
+    pub fn xids(&self) -> impl Iterator<Item = u64> {
+        self.waiting.iter().map(|one| one.place.xid)
+    }
+
         let count = hold::sendable(batch, is_owing);
         if count < self.waiting.len() {
             self.waiting.truncate(count);

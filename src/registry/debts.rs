@@ -8,7 +8,7 @@ use std::collections::HashSet;
 use std::ops::ControlFlow;
 
 use pg_cache_core::arrears::Place;
-use pg_cache_core::debt::Debt;
+use pg_cache_core::debt::{Debt, Search};
 use pg_cache_core::error::Error;
 use pg_cache_core::tag::Tag;
 
@@ -64,15 +64,28 @@ pub fn is_any(snapshot: &Snapshot) -> bool {
     !table.is_bare() && snapshot.first(&table, |_| ()).is_some()
 }
 
-/// The transactions that the snapshot sees owe something; `None` if the table is locked.
-pub fn owing(snapshot: &Snapshot) -> Option<HashSet<u64>> {
-    let mut owing = HashSet::new();
+/// Those of these transactions that the snapshot sees owe something; `None` if the table is locked.
+pub fn owing(snapshot: &Snapshot, of: impl Iterator<Item = u64>) -> Option<HashSet<u64>> {
+    let mut search = Search::of(of);
+    walk_xids(snapshot, |xid| search.pass(xid))?;
+    Some(search.found())
+}
+
+/// Whether the snapshot sees a debt of such a transaction; `None` if the table is locked.
+pub fn is_any_of(snapshot: &Snapshot, is_meant: impl Fn(u64) -> bool) -> Option<bool> {
+    let mut is_found = false;
+    walk_xids(snapshot, |xid| {
+        is_found = is_meant(xid);
+        if is_found { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
+    })?;
+    Some(is_found)
+}
+
+fn walk_xids(snapshot: &Snapshot, mut each: impl FnMut(u64) -> ControlFlow<()>) -> Option<()> {
     walk(None, snapshot, |row| {
         let [_, xid] = row.values();
-        owing.extend(xid.map(|xid| xid.value() as u64));
-        ControlFlow::Continue(())
-    })?;
-    Some(owing)
+        each(xid.map_or(0, |xid| xid.value() as u64))
+    })
 }
 
 /// Shows the debts that the snapshot sees, in order, those behind a place if there is one; `None`

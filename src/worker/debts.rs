@@ -112,9 +112,9 @@ impl Debts {
     /// Whether anything is owed that was not refused, for one who is not to pay it.
     pub fn is_anything_new(&self) -> Outcome<bool> {
         transaction::run(|| {
-            let owing = registry::debts::owing(&Snapshot::active());
-            let is_new = |xid: &u64| !self.arrears.is_stuck(*xid);
-            Ok(End::Commit(owing.is_none_or(|owing| owing.iter().any(is_new))))
+            let is_new = |xid| !self.arrears.is_stuck(xid);
+            let found = registry::debts::is_any_of(&Snapshot::active(), is_new);
+            Ok(End::Commit(found.unwrap_or(true)))
         })
     }
 

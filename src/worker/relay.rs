@@ -219,7 +219,7 @@ impl Relay {
             }
             let mut stuck = HashSet::new();
             if !batch.waiting.is_empty() {
-                let Some(owing) = registry::debts::owing(&snapshot) else {
+                let Some(owing) = registry::debts::owing(&snapshot, batch.xids()) else {
                     let handled = Handled { is_locked_out: true, ..Handled::default() };
                     return Ok(End::Abort(Ok(handled)));
                 };
@@ -361,7 +361,7 @@ impl Relay {
             let mut batch = queue.aside(from, BATCH, &snapshot, is_passed_over);
             // As when it was sent first: nothing goes behind an unsure one to its key.
             batch.hold(|_| false);
-            let Some(owing) = registry::debts::owing(&snapshot) else {
+            let Some(owing) = registry::debts::owing(&snapshot, batch.xids()) else {
                 return Ok(End::Abort(Ok(None)));
             };
             let stuck = behind_debts(&batch, |xid| owing.contains(&xid));
