@@ -215,10 +215,12 @@ fn run(mut errand: Errand) -> Outcome<()> {
         if matches!(pass, Pass::Worked) || is_owing {
             idle_since_ms = host::monotonic_ms();
             bgworker::wait(if is_owing { LOOK_EVERY_MS } else { 0 });
+            worker.blocked = 0;
             continue;
         }
         let limit_ms = match pass {
-            _ if errand.is_visit && !matches!(pass, Pass::Blocked) => 0,
+            // It has tried twice where it can do nothing.
+            _ if errand.is_visit && (!matches!(pass, Pass::Blocked) || worker.blocked > 0) => 0,
             // DROP EXTENSION, and maybe DROP DATABASE is next.
             Pass::Absent if worker.was_here => {
                 bgworker::start_none_at_exit();
