@@ -57,9 +57,9 @@ pub fn ask<T>(request: impl Fn(&mut Session) -> Result<T, Failure>) -> Result<T,
     with_route(timeout, None, |link, route| link.ask(route, MOMENT, request))
 }
 
-/// The same for one of many things, of which Redis may refuse some and take others: what it says of
-/// this one alone stands in the inner result. The answer may hold a value of so many bytes, whatever
-/// the settings say by now.
+/// The same for one of many things, of which Redis may refuse some and take others: what it says
+/// of this one alone stands in the inner result. The answer may hold a value of so many bytes,
+/// whatever the settings say by now.
 pub fn ask_alone<T>(
     value_bytes: usize,
     request: impl Fn(&mut Session) -> RedisResult<T>,

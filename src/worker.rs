@@ -14,6 +14,7 @@ mod look;
 mod lost;
 mod making;
 mod relay;
+mod room;
 mod sending;
 mod sweep;
 mod tokens;
@@ -28,6 +29,7 @@ use pg_cache_core::reason::Reason;
 
 use crate::client::failure::Failure;
 use crate::connection;
+use crate::outbox;
 use crate::pg::bgworker::Errand;
 use crate::pg::error::{Outcome, Raised};
 use crate::pg::snapshot::Snapshot;
@@ -213,9 +215,9 @@ fn run(mut errand: Errand) -> Outcome<()> {
         let is_idle = matches!(pass, Pass::Done | Pass::Stuck);
         let is_owing = is_idle && somebody_writes();
         if matches!(pass, Pass::Worked) || is_owing {
+            worker.blocked = 0;
             idle_since_ms = host::monotonic_ms();
             bgworker::wait(if is_owing { LOOK_EVERY_MS } else { 0 });
-            worker.blocked = 0;
             continue;
         }
         let limit_ms = match pass {
@@ -266,6 +268,8 @@ struct Worker {
     sweep: sweep::Sweep,
     done: done::Done,
     tokens: tokens::Tokens,
+    room_of_debts: room::Room,
+    room_of_events: room::Room,
     /// Passes in a row that came to nothing.
     blocked: u32,
     /// Troubles that the log heard of.
@@ -372,16 +376,21 @@ impl Worker {
         if let Err(Trouble::Postgres(raised)) = relayed {
             return Err(raised.into());
         }
-        self.rest_of_step(&registration, paid, relayed)
+        let has_events_room = relayed.as_ref().is_ok_and(|relayed| relayed.has_room_to_give);
+        let came_to = self.rest_of_step(&registration, paid, relayed);
+        if !self.has_resigned && look.has_room_to_give && !look.owes {
+            self.room_of_debts.give_back("redis_debt", registry::debts::shrink)?;
+        }
+        if !self.has_resigned && has_events_room {
+            self.room_of_events.give_back("redis_outbox", outbox::shrink)?;
+        }
+        came_to
     }
 
     /// Pays debts, if there are any; what Redis says to that stops nothing else.
     fn pay(&mut self, look: &Look, registration: &Registration) -> Outcome<Pass> {
         if !look.owes {
             self.debts.forget();
-            if look.has_room_to_give && !self.has_resigned {
-                transaction::run(registry::debts::shrink)?;
-            }
             return Ok(Pass::Done);
         }
         if self.has_resigned {
@@ -412,7 +421,7 @@ impl Worker {
         let has_swept = heard(swept, &mut troubles)?;
         let has_forgotten = may_work && heard(self.done.step(), &mut troubles)?;
         let has_struck = may_work && heard(self.tokens.step(registration), &mut troubles)?;
-        let Relayed { has_worked, is_held, is_locked_out } = heard(relayed, &mut troubles)?;
+        let Relayed { has_worked, is_held, is_locked_out, .. } = heard(relayed, &mut troubles)?;
         // What is held up by a debt that came just now is looked at again at once.
         let must_pay = is_held && !matches!(paid, Pass::Blocked);
         let has_paid = matches!(paid, Pass::Worked);

@@ -77,6 +77,7 @@ mod relay_kills_kinds;
 mod relay_order;
 mod relay_pace;
 mod relay_soak;
+mod room;
 mod row_groups;
 mod row_groups_live;
 mod row_groups_random;
