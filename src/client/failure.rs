@@ -50,6 +50,11 @@ impl Failure {
         )
     }
 
+    /// Whether it is of what was asked for, so that the next try would meet it as well.
+    pub fn is_refusal(&self) -> bool {
+        matches!(self.reason, Reason::NoPerm | Reason::ServerError | Reason::TooLarge)
+    }
+
     /// Somebody left a list or the like where our lease would stand.
     fn is_about_one_key(&self) -> bool {
         self.reason == Reason::ServerError && self.detail.starts_with("WRONGTYPE")

@@ -13,7 +13,6 @@
 use std::collections::HashSet;
 
 use pg_cache_core::key::{LEASE_PATTERN, SIDECAR_PATTERN};
-use pg_cache_core::reason::Reason;
 
 use crate::client::failure::Failure;
 use crate::flush::unlink_entries;
@@ -117,7 +116,7 @@ impl AllKeys {
         let Some(mut walk) = self.walk.take() else { return Ok(Stepped::Done(Vec::new())) };
         match walk.step() {
             Ok(()) => {}
-            Err(failure) if is_refusal(&failure) => {
+            Err(failure) if failure.is_refusal() => {
                 return Ok(Stepped::Refused(walk.xids, failure));
             }
             Err(failure) => {
@@ -145,11 +144,6 @@ impl AllKeys {
         self.walk = None;
         xids.iter().for_each(|xid| _ = self.bumped.remove(xid));
     }
-}
-
-/// Whether a failure is of what was asked for, and would meet the next try as well.
-fn is_refusal(failure: &Failure) -> bool {
-    matches!(failure.reason, Reason::NoPerm | Reason::ServerError | Reason::TooLarge)
 }
 
 impl Walk {

@@ -59,13 +59,17 @@ impl Sweep {
             Some(sweep) => sweep,
             None => UnderWay::new(generation)?,
         };
-        let goes_on = sweep.step();
-        if !matches!(goes_on, Ok(false)) {
-            self.under_way = Some(sweep);
-            return goes_on;
-        }
+        let refused = match sweep.step() {
+            Ok(false) => sweep.refused,
+            // It may not look at all: others are not to wait for each try.
+            Err(failure) if failure.is_refusal() => Some(failure),
+            goes_on => {
+                self.under_way = Some(sweep);
+                return goes_on;
+            }
+        };
         self.done_for = Some((generation, now_ms + REMEMBER_EVERY_MS));
-        sweep.refused.map_or(Ok(false), Err)
+        refused.map_or(Ok(false), Err)
     }
 }
 

@@ -7,6 +7,7 @@ use pg_cache_e2e::counters::{keys, value};
 use pg_cache_e2e::outbox::{append, events, put, rows, wake};
 use pg_cache_e2e::outcome::sqlstate;
 use pg_cache_e2e::registry::{count, repair, table_key};
+use pg_cache_e2e::stopwatch::timed;
 use pg_cache_e2e::{Scene, cached};
 use pg_cache_testbed::eventually;
 use postgres::Client;
@@ -80,7 +81,7 @@ fn an_entry_that_redis_refuses_keeps_no_other_from_being_flushed_or_swept() {
     let mut client = scene.connect();
     repair(&mut client);
     fill(&mut client, &["app", "other"]);
-    allow(&scene, &["~app:*", "~pgc:*"]);
+    allow(&scene, &["~app:*", "~pgc:*", "~events"]);
     let refused = client.query_one("SELECT redis_flush()", &[]).expect_err("it is told");
     assert_eq!(sqlstate(&refused), "42501");
     assert_eq!((left(&scene, "app"), left(&scene, "other")), (0, 30));
@@ -94,6 +95,7 @@ fn an_entry_that_redis_refuses_keeps_no_other_from_being_flushed_or_swept() {
     client.batch_execute("SELECT redis_register()").unwrap();
     repair(&mut client);
     eventually(SOON, "swept", || left(&scene, "app") == 0);
+    eventually(SOON, "sent", || rows(&mut client) == 0);
     allow(&scene, &["~*"]);
     // It was not for nothing that it is left: the next worker looks for it again.
     scene.quiet();
@@ -101,6 +103,29 @@ fn an_entry_that_redis_refuses_keeps_no_other_from_being_flushed_or_swept() {
         wake(&mut client);
         left(&scene, "other") == 0
     });
+}
+
+#[test]
+fn events_leave_at_once_where_no_sweep_is_allowed() {
+    // Danger: a worker that may not look for what is to be swept takes its passes for nothing, and
+    // each event waits until it tries again.
+    let scene = Scene::alone();
+    let mut client = scene.connect();
+    repair(&mut client);
+    let table = "CREATE TABLE t (id int);
+         CREATE TRIGGER e AFTER INSERT ON t FOR EACH ROW
+             EXECUTE FUNCTION redis_stream('s', 'durable')";
+    client.batch_execute(table).unwrap();
+    scene.redis.cli(&["ACL", "SETUSER", "default", "-scan"]);
+    client.batch_execute("SELECT redis_register()").unwrap();
+    repair(&mut client);
+    let ((), took) = timed(|| {
+        for number in 1..=20 {
+            client.batch_execute("INSERT INTO t VALUES (1)").unwrap();
+            eventually(SOON, "sent", || events(&scene.redis, "s").len() == number);
+        }
+    });
+    assert!(took < Duration::from_millis(1500), "{took:?}");
 }
 
 /// How often the server has refused to show a value.
