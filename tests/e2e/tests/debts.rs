@@ -109,9 +109,9 @@ fn a_debt_of_all_keys_is_paid_in_turns_with_all_else() {
     let mut client = scene.connect();
     repair(&mut client);
     cached(&mut client, "mine", "SELECT 1 AS v").unwrap();
-    foreign_keys(&scene, 4_000);
+    foreign_keys(&scene, 2_000);
     scene.quiet();
-    scene.set_faults("worker.walked:sleep_100");
+    scene.set_faults("worker.walked:sleep_60");
     client.batch_execute("INSERT INTO redis_debt VALUES (-2, '700', '*')").unwrap();
     put(&mut client, &[append("s", "told")]);
     wake(&mut client);

@@ -74,13 +74,13 @@ fn a_sweep_goes_on_where_it_was_when_redis_did_not_answer() {
     let foreign = "for n = 1, 8000 do redis.call('SET', 'foreign:' .. n, '') end";
     stage.scene.redis.cli(&["EVAL", foreign, "0"]);
     let steps = steps(&stage);
-    stage.replace_worker("flush.looked:sleep_50");
+    stage.replace_worker("flush.looked:sleep_30");
     forget_commands(&stage.scene);
     stage.admin.batch_execute("SELECT redis_register()").unwrap();
     let left = |stage: &Stage| keys(&stage.scene.redis, "mine:*").len();
     eventually(SOON, "it is half done", || left(&stage) <= 20);
     // Longer than the worker waits for an answer.
-    stage.scene.redis.cli(&["CLIENT", "PAUSE", "2500", "ALL"]);
+    stage.scene.redis.cli(&["CLIENT", "PAUSE", "2200", "ALL"]);
     eventually(SOON, "it is done", || left(&stage) == 0);
     eventually(SOON, "it is over", || generations(&mut stage).0.len() == 1);
     let scans = commands(&stage.scene.redis)["scan"];
