@@ -150,12 +150,14 @@ impl Walk {
     fn step(&mut self) -> Result<(), Failure> {
         let until_ms = host::monotonic_ms() + STEP_MS;
         loop {
+            let deleted = self.deleted;
+            activity::show(&format!("paying a debt of all keys: {deleted} entries deleted"));
+            host::fault_point("worker.walking");
             let next = match self.phase {
                 Phase::Leases => self.end_leases()?,
                 Phase::Entries => self.delete_entries()?,
                 Phase::Over => return Ok(()),
             };
-            host::fault_point("worker.walked");
             self.cursor = next;
             if next == 0 {
                 self.phase = self.phase.next();
@@ -169,7 +171,6 @@ impl Walk {
 
     /// Those of other databases too: they cost a fill.
     fn end_leases(&mut self) -> Result<u64, Failure> {
-        activity::show("paying a debt of all keys: ending leases");
         let (next, names) = entries::step(LEASE_PATTERN, self.cursor)?;
         if !names.is_empty() {
             let mut unlink = redis::cmd("UNLINK");
@@ -186,8 +187,6 @@ impl Walk {
         let unlinked = unlink_entries(&names, |it| generations.contains(&it.generation))?;
         self.deleted += unlinked.count;
         self.refused = self.refused.take().or(unlinked.refused);
-        let deleted = self.deleted;
-        activity::show(&format!("paying a debt of all keys: {deleted} entries deleted"));
         Ok(next)
     }
 }
