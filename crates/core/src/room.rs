@@ -7,7 +7,8 @@
 /// What is clearly too large.
 pub const LARGE_BYTES: u64 = 64 * 1024 * 1024;
 
-/// Whether to truncate a table that takes so much; without standbys, if it is as large as this.
+/// Whether to truncate a table that takes so much: from `bytes_min` on, and while standbys replay
+/// from [`LARGE_BYTES`] on.
 pub fn is_too_much(bytes: u64, bytes_min: u64, is_replayed: impl FnOnce() -> bool) -> bool {
     bytes >= bytes_min && (bytes >= LARGE_BYTES || !is_replayed())
 }
