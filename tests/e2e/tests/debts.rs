@@ -64,10 +64,10 @@ fn many_debts_leave_neither_room_nor_a_reader_without_hits() {
     repair(&mut client);
     let many = "INSERT INTO redis_debt SELECT 7, g::text::xid8, 'k:' || g
                 FROM generate_series(1, 25000) g";
-    client.batch_execute(many).unwrap();
     for number in [1, 12_500, 25_000] {
         scene.redis.cli(&["SET", &format!("k:{number}"), "old"]);
     }
+    client.batch_execute(many).unwrap();
     put(&mut client, &[append("s", "told")]);
     wake(&mut client);
     eventually(SOON, "told", || rows(&mut client) == 0);
