@@ -12,8 +12,9 @@ use pg_cache_core::breaker::shared::Breakers;
 use pg_cache_core::limiter::Limiter;
 use pg_cache_core::reason::Reason;
 use pg_cache_core::target::Target;
+use redis::RedisResult;
 
-use crate::client::failure::Failure;
+use crate::client::failure::{self, Failure};
 use crate::client::link::{Circuit, Link, Moment, Route};
 use crate::client::server::Server;
 use crate::client::session::{Bounds, Session};
@@ -56,7 +57,25 @@ pub fn ask<T>(request: impl Fn(&mut Session) -> Result<T, Failure>) -> Result<T,
     with_route(timeout, None, |link, route| link.ask(route, MOMENT, request))
 }
 
-/// The same within so much time for all of it: connecting, a second try, each answer.
+/// The same for one of many things, of which Redis may refuse some and take others: what it says
+/// of this one alone stands in the inner result. The answer may hold a value of so many bytes,
+/// whatever the settings say by now.
+pub fn ask_alone<T>(
+    value_bytes: usize,
+    request: impl Fn(&mut Session) -> RedisResult<T>,
+) -> Result<Result<T, Failure>, Failure> {
+    let timeout = Duration::from_millis(guc::timeout_ms());
+    let value_bytes_max = guc::value_bytes_max().max(value_bytes);
+    let asked = with_route_for(value_bytes_max, timeout, None, |link, route| {
+        link.ask(route, MOMENT, |session| failure::alone(request(session)))
+    });
+    match asked {
+        Err(failure) if failure.reason == Reason::TooLarge => Ok(Err(failure)),
+        asked => asked,
+    }
+}
+
+/// As [`ask`] within so much time for all of it: connecting, a second try, each answer.
 pub fn ask_within<T>(
     timeout: Duration,
     request: impl Fn(&mut Session) -> Result<T, Failure>,
@@ -93,6 +112,15 @@ fn with_route<T>(
     until: Option<Instant>,
     ask: impl FnOnce(&mut Link, &Route<'_>) -> Result<T, Failure>,
 ) -> Result<T, Failure> {
+    with_route_for(guc::value_bytes_max(), timeout, until, ask)
+}
+
+fn with_route_for<T>(
+    value_bytes_max: usize,
+    timeout: Duration,
+    until: Option<Instant>,
+    ask: impl FnOnce(&mut Link, &Route<'_>) -> Result<T, Failure>,
+) -> Result<T, Failure> {
     // No time at all would mean no limit.
     let timeout = timeout.max(Duration::from_millis(1));
     let connect_timeout = Duration::from_millis(guc::connect_timeout_ms()).min(timeout);
@@ -102,7 +130,7 @@ fn with_route<T>(
             connect_timeout,
             timeout,
             until,
-            reply_bytes_max: guc::value_bytes_max().saturating_add(REPLY_OVERHEAD_BYTES),
+            reply_bytes_max: value_bytes_max.saturating_add(REPLY_OVERHEAD_BYTES),
         },
         secret_source: guc::password_file(),
         client_name: client_name(),

@@ -2,13 +2,14 @@
 
 use pg_cache_core::error::Error;
 use pg_cache_core::key::{EntryKeys, RESERVED_PREFIX, key_of_sidecar};
-use pg_cache_core::sidecar::Sidecar;
+use pg_cache_core::sidecar::{BYTES_MAX, Sidecar};
 
 use crate::client::failure::Failure;
+use crate::client::session::Session;
 use crate::client::unlink;
 use crate::entries::{self, STEP_KEYS};
 use crate::pg::snapshot::Snapshot;
-use crate::pg::{activity, host};
+use crate::pg::{activity, guc, host};
 use crate::{connection, registry};
 
 /// Begins a pattern that means foreign keys too.
@@ -36,25 +37,28 @@ pub fn flush(pattern: Option<&str>) -> Result<u64, Error> {
         let pattern = format!("{}{glob}", entries::literal(prefix));
         walk(&pattern, &mut progress, unlink_foreign)?;
     }
-    Ok(progress.deleted)
+    progress.refused.map_or(Ok(progress.deleted), |failure| Err(unreachable(failure)))
 }
 
 #[derive(Default)]
 struct Progress {
     seen: u64,
     deleted: u64,
+    refused: Option<Failure>,
 }
 
 fn walk(
     pattern: &str,
     progress: &mut Progress,
-    unlink: impl Fn(&[Vec<u8>]) -> Result<u64, Failure>,
+    unlink: impl Fn(&[Vec<u8>]) -> Result<Unlinked, Failure>,
 ) -> Result<(), Error> {
     let _shown = activity::Shown::start();
     let walked = entries::walk(pattern, |names| {
+        let Unlinked { count, refused } = unlink(names)?;
         progress.seen += STEP_KEYS;
-        progress.deleted += unlink(names)?;
-        let Progress { seen, deleted } = *progress;
+        progress.deleted += count;
+        progress.refused = progress.refused.take().or(refused);
+        let Progress { seen, deleted, .. } = *progress;
         activity::show(&format!("redis_flush: about {seen} keys seen, {deleted} deleted"));
         Ok(())
     });
@@ -66,46 +70,88 @@ pub fn unreachable(failure: Failure) -> Error {
 }
 
 /// Entries whose sidecar says that this database filled them.
-fn unlink_own(names: &[Vec<u8>], generation: Option<u128>) -> Result<u64, Failure> {
+fn unlink_own(names: &[Vec<u8>], generation: Option<u128>) -> Result<Unlinked, Failure> {
     unlink_entries(names, |sidecar| Some(sidecar.generation) == generation)
 }
 
-/// The entries of these sidecars that are of a certain kind; returns how many there were. One that
-/// somebody changes meanwhile stays.
+/// What became of some entries.
+#[derive(Default)]
+pub struct Unlinked {
+    /// How many are gone.
+    pub count: u64,
+    /// Why the first of those is not that Redis did not let us have.
+    pub refused: Option<Failure>,
+}
+
+/// Deletes the entries of these sidecars that are of a certain kind. One that somebody changes
+/// meanwhile stays; one that is refused stays too, and is in nobody's way.
 pub fn unlink_entries(
     names: &[Vec<u8>],
     is_meant: impl Fn(&Sidecar) -> bool,
-) -> Result<u64, Failure> {
+) -> Result<Unlinked, Failure> {
+    let mut unlinked = Unlinked::default();
     if names.is_empty() {
-        return Ok(0);
+        return Ok(unlinked);
     }
     let mut look = redis::cmd("MGET");
     look.arg(names);
-    let found: Vec<Option<Vec<u8>>> = connection::ask(|session| Ok(look.query(session)?))?;
-    let mut entries = 0;
+    let found = connection::ask_alone(names.len() * BYTES_MAX, |session| look.query(session))?;
+    let found: Vec<Option<Vec<u8>>> = match found {
+        Ok(found) => found,
+        Err(failure) => return Ok(Unlinked { refused: Some(failure), ..unlinked }),
+    };
     for (name, bytes) in names.iter().zip(found) {
         let (Some(key), Some(bytes)) = (key_of_sidecar(name), bytes) else { continue };
         let Some(sidecar) = Sidecar::decode(&bytes).ok().filter(&is_meant) else { continue };
-        let keys = EntryKeys::new(key);
         host::check_interrupts();
-        let value = connection::ask(|session| Ok(unlink::value(session, &keys, &sidecar)?))?;
-        host::fault_point("flush.looked");
-        let is_gone = connection::ask(|session| {
-            Ok(unlink::entry(session, &keys, &bytes, value.as_deref())?)
-        })?;
-        entries += u64::from(is_gone);
+        match unlink_entry(&EntryKeys::new(key), &sidecar, &bytes)? {
+            Ok(is_gone) => unlinked.count += u64::from(is_gone),
+            Err(failure) => _ = unlinked.refused.get_or_insert(failure),
+        }
     }
-    Ok(entries)
+    Ok(unlinked)
+}
+
+fn unlink_entry(
+    keys: &EntryKeys,
+    sidecar: &Sidecar,
+    bytes: &[u8],
+) -> Result<Result<bool, Failure>, Failure> {
+    // A larger value is not the one that was filled.
+    let is_possible = sidecar.value_bytes <= guc::value_bytes_largest();
+    let value_bytes = usize::try_from(sidecar.value_bytes).unwrap_or(usize::MAX);
+    let look = |session: &mut Session| unlink::value(session, keys, sidecar);
+    let value = match is_possible.then(|| connection::ask_alone(value_bytes, look)).transpose()? {
+        None => None,
+        Some(Ok(value)) => value,
+        Some(Err(failure)) => return Ok(Err(failure)),
+    };
+    host::fault_point("flush.looked");
+    connection::ask_alone(0, |session| unlink::entry(session, keys, bytes, value.as_deref()))
 }
 
 /// Whatever matches, but for the helpers of other databases' entries.
-fn unlink_foreign(names: &[Vec<u8>]) -> Result<u64, Failure> {
+fn unlink_foreign(names: &[Vec<u8>]) -> Result<Unlinked, Failure> {
     let reserved = |name: &&Vec<u8>| name.starts_with(RESERVED_PREFIX.as_bytes());
     let names: Vec<_> = names.iter().filter(|name| !reserved(name)).collect();
     if names.is_empty() {
-        return Ok(0);
+        return Ok(Unlinked::default());
     }
-    let mut unlink = redis::cmd("UNLINK");
-    unlink.arg(&names);
-    connection::ask(|session| Ok(unlink.query(session)?))
+    let unlink = |names: &[&Vec<u8>]| {
+        let mut unlink = redis::cmd("UNLINK");
+        unlink.arg(names);
+        connection::ask_alone(0, |session| unlink.query(session))
+    };
+    if let Ok(count) = unlink(&names)? {
+        return Ok(Unlinked { count, refused: None });
+    }
+    // One of them is enough for a refusal of all.
+    let mut unlinked = Unlinked::default();
+    for name in names {
+        match unlink(&[name])? {
+            Ok(count) => unlinked.count += count,
+            Err(failure) => _ = unlinked.refused.get_or_insert(failure),
+        }
+    }
+    Ok(unlinked)
 }

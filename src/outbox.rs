@@ -35,7 +35,7 @@ use crate::pg::queue::{Inserter, Spot};
 use crate::pg::snapshot::{Fresh, Snapshot};
 use crate::pg::table::{self, EXCLUSIVE_LOCK, READ_LOCK, Row, Table, WRITE_LOCK};
 use crate::pg::transaction::{self, End};
-use crate::pg::{Datum, guc, host, queue, text, utility, wal, xact};
+use crate::pg::{Datum, guc, host, lockers, queue, text, utility, wal, xact};
 use crate::{registry, worker};
 
 /// What is put aside has its number less this: below all that are the negative of an id.
@@ -372,24 +372,32 @@ impl Queue {
 
 /// Gives the room of deleted rows back, if there are no others and nobody is in the way: VACUUM
 /// comes too seldom for a table through which so much passes.
-pub fn shrink() -> Outcome<End<bool>> {
-    let Some(schema) = table::extension_schema_name() else { return Ok(End::Abort(false)) };
-    let Some(queue) = Queue::open(EXCLUSIVE_LOCK) else { return Ok(End::Abort(false)) };
+pub fn shrink() -> Outcome<End<()>> {
+    let Some(schema) = table::extension_schema_name() else { return Ok(End::Abort(())) };
+    if registry::outbox_table().is_none_or(lockers::is_used) {
+        return Ok(End::Abort(()));
+    }
+    let Some(queue) = Queue::open(EXCLUSIVE_LOCK) else { return Ok(End::Abort(())) };
     // Behind the lock: nobody has rows there that are yet to be committed.
     let is_empty = queue.is_empty(&Fresh::push().snapshot);
     if !is_empty {
-        return Ok(End::Abort(false));
+        return Ok(End::Abort(()));
     }
     // Closed for TRUNCATE, and locked until it has committed: a row that came in between would go.
     queue.close();
     host::fault_point("outbox.shrink");
     utility::run(&format!("TRUNCATE {schema}.redis_outbox"))?;
-    Ok(End::Commit(true))
+    Ok(End::Commit(()))
 }
 
 impl Batch {
     pub fn is_something(&self) -> bool {
         !self.waiting.is_empty() || self.marker.is_some()
+    }
+
+    /// Whose messages these are.
+    pub fn xids(&self) -> impl Iterator<Item = u64> {
+        self.waiting.iter().map(|one| one.place.xid)
     }
 
     /// Leaves out what must not go yet, and all behind it.

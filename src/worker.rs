@@ -7,11 +7,14 @@
 //! only after the last step of its making. Without the order of the steps a writer could commit
 //! unseen by both the table and the debts.
 
+mod all_keys;
 mod debts;
 mod done;
+mod look;
 mod lost;
 mod making;
 mod relay;
+mod room;
 mod sending;
 mod sweep;
 mod tokens;
@@ -19,24 +22,23 @@ mod waiting;
 
 use std::cell::{Cell, RefCell};
 use std::ffi::CStr;
-use std::rc::Rc;
 use std::thread::LocalKey;
 
 use pg_cache_core::limiter::Limiter;
 use pg_cache_core::reason::Reason;
 
 use crate::client::failure::Failure;
-use crate::client::making::made;
-use crate::client::server::Server;
 use crate::connection;
+use crate::outbox;
 use crate::pg::bgworker::Errand;
 use crate::pg::error::{Outcome, Raised};
-use crate::pg::snapshot::{Fresh, Snapshot};
+use crate::pg::snapshot::Snapshot;
 use crate::pg::transaction::{self, End};
 use crate::pg::{activity, bgworker, error, host, lockers, wal};
-use crate::registry::{self, Home, Registration};
+use crate::registry::{self, Registration};
 use crate::stats;
 
+use self::look::{Look, look, usable};
 use self::relay::Relayed;
 
 /// How often a backend tries to start a worker.
@@ -213,12 +215,14 @@ fn run(mut errand: Errand) -> Outcome<()> {
         let is_idle = matches!(pass, Pass::Done | Pass::Stuck);
         let is_owing = is_idle && somebody_writes();
         if matches!(pass, Pass::Worked) || is_owing {
+            worker.blocked = 0;
             idle_since_ms = host::monotonic_ms();
             bgworker::wait(if is_owing { LOOK_EVERY_MS } else { 0 });
             continue;
         }
         let limit_ms = match pass {
-            _ if errand.is_visit && !matches!(pass, Pass::Blocked) => 0,
+            // It has tried twice where it can do nothing.
+            _ if errand.is_visit && (!matches!(pass, Pass::Blocked) || worker.blocked > 0) => 0,
             // DROP EXTENSION, and maybe DROP DATABASE is next.
             Pass::Absent if worker.was_here => {
                 bgworker::start_none_at_exit();
@@ -264,18 +268,12 @@ struct Worker {
     sweep: sweep::Sweep,
     done: done::Done,
     tokens: tokens::Tokens,
+    room_of_debts: room::Room,
+    room_of_events: room::Room,
     /// Passes in a row that came to nothing.
     blocked: u32,
-    /// The last trouble that the log heard of.
-    reported: Option<Reason>,
-}
-
-/// What PostgreSQL says.
-struct Look {
-    registration: Option<Rc<Registration>>,
-    owes: bool,
-    /// Paid debts take much of it.
-    has_room_to_give: bool,
+    /// Troubles that the log heard of.
+    reported: Vec<Reason>,
 }
 
 /// Why a step was not taken.
@@ -299,6 +297,18 @@ impl From<Raised> for Trouble {
 }
 
 type Step<T> = Result<T, Trouble>;
+
+/// What a step came to; what Redis says to it stops no other, and is told when all are done.
+fn heard<T: Default>(step: Step<T>, troubles: &mut Vec<Failure>) -> Outcome<T> {
+    match step {
+        Ok(came_to) => Ok(came_to),
+        Err(Trouble::Redis(failure)) => {
+            troubles.push(failure);
+            Ok(T::default())
+        }
+        Err(Trouble::Postgres(raised)) => Err(raised),
+    }
+}
 
 impl Worker {
     fn pass(&mut self) -> Outcome<Pass> {
@@ -366,16 +376,21 @@ impl Worker {
         if let Err(Trouble::Postgres(raised)) = relayed {
             return Err(raised.into());
         }
-        self.rest_of_step(&registration, paid, relayed)
+        let has_events_room = relayed.as_ref().is_ok_and(|relayed| relayed.has_room_to_give);
+        let came_to = self.rest_of_step(&registration, paid, relayed);
+        if !self.has_resigned && look.has_room_to_give && !look.owes {
+            self.room_of_debts.give_back("redis_debt", registry::debts::shrink)?;
+        }
+        if !self.has_resigned && has_events_room {
+            self.room_of_events.give_back("redis_outbox", outbox::shrink)?;
+        }
+        came_to
     }
 
     /// Pays debts, if there are any; what Redis says to that stops nothing else.
     fn pay(&mut self, look: &Look, registration: &Registration) -> Outcome<Pass> {
         if !look.owes {
             self.debts.forget();
-            if look.has_room_to_give && !self.has_resigned {
-                transaction::run(registry::debts::shrink)?;
-            }
             return Ok(Pass::Done);
         }
         if self.has_resigned {
@@ -401,24 +416,36 @@ impl Worker {
         relayed: Step<Relayed>,
     ) -> Step<Pass> {
         let may_work = !self.has_resigned;
-        let swept = self.sweep.step(registration);
-        let has_forgotten = may_work && self.done.step()?;
-        let has_struck = may_work && self.tokens.step(registration)?;
-        let Relayed { has_worked, is_held, is_locked_out } = relayed?;
+        let mut troubles = Vec::new();
+        let swept = self.sweep.step(registration).map_err(Trouble::Redis);
+        let has_swept = heard(swept, &mut troubles)?;
+        let has_forgotten = may_work && heard(self.done.step(), &mut troubles)?;
+        let has_struck = may_work && heard(self.tokens.step(registration), &mut troubles)?;
+        let Relayed { has_worked, is_held, is_locked_out, .. } = heard(relayed, &mut troubles)?;
         // What is held up by a debt that came just now is looked at again at once.
         let must_pay = is_held && !matches!(paid, Pass::Blocked);
-        if swept? || has_worked || must_pay || has_forgotten || has_struck {
+        let has_paid = matches!(paid, Pass::Worked);
+        if has_swept || has_forgotten || has_struck || has_worked || must_pay || has_paid {
+            troubles.iter().for_each(|failure| self.report(failure));
             return Ok(Pass::Worked);
         }
-        Ok(if is_locked_out { Pass::Blocked } else { paid })
+        match troubles.pop() {
+            Some(last) => {
+                troubles.iter().for_each(|failure| self.report(failure));
+                Err(last.into())
+            }
+            None if is_locked_out => Ok(Pass::Blocked),
+            None => Ok(paid),
+        }
     }
 
     /// Into the server's log, once for each kind of trouble.
     fn report(&mut self, failure: &Failure) {
-        if self.reported != Some(failure.reason) {
+        // A breaker that is open says nothing new.
+        if failure.reason != Reason::Breaker && !self.reported.contains(&failure.reason) {
             let sentence = failure.reason.sentence();
             error::log(&format!("pg_cache worker: {sentence} ({})", failure.detail));
-            self.reported = Some(failure.reason);
+            self.reported.push(failure.reason);
         }
     }
 }
@@ -438,37 +465,6 @@ fn leave_a_waiter(errand: Errand) -> Outcome<()> {
     }
     bgworker::start_none_at_exit();
     Ok(())
-}
-
-/// The registration, if this very server was registered and has its table.
-fn usable(look: &Look, server: &Server) -> Result<Option<Rc<Registration>>, Failure> {
-    let Some(registration) = &look.registration else { return Ok(None) };
-    if registration.server != server.identity() || registration.home.is_outmoded() {
-        return Ok(None);
-    }
-    if registration.home == Home::Memory {
-        return Ok(Some(registration.clone()));
-    }
-    let found = connection::ask(|session| Ok(made(session, &registration.table)?))?;
-    Ok(found.is_of(registration.generation).then(|| registration.clone()))
-}
-
-/// Reads the registry in a transaction of its own, without an id; `None` if there is none.
-fn look() -> Outcome<Option<Look>> {
-    transaction::run(|| {
-        // Needs a transaction to find out the database's name.
-        connection::introduce();
-        if !registry::is_installed() {
-            return Ok(End::Commit(None));
-        }
-        let fresh = Fresh::push();
-        let look = Look {
-            registration: registry::usable(&fresh.snapshot).ok(),
-            owes: registry::debts::is_any(&fresh.snapshot),
-            has_room_to_give: registry::debts::are_worth_shrinking(),
-        };
-        Ok(End::Commit(Some(look)))
-    })
 }
 
 /// Whether anything is owed, refused or not, for one who leaves.

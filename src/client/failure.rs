@@ -9,7 +9,7 @@ use std::sync::Arc;
 
 use pg_cache_core::error::Replied;
 use pg_cache_core::reason::Reason;
-use redis::{RedisError, ServerErrorKind};
+use redis::{RedisError, RedisResult, ServerErrorKind};
 
 /// A reason for the statistics, and what the server or the system said.
 #[derive(Debug)]
@@ -48,6 +48,11 @@ impl Failure {
             self.reason,
             Reason::Connect | Reason::Timeout | Reason::Closed | Reason::Loading | Reason::Busy
         )
+    }
+
+    /// Whether it is of what was asked for, so that the next try would meet it as well.
+    pub fn is_refusal(&self) -> bool {
+        matches!(self.reason, Reason::NoPerm | Reason::ServerError | Reason::TooLarge)
     }
 
     /// Somebody left a list or the like where our lease would stand.
@@ -131,6 +136,15 @@ pub fn is_about_server(error: &RedisError) -> bool {
         "EXECABORT",
     ];
     of_server.contains(&code)
+}
+
+/// Sorts out what the server says of the command at hand alone, which is in the inner result: it
+/// would take others.
+pub fn alone<T>(answer: RedisResult<T>) -> Result<Result<T, Failure>, Failure> {
+    match answer {
+        Err(error) if error.code().is_some() && !is_about_server(&error) => Ok(Err(error.into())),
+        answer => Ok(Ok(answer?)),
+    }
 }
 
 /// redis-rs keeps the system's error behind an `Arc` and shows it only as a source.

@@ -407,6 +407,11 @@ pub fn fill_wait_ms() -> u64 {
     natural(&FILL_WAIT_MS)
 }
 
+/// What nobody was ever allowed to store more than.
+pub fn value_bytes_largest() -> u64 {
+    u64::try_from(VALUE_BYTES_LARGEST).unwrap_or(0)
+}
+
 pub fn value_bytes_max() -> usize {
     usize::try_from(VALUE_BYTES_MAX.get()).unwrap_or(0)
 }

@@ -150,17 +150,27 @@ use pg_sys::ProcNumberGetProc as process_of;
 /// Prepared transactions are left out: they bumped and owe already, and may stay for ever. Such a
 /// one still bears the number that it had in its process, which meanwhile has another or none.
 pub fn holders(relation: pg_sys::Oid) -> Vec<Holder> {
-    let mut found = all_holders(relation);
+    let mut found = all_holders(relation, SHARE);
     found.retain(is_running_there);
     found
 }
 
 /// Whether any transaction holds such a lock, prepared ones among them.
 pub fn is_held_for_writing(relation: pg_sys::Oid) -> bool {
-    !all_holders(relation).is_empty()
+    !all_holders(relation, SHARE).is_empty()
 }
 
-fn all_holders(relation: pg_sys::Oid) -> Vec<Holder> {
+/// Whether any other transaction holds a lock on the relation, whatever it does there. The very try
+/// to lock it for oneself alone takes an id, and writes to the log, whatever comes of it.
+pub fn is_used(relation: pg_sys::Oid) -> bool {
+    !all_holders(relation, ACCESS_EXCLUSIVE).is_empty()
+}
+
+const SHARE: c_int = pg_sys::ShareLock as c_int;
+const ACCESS_EXCLUSIVE: c_int = pg_sys::AccessExclusiveLock as c_int;
+
+/// Those whose locks are in the way of one in this mode.
+fn all_holders(relation: pg_sys::Oid, mode: c_int) -> Vec<Holder> {
     let tag = pg_sys::LOCKTAG {
         // SAFETY: a global of the backend.
         locktag_field1: unsafe { pg_sys::MyDatabaseId }.to_u32(),
@@ -170,7 +180,7 @@ fn all_holders(relation: pg_sys::Oid) -> Vec<Holder> {
         locktag_type: pg_sys::LockTagType::LOCKTAG_RELATION as u8,
         locktag_lockmethodid: pg_sys::DEFAULT_LOCKMETHOD as u8,
     };
-    let (mode, mut count) = (pg_sys::ShareLock as c_int, 0);
+    let mut count = 0;
     // SAFETY: a palloc'ed array of `count` members, of locks other than our own.
     let conflicts = unsafe { pg_sys::GetLockConflicts(&raw const tag, mode, &raw mut count) };
     let count = usize::try_from(count).unwrap_or(0);

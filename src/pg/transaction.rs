@@ -6,7 +6,7 @@
 
 use pgrx::pg_sys;
 
-use super::error::Outcome;
+use super::error::{self, Outcome};
 
 /// How a transaction ends.
 pub enum End<T> {
@@ -37,6 +37,19 @@ pub fn run<T>(body: impl FnOnce() -> Outcome<End<T>>) -> Outcome<T> {
     // SAFETY: between two transactions; sends what the statistics collector should know.
     unsafe { pg_sys::pgstat_report_stat(true) };
     Ok(result)
+}
+
+/// The same for work that can be done without: an error undoes it, and comes as its message.
+pub fn tried<T>(body: impl FnOnce() -> Outcome<End<T>>) -> Outcome<Result<T, String>> {
+    match error::attempt(|| run(body)) {
+        Ok(result) => Ok(Ok(result)),
+        Err(failed) => {
+            let message = failed.message_unless_cancelled()?;
+            // SAFETY: begun by `run`, and open after an error.
+            unsafe { pg_sys::AbortCurrentTransaction() };
+            Ok(Err(message))
+        }
+    }
 }
 
 /// Commits an empty transaction that has an id, and returns the id.

@@ -8,15 +8,16 @@ use std::collections::HashSet;
 use std::ops::ControlFlow;
 
 use pg_cache_core::arrears::Place;
-use pg_cache_core::debt::Debt;
+use pg_cache_core::debt::{Debt, Search};
 use pg_cache_core::error::Error;
+use pg_cache_core::room;
 use pg_cache_core::tag::Tag;
 
 use crate::pg::error::Outcome;
 use crate::pg::snapshot::{Fresh, Snapshot};
 use crate::pg::table::{self, EXCLUSIVE_LOCK, Row, Table, Tables, WRITE_LOCK};
 use crate::pg::transaction::End;
-use crate::pg::{Datum, Oid, host, lockers, text, utility, wal};
+use crate::pg::{Datum, Oid, host, lockers, standbys, text, utility, wal};
 
 use super::{is_installed, lock_to_the_end, open, open_for};
 
@@ -24,7 +25,7 @@ use super::{is_installed, lock_to_the_end, open, open_for};
 const FEW_BLOCKS: u32 = 4;
 
 /// What stepping over them costs whoever reads is felt: some 10,000 debts.
-const MANY_BLOCKS: u32 = 64;
+const MANY_BYTES: u64 = 512 * 1024;
 
 /// Whether the snapshot sees a debt for one of these tags.
 pub fn owes(snapshot: &Snapshot, tags: &[Tag]) -> bool {
@@ -64,15 +65,28 @@ pub fn is_any(snapshot: &Snapshot) -> bool {
     !table.is_bare() && snapshot.first(&table, |_| ()).is_some()
 }
 
-/// The transactions that the snapshot sees owe something; `None` if the table is locked.
-pub fn owing(snapshot: &Snapshot) -> Option<HashSet<u64>> {
-    let mut owing = HashSet::new();
+/// Those of these transactions that the snapshot sees owe something; `None` if the table is locked.
+pub fn owing(snapshot: &Snapshot, of: impl Iterator<Item = u64>) -> Option<HashSet<u64>> {
+    let mut search = Search::of(of);
+    walk_xids(snapshot, |xid| search.pass(xid))?;
+    Some(search.found())
+}
+
+/// Whether the snapshot sees a debt of such a transaction; `None` if the table is locked.
+pub fn is_any_of(snapshot: &Snapshot, is_meant: impl Fn(u64) -> bool) -> Option<bool> {
+    let mut is_found = false;
+    walk_xids(snapshot, |xid| {
+        is_found = is_meant(xid);
+        if is_found { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
+    })?;
+    Some(is_found)
+}
+
+fn walk_xids(snapshot: &Snapshot, mut each: impl FnMut(u64) -> ControlFlow<()>) -> Option<()> {
     walk(None, snapshot, |row| {
         let [_, xid] = row.values();
-        owing.extend(xid.map(|xid| xid.value() as u64));
-        ControlFlow::Continue(())
-    })?;
-    Some(owing)
+        each(xid.map_or(0, |xid| xid.value() as u64))
+    })
 }
 
 /// Shows the debts that the snapshot sees, in order, those behind a place if there is one; `None`
@@ -116,8 +130,7 @@ pub fn table() -> Option<Oid> {
 /// too, which need them no more: what was owed is bumped.
 pub fn shrink() -> Outcome<End<()>> {
     let Some(schema) = table::extension_schema_name() else { return Ok(End::Abort(())) };
-    // Asked before: the very try to lock it would take an id, whatever comes of it.
-    if self::table().is_none_or(lockers::is_held_for_writing) {
+    if self::table().is_none_or(lockers::is_used) {
         return Ok(End::Abort(()));
     }
     let Some(table) = open_for(EXCLUSIVE_LOCK, |tables| tables.debt) else {
@@ -136,7 +149,7 @@ pub fn shrink() -> Outcome<End<()>> {
 /// Whether so many debts have been that, once they are paid, their room is worth giving back. Not
 /// where the log is decoded: a subscriber would lose debts of its own.
 pub fn are_worth_shrinking() -> bool {
-    let is_large = |table: Table| table.blocks() >= MANY_BLOCKS;
+    let is_large = |table: Table| room::is_too_much(table.bytes(), MANY_BYTES, standbys::is_any);
     !wal::is_logical() && open(|tables| tables.debt).is_some_and(is_large)
 }
 

@@ -26,7 +26,8 @@ use crate::pg::transaction::{self, End};
 use crate::pg::{Datum, activity, error, host, table, text, utility, xact};
 use crate::registry::{self, Home, Registration};
 
-use super::{Pass, Step, sweep};
+use super::all_keys::{AllKeys, Stepped};
+use super::{Pass, Step};
 
 /// Debts paid in one transaction: their readers compute as long as it lasts.
 const STEP_DEBTS: usize = 1000;
@@ -51,6 +52,11 @@ impl Debt {
         (self.tag.0.cast_signed(), self.xid)
     }
 
+    /// What stands for everything that one owed.
+    fn of_catalogue(xid: u64) -> Self {
+        Self { tag: Tag::CATALOGUE, key: None, xid, yields: false }
+    }
+
     fn is_for_all_keys(&self) -> bool {
         self.tag == Tag::ALL_KEYS
     }
@@ -60,6 +66,7 @@ impl Debt {
 #[derive(Default)]
 pub struct Debts {
     arrears: Arrears,
+    all_keys: AllKeys,
     /// Steps in a row that were full.
     full_steps: u32,
 }
@@ -91,23 +98,23 @@ impl Debts {
         });
         let Some((debts, refused)) = paid?? else { return Ok(Pass::Blocked) };
         let pass = match debts.is_empty() {
-            true => self.pay_for_all_keys(registration)?,
-            false => Pass::Worked,
+            true => self.pay_for_all_keys(registration),
+            false => Ok(Pass::Worked),
         };
         let of_whom = debts.iter().map(|debt| debt.xid).zip(&refused);
         self.refuse(of_whom.filter_map(|(xid, refused)| Some((xid, refused.as_ref()?))));
         let last = debts.last().map(Debt::place);
         self.full_steps = if debts.len() < STEP_DEBTS { 0 } else { full_steps + 1 };
         self.arrears.end_step(last, host::monotonic_ms());
-        Ok(pass)
+        pass
     }
 
     /// Whether anything is owed that was not refused, for one who is not to pay it.
     pub fn is_anything_new(&self) -> Outcome<bool> {
         transaction::run(|| {
-            let owing = registry::debts::owing(&Snapshot::active());
-            let is_new = |xid: &u64| !self.arrears.is_stuck(*xid);
-            Ok(End::Commit(owing.is_none_or(|owing| owing.iter().any(is_new))))
+            let is_new = |xid| !self.arrears.is_stuck(xid);
+            let found = registry::debts::is_any_of(&Snapshot::active(), is_new);
+            Ok(End::Commit(found.unwrap_or(true)))
         })
     }
 
@@ -141,12 +148,43 @@ impl Debts {
         }
     }
 
-    /// Somebody owed more than could be written down: then every key may be old. What stands beside
-    /// it for the catalogue's tag has its readers compute, and is paid like any other debt. Here
-    /// that tag is bumped again: whoever does not see this transaction, and might not see the one
-    /// that owed, fills nothing any more, so the keys can go in steps.
+    /// One step of a debt of all keys, if there is one.
     fn pay_for_all_keys(&mut self, registration: &Registration) -> Step<Pass> {
-        let arrears = &self.arrears;
+        if !self.all_keys.is_under_way(registration.generation) {
+            let Some(xids) = self.bump_for_all_keys(registration)? else {
+                return Ok(Pass::Blocked);
+            };
+            if xids.is_empty() {
+                return Ok(Pass::Stuck);
+            }
+            let stuck = xids.iter().copied().filter(|xid| self.arrears.is_stuck(*xid)).collect();
+            self.all_keys.begin(registration, xids, stuck)?;
+        }
+        self.all_keys.stuck().iter().for_each(|xid| self.arrears.refuse(*xid));
+        let xids = match self.all_keys.step()? {
+            Stepped::GoesOn => return Ok(Pass::Worked),
+            Stepped::Refused(xids, failure) => {
+                self.refuse(xids.into_iter().map(|xid| (xid, &failure)));
+                return Ok(Pass::Stuck);
+            }
+            Stepped::Done(xids) => xids,
+        };
+        let is_deleted = transaction::run(|| {
+            let Some(schema) = locked_schema() else { return Ok(End::Abort(false)) };
+            delete(&schema, xids.iter().map(|xid| (ALL_KEYS, *xid)))?;
+            Ok(End::Commit(true))
+        })?;
+        if !is_deleted {
+            return Ok(Pass::Blocked);
+        }
+        self.all_keys.paid(&xids);
+        Ok(Pass::Worked)
+    }
+
+    /// Those who owe every key, after the catalogue's tag was bumped for each of them once; `None`
+    /// if somebody is in the way.
+    fn bump_for_all_keys(&mut self, registration: &Registration) -> Step<Option<Vec<u64>>> {
+        let (arrears, all_keys) = (&self.arrears, &self.all_keys);
         let bumped = transaction::run(|| {
             let Some(schema) = locked_schema() else { return Ok(End::Abort(Ok(None))) };
             let owed = format!(
@@ -156,36 +194,19 @@ impl Debts {
             let owed = utility::ask(&owed)?.unwrap_or_default();
             let xids = owed.split(',').filter_map(|xid| xid.parse().ok());
             let xids: Vec<u64> = xids.filter(|xid| !arrears.leaves_out(*xid)).collect();
-            if xids.is_empty() {
+            let unbumped = xids.iter().copied().filter(|xid| all_keys.is_unbumped(*xid));
+            let everything: Vec<Debt> = unbumped.map(Debt::of_catalogue).collect();
+            if everything.is_empty() {
                 return Ok(End::Abort(Ok(Some(xids))));
             }
-            let everything = |xid: &u64| {
-                let tag = Tag::CATALOGUE;
-                Debt { tag, key: None, xid: *xid, yields: false }
-            };
-            let everything: Vec<Debt> = xids.iter().map(everything).collect();
             Ok(match settle(registration, &everything) {
                 Ok(_) => End::Commit(Ok(Some(xids))),
                 Err(failure) => End::Abort(Err(failure)),
             })
         });
-        let Some(xids) = bumped?? else { return Ok(Pass::Blocked) };
-        if xids.is_empty() {
-            return Ok(Pass::Stuck);
-        }
-        match sweep::delete_all(registration) {
-            Err(failure) if matches!(failure.reason, Reason::NoPerm | Reason::ServerError) => {
-                self.refuse(xids.into_iter().map(|xid| (xid, &failure)));
-                return Ok(Pass::Stuck);
-            }
-            deleted => deleted?,
-        }
-        let deleted = transaction::run(|| {
-            let Some(schema) = locked_schema() else { return Ok(End::Abort(Pass::Blocked)) };
-            delete(&schema, xids.iter().map(|xid| (ALL_KEYS, *xid)))?;
-            Ok(End::Commit(Pass::Worked))
-        });
-        Ok(deleted?)
+        let xids = bumped??;
+        self.all_keys.bumped(xids.as_deref().unwrap_or_default());
+        Ok(xids)
     }
 }
 

@@ -18,14 +18,15 @@ use pg_cache_core::message::aside::{Aside, TARGETS_MAX};
 use pg_cache_core::message::hold;
 use pg_cache_core::message::horizon::{Horizon, Moment};
 use pg_cache_core::message::place::Place;
+use pg_cache_core::room;
 
 use crate::client::failure::Failure;
 use crate::client::relay::{Claims, Fate, Sent};
-use crate::outbox::{self, Batch, Limits, Queue, Waiting};
+use crate::outbox::{Batch, Limits, Queue, Waiting};
 use crate::pg::error::Outcome;
 use crate::pg::snapshot::{self, Snapshot};
 use crate::pg::transaction::{self, End};
-use crate::pg::{activity, error, host, identity, lockers, wal};
+use crate::pg::{activity, error, host, identity, lockers, standbys, wal};
 use crate::registry;
 
 use super::sending::send_past;
@@ -38,7 +39,7 @@ const BATCH: Limits = Limits { rows: 1000, bytes: 1024 * 1024 };
 /// After that the worker looks at the rest of its work.
 const STEP_MS: u64 = 200;
 
-/// An empty outbox that takes more is truncated.
+/// An empty outbox that takes as much is truncated.
 const SHRINK_BYTES_MIN: u64 = 8 * 1024 * 1024;
 
 /// How often an outbox in which nothing was found is walked from its front, at the most; and how
@@ -82,6 +83,8 @@ pub struct Relayed {
     pub is_held: bool,
     /// Whether nobody can tell who owes: somebody has the table of debts.
     pub is_locked_out: bool,
+    /// Whether nothing was found in an outbox that takes much.
+    pub has_room_to_give: bool,
 }
 
 /// What a batch came to.
@@ -159,9 +162,8 @@ impl Relay {
                 Some(_) => break,
                 None => {}
             }
-            if handled.bytes > SHRINK_BYTES_MIN {
-                transaction::run(outbox::shrink)?;
-            }
+            relayed.has_room_to_give =
+                room::is_too_much(handled.bytes, SHRINK_BYTES_MIN, standbys::is_any);
             let waits = handled.is_held || handled.is_locked_out;
             if waits || !(handled.has_more || self.walks_again(&handled)) {
                 break;
@@ -219,7 +221,7 @@ impl Relay {
             }
             let mut stuck = HashSet::new();
             if !batch.waiting.is_empty() {
-                let Some(owing) = registry::debts::owing(&snapshot) else {
+                let Some(owing) = registry::debts::owing(&snapshot, batch.xids()) else {
                     let handled = Handled { is_locked_out: true, ..Handled::default() };
                     return Ok(End::Abort(Ok(handled)));
                 };
@@ -361,7 +363,7 @@ impl Relay {
             let mut batch = queue.aside(from, BATCH, &snapshot, is_passed_over);
             // As when it was sent first: nothing goes behind an unsure one to its key.
             batch.hold(|_| false);
-            let Some(owing) = registry::debts::owing(&snapshot) else {
+            let Some(owing) = registry::debts::owing(&snapshot, batch.xids()) else {
                 return Ok(End::Abort(Ok(None)));
             };
             let stuck = behind_debts(&batch, |xid| owing.contains(&xid));

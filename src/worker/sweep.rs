@@ -13,12 +13,12 @@
 
 use std::collections::HashSet;
 
-use pg_cache_core::key::{LEASE_PATTERN, SIDECAR_PATTERN};
+use pg_cache_core::key::SIDECAR_PATTERN;
 use pg_cache_core::tagtable;
 
 use crate::client::failure::Failure;
 use crate::client::making::{GenerationKeys, Remembered, remember, remembered, set_apart};
-use crate::flush::unlink_entries;
+use crate::flush::{Unlinked, unlink_entries};
 use crate::pg::{activity, host, identity};
 use crate::registry::Registration;
 use crate::{connection, entries};
@@ -39,11 +39,16 @@ struct UnderWay {
     generation: u128,
     former: Former,
     cursor: u64,
+    /// All keys were looked at.
+    is_walked: bool,
     deleted: u64,
+    /// Why an entry is still there.
+    refused: Option<Failure>,
 }
 
 impl Sweep {
-    /// One step; false if there is nothing to sweep.
+    /// One step; false if there is nothing to sweep. After an error the next one goes on where this
+    /// one was.
     pub fn step(&mut self, registration: &Registration) -> Result<bool, Failure> {
         let generation = registration.generation;
         let now_ms = host::monotonic_ms();
@@ -52,47 +57,47 @@ impl Sweep {
         }
         let mut sweep = match self.under_way.take().filter(|way| way.generation == generation) {
             Some(sweep) => sweep,
-            None => UnderWay { generation, former: former(generation)?, cursor: 0, deleted: 0 },
+            None => UnderWay::new(generation)?,
         };
-        let is_over = sweep.former.unswept.is_empty() || {
-            let former = &sweep.former.all;
-            let (next, names) = entries::step(SIDECAR_PATTERN, sweep.cursor)?;
-            sweep.deleted += unlink_entries(&names, |it| former.contains(&it.generation))?;
-            sweep.cursor = next;
-            activity::show(&format!("sweeping: {} entries deleted", sweep.deleted));
-            next == 0
+        let refused = match sweep.step() {
+            Ok(false) => sweep.refused,
+            // It may not look at all: others are not to wait for each try.
+            Err(failure) if failure.is_refusal() => Some(failure),
+            goes_on => {
+                self.under_way = Some(sweep);
+                return goes_on;
+            }
         };
-        if is_over {
-            set_all_apart(sweep.former.unswept)?;
-            self.done_for = Some((generation, now_ms + REMEMBER_EVERY_MS));
-            return Ok(false);
-        }
-        self.under_way = Some(sweep);
-        Ok(true)
+        self.done_for = Some((generation, now_ms + REMEMBER_EVERY_MS));
+        refused.map_or(Ok(false), Err)
     }
 }
 
-/// Deletes every entry of this database, of whatever generation, and first the leases of all: who
-/// has one may have looked before what is owed was bumped, and would fill what is old behind us.
-/// Whoever takes one from now on fills what is new.
-pub fn delete_all(registration: &Registration) -> Result<(), Failure> {
-    delete_leases()?;
-    let mut ours = former(registration.generation)?.all;
-    ours.insert(registration.generation);
-    let mut deleted = 0;
-    entries::walk(SIDECAR_PATTERN, |names| {
-        deleted += unlink_entries(names, |sidecar| ours.contains(&sidecar.generation))?;
-        activity::show(&format!("paying a debt of all keys: {deleted} entries deleted"));
-        Ok(())
-    })
-}
+impl UnderWay {
+    fn new(generation: u128) -> Result<Self, Failure> {
+        let former = former(generation)?;
+        let is_walked = former.unswept.is_empty();
+        Ok(Self { generation, former, cursor: 0, is_walked, deleted: 0, refused: None })
+    }
 
-/// Those of other databases too: they cost a fill.
-fn delete_leases() -> Result<(), Failure> {
-    entries::walk(LEASE_PATTERN, |names| match names {
-        [] => Ok(()),
-        names => connection::ask(|session| Ok(redis::cmd("UNLINK").arg(names).exec(session)?)),
-    })
+    /// Whether it goes on. Where an entry was refused it is for nothing that all were looked at: a
+    /// later sweep begins for the same generations.
+    fn step(&mut self) -> Result<bool, Failure> {
+        if !self.is_walked {
+            let former = &self.former.all;
+            let (next, names) = entries::step(SIDECAR_PATTERN, self.cursor)?;
+            let Unlinked { count, refused } =
+                unlink_entries(&names, |it| former.contains(&it.generation))?;
+            self.deleted += count;
+            self.refused = self.refused.take().or(refused);
+            (self.cursor, self.is_walked) = (next, next == 0);
+            activity::show(&format!("sweeping: {} entries deleted", self.deleted));
+        }
+        if self.is_walked && self.refused.is_none() {
+            set_all_apart(&self.former.unswept)?;
+        }
+        Ok(!self.is_walked)
+    }
 }
 
 /// Where the generations stand that have been.
@@ -105,15 +110,15 @@ pub fn generations() -> GenerationKeys {
 }
 
 /// The generations that this database had before this one.
-struct Former {
+pub(super) struct Former {
     /// Those for whose sake a sweep begins.
     unswept: Vec<Vec<u8>>,
     /// Those for whose entries it looks.
-    all: HashSet<u128>,
+    pub all: HashSet<u128>,
 }
 
 /// Has Redis know this one too, if it does not.
-fn former(generation: u128) -> Result<Former, Failure> {
+pub(super) fn former(generation: u128) -> Result<Former, Failure> {
     let at = generations();
     let found = connection::ask(|session| Ok(remembered(session, &at)?))?;
     let Remembered { mut unswept, swept } = found;
@@ -131,10 +136,10 @@ fn other(generation: u128, text: &[u8]) -> Option<u128> {
     tagtable::parse_generation(text).filter(|found| *found != generation)
 }
 
-fn set_all_apart(swept: Vec<Vec<u8>>) -> Result<(), Failure> {
+fn set_all_apart(swept: &[Vec<u8>]) -> Result<(), Failure> {
     if swept.is_empty() {
         return Ok(());
     }
     let at = generations();
-    connection::ask(|session| Ok(set_apart(session, &at, &swept)?))
+    connection::ask(|session| Ok(set_apart(session, &at, swept)?))
 }

@@ -7,8 +7,9 @@
 //! tag: if a second name of the same tag would need another, every key is owed, and with it the
 //! catalogue's tag, on which all readers depend.
 
-use std::collections::HashMap;
 use std::collections::hash_map::Entry;
+use std::collections::{HashMap, HashSet};
+use std::ops::ControlFlow;
 
 use crate::pending::{Keys, Owed};
 use crate::tag::Tag;
@@ -41,6 +42,33 @@ impl Debt<'_> {
     pub const ALL_KEYS: Debt<'static> = Debt { tag: Tag::ALL_KEYS, key: Some(b"*"), yields: false };
 
     pub const CATALOGUE: Debt<'static> = Debt { tag: Tag::CATALOGUE, key: None, yields: false };
+}
+
+/// A search through all debts for those of some transactions. After an outage millions may owe:
+/// nobody else is remembered, and it goes no further than it must.
+#[derive(Debug)]
+pub struct Search {
+    left: HashSet<u64>,
+    found: HashSet<u64>,
+}
+
+impl Search {
+    pub fn of(xids: impl Iterator<Item = u64>) -> Self {
+        Self { left: xids.collect(), found: HashSet::new() }
+    }
+
+    /// A debt of this transaction comes by; breaks once all are found.
+    pub fn pass(&mut self, xid: u64) -> ControlFlow<()> {
+        if self.left.remove(&xid) {
+            self.found.insert(xid);
+        }
+        if self.left.is_empty() { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
+    }
+
+    /// Those who owe.
+    pub fn found(self) -> HashSet<u64> {
+        self.found
+    }
 }
 
 /// What a transaction has written down so far, row by row.
@@ -243,6 +271,20 @@ mod tests {
         };
         assert!(owing(&["k"], &[]) && owing(&[], &["k"]) && owing(&["other"], &[]));
         assert!(!owing(&[], &[]));
+    }
+
+    #[test]
+    fn a_search_remembers_nobody_else_and_ends_with_the_last_one() {
+        // Danger: for each batch of events a set of all who owe, millions of them; or one of the
+        // batch is overlooked, and its event leaves before its debt is paid.
+        let mut search = Search::of([7, 9, 7].into_iter());
+        for xid in (100..200).chain([9, 9]) {
+            assert_eq!(search.pass(xid), ControlFlow::Continue(()));
+        }
+        assert_eq!(search.found, HashSet::from([9]));
+        assert_eq!(search.pass(7), ControlFlow::Break(()));
+        assert_eq!(search.found(), HashSet::from([7, 9]));
+        assert_eq!(Search::of(std::iter::empty()).pass(1), ControlFlow::Break(()));
     }
 
     fn named(tag: u64, key: &[u8]) -> Debt<'_> {

@@ -33,6 +33,7 @@ pub mod reason;
 pub mod recipe;
 pub mod reply;
 pub mod resp;
+pub mod room;
 pub mod rounds;
 pub mod rows;
 pub mod session;

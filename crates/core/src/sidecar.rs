@@ -19,6 +19,9 @@ pub const DEPS_MAX: usize = 4096;
 const HEAD_BYTES: usize = 1 + 16 + 16 + 4 * 8 + 4;
 const DEP_BYTES: usize = 4 + 8;
 
+/// The longest one.
+pub const BYTES_MAX: usize = HEAD_BYTES + DEPS_MAX * DEP_BYTES;
+
 /// What pg_cache knows about a value in Redis.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Sidecar {
@@ -181,6 +184,7 @@ mod tests {
         let deps = vec![Dep { bucket: 1, version: 1 }; DEPS_MAX];
         let most = Sidecar { deps, ..example() };
         assert_eq!(Sidecar::decode(&most.encode()), Ok(most.clone()));
+        assert_eq!(most.encode().len(), BYTES_MAX);
         let mut more = most;
         more.deps.push(Dep { bucket: 1, version: 1 });
         assert_eq!(Sidecar::decode(&more.encode()), Err(DecodeError::Malformed));

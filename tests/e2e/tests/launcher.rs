@@ -7,6 +7,7 @@ use std::time::Duration;
 use pg_cache_e2e::events::told;
 use pg_cache_e2e::outbox::{append, events, put, rows, wake};
 use pg_cache_e2e::registry::{WORKERS, count, repair};
+use pg_cache_testbed::fake::{FakeRedis, Reply};
 use pg_cache_testbed::{Pair, eventually};
 use postgres::Client;
 
@@ -75,6 +76,22 @@ fn a_launcher_that_ends_comes_back_and_the_server_stays() {
     let now = count(&mut client, LAUNCHER_PID);
     assert!(now != 0 && now != before, "another one runs");
     assert_eq!(count(&mut client, BACKEND), session, "this session saw nothing of it");
+}
+
+#[test]
+fn a_visit_to_a_database_whose_redis_is_away_ends_after_a_second_try() {
+    // Danger: where Redis is away from many databases, each keeps one of the few visits for two
+    // seconds, and those that could be helped wait behind them.
+    let (mut pair, client) = at_rest();
+    let fake = FakeRedis::start(|_| Reply::Close);
+    drop(client);
+    let away = format!("ALTER DATABASE test SET pg_cache.url = '{}'", fake.url());
+    pair.postgres.connect().batch_execute(&away).unwrap();
+    pair.postgres.restart();
+    let mut client = pair.postgres.connect();
+    eventually(SOON, "it has tried twice", || fake.connections() >= 2);
+    eventually(SOON, "it leaves", || count(&mut client, WORKERS) == 0);
+    assert_eq!(fake.connections(), 2);
 }
 
 #[test]

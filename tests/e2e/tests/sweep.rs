@@ -2,10 +2,10 @@
 //! sweeps for its sake alone.
 
 use pg_cache_e2e::cached;
-use pg_cache_e2e::counters::{commands, forget_commands};
+use pg_cache_e2e::counters::{commands, forget_commands, keys};
 use pg_cache_e2e::events::get;
 use pg_cache_e2e::gate::Gate;
-use pg_cache_e2e::guarded::{CHANGE, OLD, SOON, Stage, served};
+use pg_cache_e2e::guarded::{CHANGE, OLD, QUERY, SOON, Stage, served};
 use pg_cache_e2e::registry::{WORKERS, count, generation, repair, table_key};
 use pg_cache_testbed::eventually;
 
@@ -61,6 +61,44 @@ fn what_was_filled_behind_a_sweep_and_is_brought_back_is_swept() {
     stage.scene.redis.start_again_from(&before);
     repair(&mut stage.admin);
     eventually(SOON, "it is swept", || !stage.finds_old_now());
+}
+
+#[test]
+fn a_sweep_goes_on_where_it_was_when_redis_did_not_answer() {
+    // Danger: where Redis is slow now and then, each sweep of many keys begins anew, and none comes
+    // to its end.
+    let mut stage = Stage::new();
+    for number in 0..40 {
+        cached(&mut stage.admin, &format!("mine:{number}"), QUERY).unwrap();
+    }
+    let foreign = "for n = 1, 8000 do redis.call('SET', 'foreign:' .. n, '') end";
+    stage.scene.redis.cli(&["EVAL", foreign, "0"]);
+    let steps = steps(&stage);
+    stage.replace_worker("flush.looked:sleep_30");
+    forget_commands(&stage.scene);
+    stage.admin.batch_execute("SELECT redis_register()").unwrap();
+    let left = |stage: &Stage| keys(&stage.scene.redis, "mine:*").len();
+    eventually(SOON, "it is half done", || left(&stage) <= 20);
+    // Longer than the worker waits for an answer.
+    stage.scene.redis.cli(&["CLIENT", "PAUSE", "2200", "ALL"]);
+    eventually(SOON, "it is done", || left(&stage) == 0);
+    eventually(SOON, "it is over", || generations(&mut stage).0.len() == 1);
+    let scans = commands(&stage.scene.redis)["scan"];
+    assert!(scans >= steps && scans <= steps + steps / 4, "{scans} steps instead of {steps}");
+}
+
+/// How many steps a walk through all keys takes.
+fn steps(stage: &Stage) -> u64 {
+    let (mut redis, mut cursor, mut steps) = (stage.scene.redis.client(), 0, 0);
+    loop {
+        let mut scan = redis::cmd("SCAN");
+        let found: (u64, Vec<String>) =
+            scan.arg(cursor).arg("COUNT").arg(200).query(&mut redis).unwrap();
+        (cursor, steps) = (found.0, steps + 1);
+        if cursor == 0 {
+            return steps;
+        }
+    }
 }
 
 #[test]
