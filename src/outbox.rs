@@ -380,7 +380,7 @@ pub fn shrink() -> Outcome<End<()>> {
     let Some(queue) = Queue::open(EXCLUSIVE_LOCK) else { return Ok(End::Abort(())) };
     // Behind the lock: nobody has rows there that are yet to be committed.
     let is_empty = queue.is_empty(&Fresh::push().snapshot);
-    if !is_empty {
+    if !is_empty || !queue.table.lock_toast() {
         return Ok(End::Abort(()));
     }
     // Closed for TRUNCATE, and locked until it has committed: a row that came in between would go.

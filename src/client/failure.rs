@@ -52,7 +52,11 @@ impl Failure {
 
     /// Whether it is of what was asked for, so that the next try would meet it as well.
     pub fn is_refusal(&self) -> bool {
-        matches!(self.reason, Reason::NoPerm | Reason::ServerError | Reason::TooLarge)
+        match self.reason {
+            Reason::NoPerm | Reason::TooLarge => true,
+            Reason::ServerError => !is_of_server(self.detail.split(' ').next().unwrap_or_default()),
+            _ => false,
+        }
     }
 
     /// Somebody left a list or the like where our lease would stand.
@@ -119,7 +123,10 @@ fn reason_of(error: &RedisError) -> Reason {
 /// Whether the server, rather than this command, is in the way, if it was a command of ours. A
 /// script that is not there was lost with all others; the next step brings them again.
 pub fn is_about_server(error: &RedisError) -> bool {
-    let code = error.code().unwrap_or_default();
+    is_of_server(error.code().unwrap_or_default())
+}
+
+fn is_of_server(code: &str) -> bool {
     let of_server = [
         "NOSCRIPT",
         "OOM",

@@ -195,6 +195,18 @@ impl Table {
         unsafe { pg_sys::CatalogTupleInsert(self.relation, tuple) };
     }
 
+    /// Locks the table of its large values as it is locked itself, if nobody is in the way, until
+    /// the transaction ends. Whoever vacuums that one has no lock on this one.
+    pub fn lock_toast(&self) -> bool {
+        // SAFETY: the relation is open.
+        let class = unsafe { (*self.relation).rd_rel };
+        // SAFETY: as above.
+        let toast = unsafe { (*class).reltoastrelid };
+        toast == pg_sys::InvalidOid
+            // SAFETY: takes the lock or leaves it.
+            || unsafe { pg_sys::ConditionalLockRelationOid(toast, self.lock as i32) }
+    }
+
     /// Keeps the lock until the transaction ends.
     pub fn keep_lock(mut self) {
         self.lock = pg_sys::NoLock;

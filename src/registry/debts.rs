@@ -137,7 +137,7 @@ pub fn shrink() -> Outcome<End<()>> {
         return Ok(End::Abort(()));
     };
     // Behind the lock: nobody has rows there that are yet to be committed.
-    if Fresh::push().snapshot.first(&table, |_| ()).is_some() {
+    if Fresh::push().snapshot.first(&table, |_| ()).is_some() || !table.lock_toast() {
         return Ok(End::Abort(()));
     }
     // Closed for TRUNCATE, and locked until it has committed.

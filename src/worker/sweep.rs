@@ -57,19 +57,31 @@ impl Sweep {
         }
         let mut sweep = match self.under_way.take().filter(|way| way.generation == generation) {
             Some(sweep) => sweep,
-            None => UnderWay::new(generation)?,
-        };
-        let refused = match sweep.step() {
-            Ok(false) => sweep.refused,
-            // It may not look at all: others are not to wait for each try.
-            Err(failure) if failure.is_refusal() => Some(failure),
-            goes_on => {
-                self.under_way = Some(sweep);
-                return goes_on;
+            None => {
+                UnderWay::new(generation).inspect_err(|failure| self.heed(failure, generation))?
             }
         };
-        self.done_for = Some((generation, now_ms + REMEMBER_EVERY_MS));
-        refused.map_or(Ok(false), Err)
+        match sweep.step() {
+            Ok(false) => {
+                self.rest(generation);
+                sweep.refused.map_or(Ok(false), Err)
+            }
+            goes_on => {
+                self.under_way = Some(sweep);
+                goes_on.inspect_err(|failure| self.heed(failure, generation))
+            }
+        }
+    }
+
+    /// It may not look at all: others are not to wait for each try.
+    fn heed(&mut self, failure: &Failure, generation: u128) {
+        if failure.is_refusal() {
+            self.rest(generation);
+        }
+    }
+
+    fn rest(&mut self, generation: u128) {
+        self.done_for = Some((generation, host::monotonic_ms() + REMEMBER_EVERY_MS));
     }
 }
 

@@ -76,6 +76,32 @@ fn who_only_reads_the_tables_costs_no_transaction_ids() {
 }
 
 #[test]
+fn who_uses_the_large_values_of_a_table_is_in_the_way_as_well() {
+    // Danger: the worker has the table locked for itself alone, and waits for VACUUM of its large
+    // values: every commit that leaves an event fails meanwhile.
+    let (pair, mut client) = alone();
+    leave_room(&mut client);
+    let before = sizes(&mut client);
+    let mut vacuum = pair.postgres.connect();
+    vacuum.batch_execute("BEGIN").unwrap();
+    for table in ["redis_debt", "redis_outbox"] {
+        let name = format!(
+            "SELECT reltoastrelid::regclass::text FROM pg_class
+                            WHERE oid = '{table}'::regclass"
+        );
+        let toast: String = client.query_one(&name, &[]).unwrap().get(0);
+        vacuum.batch_execute(&format!("SELECT FROM {toast}")).unwrap();
+    }
+    is_looked_after(&mut client);
+    assert_eq!(sizes(&mut client), before, "somebody is in the way");
+    put(&mut client, &[append("s", "1")]);
+    is_looked_after(&mut client);
+    vacuum.batch_execute("COMMIT").unwrap();
+    wake(&mut client);
+    eventually(SOON, "the room is given back", || sizes(&mut client) == [0, 0]);
+}
+
+#[test]
 fn a_table_that_cannot_be_truncated_keeps_nothing_waiting() {
     // Danger: the worker ends there before it has sent anything, and so does each that comes after
     // it: no durable event of the database leaves any more.

@@ -6,6 +6,7 @@ use pg_cache_e2e::counters::{commands, forget_commands, keys};
 use pg_cache_e2e::events::get;
 use pg_cache_e2e::gate::Gate;
 use pg_cache_e2e::guarded::{CHANGE, OLD, QUERY, SOON, Stage, served};
+use pg_cache_e2e::outbox::events;
 use pg_cache_e2e::registry::{WORKERS, count, generation, repair, table_key};
 use pg_cache_testbed::eventually;
 
@@ -166,4 +167,27 @@ fn generations_that_were_swept_are_few_and_call_for_no_sweep() {
     eventually(SOON, "it leaves", || count(&mut stage.admin, WORKERS) == 0);
     let asked = commands(&stage.scene.redis);
     assert!(asked.contains_key("smembers") && !asked.contains_key("scan"), "{asked:?}");
+}
+
+#[test]
+fn a_sweep_that_may_not_read_the_generations_rests() {
+    // Danger: a worker that may not ask what is to be swept takes its passes for nothing: it asks
+    // at each, and each event waits until it tries again.
+    let mut stage = Stage::new();
+    let sends = "CREATE TABLE e (id int);
+         CREATE TRIGGER e AFTER INSERT ON e FOR EACH ROW
+             EXECUTE FUNCTION redis_stream('s', 'durable')";
+    stage.admin.batch_execute(sends).unwrap();
+    stage.scene.redis.cli(&["ACL", "SETUSER", "default", "-smembers"]);
+    stage.admin.batch_execute("SELECT redis_register()").unwrap();
+    repair(&mut stage.admin);
+    for number in 1..=20 {
+        stage.admin.batch_execute("INSERT INTO e VALUES (1)").unwrap();
+        eventually(SOON, "sent", || events(&stage.scene.redis, "s").len() == number);
+    }
+    let told = stage.scene.redis.cli(&["INFO", "commandstats"]);
+    let of_command = told.lines().find(|line| line.starts_with("cmdstat_smembers:")).unwrap();
+    let refused = of_command.split("rejected_calls=").nth(1).unwrap();
+    let refused: u32 = refused.split(',').next().unwrap().parse().unwrap();
+    assert!((1..=5).contains(&refused), "{of_command}");
 }
