@@ -174,6 +174,27 @@ fn events_leave_in_the_middle_of_a_walk_but_for_those_of_whoever_owes() {
     });
 }
 
+#[test]
+fn an_event_waits_for_few_of_the_entries_that_are_deleted() {
+    // Danger: where each round trip takes long, events wait for all entries that one look at
+    // Redis' keys finds, seconds each time.
+    let scene = Scene::new();
+    let mut client = scene.connect();
+    repair(&mut client);
+    for number in 0..60 {
+        cached(&mut client, &format!("k:{number}"), "SELECT 1 AS v").unwrap();
+    }
+    scene.quiet();
+    scene.set_faults("flush.looked:sleep_20");
+    client.batch_execute("INSERT INTO redis_debt VALUES (-2, '700', '*')").unwrap();
+    put(&mut client, &[append("s", "told")]);
+    wake(&mut client);
+    eventually(SOON, "told", || events(&scene.redis, "s").len() == 1);
+    assert_eq!(count(&mut client, "SELECT count(*) FROM redis_debt"), 1, "long before it is paid");
+    eventually(SOON, "paid", || count(&mut client, "SELECT count(*) FROM redis_debt") == 0);
+    assert_eq!(scene.redis.cli(&["KEYS", "k:*"]), "");
+}
+
 /// Keys that nobody here asks for.
 fn foreign_keys(scene: &Scene, count: u32) {
     let set = "for n = 1, tonumber(ARGV[1]) do redis.call('SET', 'foreign:' .. n, '') end";
