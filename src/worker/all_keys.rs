@@ -134,7 +134,8 @@ impl AllKeys {
         self.bumped.extend(xids);
     }
 
-    /// Begins a walk for these. Those for whom all keys were walked need no more than what was left.
+    /// Begins a walk for these. Those for whom all keys were walked need no more than what was
+    /// left.
     pub fn begin(&mut self, xids: Vec<u64>) {
         let is_of_all = self.left.is_any || !xids.iter().all(|xid| self.left_of.contains(xid));
         let found = match is_of_all {

@@ -204,9 +204,47 @@ fn a_debt_of_all_keys_waits_alone_where_nobody_may_ask_whose_entries_are_meant()
     assert_eq!(count(&mut client, DEBTS), 1);
     assert!(events(&scene.redis, "mine").is_empty());
     scene.redis.cli(&["ACL", "SETUSER", "default", "+smembers"]);
-    eventually(SOON, "paid, and then sent", || {
+    pay_without_another_worker(&mut client);
+    assert_eq!(value(&scene.redis, "k"), None);
+    eventually(SOON, "sent", || {
         wake(&mut client);
         events(&scene.redis, "mine").len() == 1
     });
-    assert_eq!((count(&mut client, DEBTS), value(&scene.redis, "k")), (0, None));
+}
+
+#[test]
+fn a_debt_of_all_keys_deletes_all_again_where_a_lease_was_refused() {
+    // Danger: whoever had it fills what is old behind the walk, under any name, and the next try
+    // looks only at what was refused.
+    let scene = Scene::new();
+    let mut client = scene.connect();
+    repair(&mut client);
+    cached(&mut client, "app:old", "SELECT 1 AS v").unwrap();
+    scene.redis.cli(&["SET", "pgc:l:{9Le}:foo", "somebody's"]);
+    allow(&scene, &["~app:*", "~pgc:[^l]*", "~pgc:l:{*}:app:*"]);
+    client.batch_execute(ALL_KEYS).unwrap();
+    wake(&mut client);
+    eventually(SOON, "walked", || value(&scene.redis, "app:old").is_none());
+    allow(&scene, &["~*"]);
+    eventually(SOON, "filled", || {
+        cached(&mut client, "app:behind", "SELECT 1 AS v").unwrap();
+        value(&scene.redis, "app:behind").is_some()
+    });
+    assert_eq!(count(&mut client, DEBTS), 1, "the next try is yet to come");
+    pay_without_another_worker(&mut client);
+    assert_eq!(value(&scene.redis, "app:behind"), None);
+}
+
+/// The next one would walk through all keys in any case.
+#[track_caller]
+fn pay_without_another_worker(client: &mut Client) {
+    let worker = count(client, WORKER_PID);
+    eventually(SOON, "paid", || {
+        // The worker stays as long as there is something to send.
+        put(client, &[append("kept", "0")]);
+        wake(client);
+        std::thread::sleep(Duration::from_millis(200));
+        count(client, DEBTS) == 0
+    });
+    assert_eq!(count(client, WORKER_PID), worker);
 }
