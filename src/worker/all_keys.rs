@@ -14,6 +14,7 @@
 use std::collections::HashSet;
 
 use pg_cache_core::key::{LEASE_PATTERN, SIDECAR_PATTERN};
+use pg_cache_core::left::Left;
 use pg_cache_core::sidecar::Sidecar;
 
 use crate::client::failure::Failure;
@@ -29,9 +30,6 @@ const STEP_MS: u64 = 50;
 /// Entries deleted between two looks at the clock: some round trips for each.
 const ENTRIES_A_LOOK: usize = 8;
 
-/// What Redis refused is known by name up to so many; beyond that all keys are walked again.
-const LEFT_MAX: usize = 1_000;
-
 /// What is known of such debts from one pass to the next.
 #[derive(Default)]
 pub struct AllKeys {
@@ -40,19 +38,9 @@ pub struct AllKeys {
     /// refuses an entry.
     bumped: HashSet<u64>,
     walk: Option<Walk>,
-    /// What walks that are over have left, and of whose debts.
+    /// The sidecars that walks which are over have left, and of whose debts.
     left: Left,
     left_of: HashSet<u64>,
-}
-
-/// What is yet to be deleted, as Redis refused it. All else is deleted: what is there by now was
-/// filled since.
-#[derive(Default)]
-struct Left {
-    /// Names of sidecars.
-    names: HashSet<Vec<u8>>,
-    /// Whether it may be any entry.
-    is_any: bool,
 }
 
 /// A walk through all keys, or through what another one has left.
@@ -96,17 +84,6 @@ pub enum Stepped {
     },
 }
 
-impl Left {
-    fn note(&mut self, name: &[u8]) {
-        self.is_any |= self.names.len() >= LEFT_MAX;
-        if self.is_any {
-            self.names.clear();
-        } else {
-            self.names.insert(name.to_vec());
-        }
-    }
-}
-
 impl AllKeys {
     /// Whether a walk is under way. One of another generation is not, nor does it count for whom
     /// was bumped then, or what was left.
@@ -137,18 +114,15 @@ impl AllKeys {
     /// Begins a walk for these. Those for whom all keys were walked need no more than what was
     /// left.
     pub fn begin(&mut self, xids: Vec<u64>) {
-        let is_of_all = self.left.is_any || !xids.iter().all(|xid| self.left_of.contains(xid));
-        let found = match is_of_all {
-            true => Vec::new(),
-            false => self.left.names.iter().cloned().collect(),
-        };
+        let were_walked_for = xids.iter().all(|xid| self.left_of.contains(xid));
+        let left = if were_walked_for { self.left.names() } else { None };
         self.walk = Some(Walk {
             xids,
-            is_of_all,
+            is_of_all: left.is_none(),
             generations: HashSet::new(),
             phase: Phase::Generations,
             cursor: 0,
-            found,
+            found: left.unwrap_or_default(),
             deleted: 0,
             refused: None,
             left: Left::default(),
@@ -162,7 +136,9 @@ impl AllKeys {
             Ok(()) => {}
             Err(failure) if failure.is_refusal() => {
                 // What another one has left is left by this one too.
-                self.left.is_any |= walk.is_of_all;
+                if walk.is_of_all {
+                    self.left.note_any();
+                }
                 return Ok(self.refused(walk.xids, failure));
             }
             Err(failure) => {
@@ -240,9 +216,11 @@ impl Walk {
             let mut unlink = redis::cmd("UNLINK");
             unlink.arg(names);
             let ended = connection::ask_alone(0, |session| unlink.exec(session))?;
-            // Who has one may fill behind us what is old, under any name.
-            self.left.is_any |= ended.is_err();
-            self.refused = self.refused.take().or(ended.err());
+            if let Err(failure) = ended {
+                // Who has one may fill behind us what is old, under any name.
+                self.left.note_any();
+                self.refused.get_or_insert(failure);
+            }
         }
         self.goes_on_at(next, Phase::Entries);
         Ok(())
