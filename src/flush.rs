@@ -89,6 +89,15 @@ pub fn unlink_entries(
     names: &[Vec<u8>],
     is_meant: impl Fn(&Sidecar) -> bool,
 ) -> Result<Unlinked, Failure> {
+    unlink_noting(names, is_meant, |_| ())
+}
+
+/// The same, which tells the sidecars of those that are refused.
+pub fn unlink_noting(
+    names: &[Vec<u8>],
+    is_meant: impl Fn(&Sidecar) -> bool,
+    mut note: impl FnMut(&[u8]),
+) -> Result<Unlinked, Failure> {
     let mut unlinked = Unlinked::default();
     if names.is_empty() {
         return Ok(unlinked);
@@ -98,7 +107,10 @@ pub fn unlink_entries(
     let found = connection::ask_alone(names.len() * BYTES_MAX, |session| look.query(session))?;
     let found: Vec<Option<Vec<u8>>> = match found {
         Ok(found) => found,
-        Err(failure) => return Ok(Unlinked { refused: Some(failure), ..unlinked }),
+        Err(failure) => {
+            names.iter().for_each(|name| note(name));
+            return Ok(Unlinked { refused: Some(failure), ..unlinked });
+        }
     };
     for (name, bytes) in names.iter().zip(found) {
         let (Some(key), Some(bytes)) = (key_of_sidecar(name), bytes) else { continue };
@@ -106,7 +118,10 @@ pub fn unlink_entries(
         host::check_interrupts();
         match unlink_entry(&EntryKeys::new(key), &sidecar, &bytes)? {
             Ok(is_gone) => unlinked.count += u64::from(is_gone),
-            Err(failure) => _ = unlinked.refused.get_or_insert(failure),
+            Err(failure) => {
+                note(name);
+                unlinked.refused.get_or_insert(failure);
+            }
         }
     }
     Ok(unlinked)

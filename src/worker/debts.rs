@@ -80,9 +80,10 @@ impl Debts {
         let full_steps = std::mem::take(&mut self.full_steps);
         self.arrears.begin_step(host::monotonic_ms());
         let arrears = &self.arrears;
+        let mut of_all_keys = Vec::new();
         let paid = transaction::run(|| {
             let Some(schema) = locked_schema() else { return Ok(End::Abort(Ok(None))) };
-            let Some(debts) = next_step(arrears) else {
+            let Some(debts) = next_step(arrears, &mut of_all_keys) else {
                 return Ok(End::Abort(Ok(None)));
             };
             if debts.is_empty() {
@@ -101,6 +102,10 @@ impl Debts {
             true => self.pay_for_all_keys(registration),
             false => Ok(Pass::Worked),
         };
+        // Who came in the middle of a walk waits for its end, and others are not to wait for that.
+        if self.all_keys.is_under_way(registration.generation) {
+            of_all_keys.into_iter().for_each(|xid| self.arrears.refuse(xid));
+        }
         let of_whom = debts.iter().map(|debt| debt.xid).zip(&refused);
         self.refuse(of_whom.filter_map(|(xid, refused)| Some((xid, refused.as_ref()?))));
         let last = debts.last().map(Debt::place);
@@ -143,13 +148,18 @@ impl Debts {
             }
             self.arrears.refuse(xid);
         }
-        if let Some(Failure { detail, .. }) = new {
-            error::log(&format!("pg_cache worker: debts cannot be paid for now ({detail})"));
-        }
+        new.into_iter().for_each(tell_refused);
     }
 
     /// One step of a debt of all keys, if there is one.
     fn pay_for_all_keys(&mut self, registration: &Registration) -> Step<Pass> {
+        let pass = self.step_for_all_keys(registration);
+        // Nobody else's events are to wait for the rest of it.
+        self.all_keys.unpaid().for_each(|xid| self.arrears.refuse(xid));
+        pass
+    }
+
+    fn step_for_all_keys(&mut self, registration: &Registration) -> Step<Pass> {
         if !self.all_keys.is_under_way(registration.generation) {
             let Some(xids) = self.bump_for_all_keys(registration)? else {
                 return Ok(Pass::Blocked);
@@ -157,14 +167,16 @@ impl Debts {
             if xids.is_empty() {
                 return Ok(Pass::Stuck);
             }
-            let stuck = xids.iter().copied().filter(|xid| self.arrears.is_stuck(*xid)).collect();
-            self.all_keys.begin(registration, xids, stuck)?;
+            self.all_keys.begin(xids);
         }
-        self.all_keys.stuck().iter().for_each(|xid| self.arrears.refuse(*xid));
         let xids = match self.all_keys.step()? {
             Stepped::GoesOn => return Ok(Pass::Worked),
-            Stepped::Refused(xids, failure) => {
-                self.refuse(xids.into_iter().map(|xid| (xid, &failure)));
+            Stepped::Refused { xids, failure, is_news } => {
+                xids.iter().for_each(|xid| self.arrears.refuse(*xid));
+                self.arrears.rest(host::monotonic_ms());
+                if is_news {
+                    tell_refused(&failure);
+                }
                 return Ok(Pass::Stuck);
             }
             Stepped::Done(xids) => xids,
@@ -193,7 +205,9 @@ impl Debts {
             );
             let owed = utility::ask(&owed)?.unwrap_or_default();
             let xids = owed.split(',').filter_map(|xid| xid.parse().ok());
-            let xids: Vec<u64> = xids.filter(|xid| !arrears.leaves_out(*xid)).collect();
+            // One that came in the middle of a walk was told to be stuck, and was not tried.
+            let is_due = |xid: &u64| all_keys.is_unbumped(*xid) || !arrears.leaves_out(*xid);
+            let xids: Vec<u64> = xids.filter(is_due).collect();
             let unbumped = xids.iter().copied().filter(|xid| all_keys.is_unbumped(*xid));
             let everything: Vec<Debt> = unbumped.map(Debt::of_catalogue).collect();
             if everything.is_empty() {
@@ -210,13 +224,17 @@ impl Debts {
     }
 }
 
+fn tell_refused(Failure { detail, .. }: &Failure) {
+    error::log(&format!("pg_cache worker: debts cannot be paid for now ({detail})"));
+}
+
 fn locked_schema() -> Option<String> {
     registry::lock_all()?;
     table::extension_schema_name()
 }
 
-/// A step of debts, in order; `None` if the table is locked.
-fn next_step(arrears: &Arrears) -> Option<Vec<Debt>> {
+/// A step of debts, in order, and who was found to owe all keys; `None` if the table is locked.
+fn next_step(arrears: &Arrears, of_all_keys: &mut Vec<u64>) -> Option<Vec<Debt>> {
     let mut debts = Vec::new();
     registry::debts::walk(arrears.cursor(), &Snapshot::active(), |row| {
         let [tag, xid, key, yields] = row.values();
@@ -227,8 +245,9 @@ fn next_step(arrears: &Arrears) -> Option<Vec<Debt>> {
             return ControlFlow::Continue(());
         }
         debt.key = key.and_then(|key| text::to_utf8(text::bytes(key))).map(Cow::into_owned);
-        if !debt.is_for_all_keys() {
-            debts.push(debt);
+        match debt.is_for_all_keys() {
+            true => of_all_keys.push(xid),
+            false => debts.push(debt),
         }
         match debts.len() < STEP_DEBTS {
             true => ControlFlow::Continue(()),

@@ -49,6 +49,11 @@ impl Arrears {
         self.refused.insert(xid);
     }
 
+    /// What was refused just now took long: it rests from now on.
+    pub fn rest(&mut self, now_ms: u64) {
+        self.due_at_ms = now_ms + RETRY_EVERY_MS;
+    }
+
     /// The step has tried debts up to this one; if none was left, the round is over.
     pub fn end_step(&mut self, last: Option<Place>, now_ms: u64) {
         self.cursor = last;
@@ -58,7 +63,7 @@ impl Arrears {
         let refused = std::mem::take(&mut self.refused);
         if self.is_of_all {
             self.stuck = refused;
-            self.due_at_ms = now_ms + RETRY_EVERY_MS;
+            self.rest(now_ms);
         } else {
             self.stuck.extend(refused);
         }
@@ -139,6 +144,23 @@ mod tests {
             round(&mut arrears, &mut debts, now_ms + RETRY_EVERY_MS, |_| false);
             prop_assert!(debts.is_empty());
         }
+    }
+
+    #[test]
+    fn what_is_refused_after_long_rests_from_then_on() {
+        // Danger: one that takes longer than the pause to be refused is tried without a pause.
+        let mut arrears = Arrears::default();
+        arrears.begin_step(1);
+        arrears.end_step(None, 1);
+        let late_ms = RETRY_EVERY_MS;
+        arrears.begin_step(late_ms);
+        arrears.refuse(7);
+        arrears.rest(late_ms);
+        arrears.end_step(None, late_ms);
+        arrears.begin_step(1 + RETRY_EVERY_MS);
+        assert!(arrears.leaves_out(7), "long after the last round of all, and soon after this");
+        arrears.begin_step(late_ms + RETRY_EVERY_MS);
+        assert!(!arrears.leaves_out(7));
     }
 
     #[test]

@@ -21,6 +21,7 @@ pub mod fingerprint;
 pub mod gcra;
 pub mod key;
 pub mod lately;
+pub mod left;
 pub mod limiter;
 pub mod lost;
 pub mod message;

@@ -36,6 +36,16 @@ fn try_put_bytes(client: &mut impl GenericClient, messages: &[Vec<u8>]) -> Resul
     Ok(())
 }
 
+/// A transaction that owes all keys, and has an event for the stream `mine`.
+#[track_caller]
+pub fn owe_all_keys(client: &mut Client) {
+    let mut owing = client.transaction().unwrap();
+    let owed = "INSERT INTO redis_debt VALUES (-2, pg_current_xact_id(), '*')";
+    owing.batch_execute(owed).unwrap();
+    put(&mut owing, &[append("mine", "0")]);
+    owing.commit().unwrap();
+}
+
 /// Starts the worker, as whoever wrote to the outbox does after its commit.
 pub fn wake(client: &mut Client) {
     client.batch_execute("SELECT redis_wake()").unwrap();

@@ -4,7 +4,7 @@
 use std::time::Duration;
 
 use pg_cache_e2e::counters::value;
-use pg_cache_e2e::outbox::{append, put, rows, wake};
+use pg_cache_e2e::outbox::{append, events, owe_all_keys, put, rows, wake};
 use pg_cache_e2e::registry::{WORKERS, count, repair, table_key};
 use pg_cache_e2e::{Scene, cached};
 use pg_cache_testbed::eventually;
@@ -132,6 +132,67 @@ fn a_debt_of_all_keys_is_paid_in_turns_with_all_else() {
     drop(client);
     let drop = format!("DROP DATABASE {}", scene.database());
     scene.postgres().connect().batch_execute(&drop).unwrap();
+}
+
+#[test]
+fn events_leave_in_the_middle_of_a_walk_but_for_those_of_whoever_owes() {
+    // Danger: with many keys in Redis one transaction that named too much has all durable events
+    // of the database wait for minutes. Or its own leave although it owes.
+    let scene = Scene::new();
+    let mut client = scene.connect();
+    repair(&mut client);
+    foreign_keys(&scene, 3_000);
+    scene.quiet();
+    scene.set_faults("worker.walking:sleep_60");
+    let debts = "SELECT count(*) FROM redis_debt";
+    let sent = |stream| events(&scene.redis, stream).len();
+    // The second one comes when the walk is under way.
+    for number in 1..=2 {
+        owe_all_keys(&mut client);
+        put(&mut client, &[append("theirs", "0")]);
+        wake(&mut client);
+        eventually(SOON, "the other one's is sent", || sent("theirs") == number);
+        assert_eq!(count(&mut client, debts), number as i64, "long before it is paid");
+    }
+    // The next worker looks at once at what was put aside.
+    let walks = format!("{WORKERS} AND query LIKE 'paying a debt of all keys%'");
+    let terminate = walks.replace("count(*)", "pg_terminate_backend(pid)");
+    client.batch_execute(&terminate).unwrap();
+    let mut walked = 0;
+    eventually(SOON, "paid", || {
+        wake(&mut client);
+        walked += count(&mut client, &walks);
+        let sent = sent("mine");
+        let owed = count(&mut client, debts);
+        assert!(sent == 0 || owed == 0, "sent before it is paid");
+        owed == 0
+    });
+    assert!(walked > 0);
+    eventually(SOON, "sent", || {
+        wake(&mut client);
+        sent("mine") == 2
+    });
+}
+
+#[test]
+fn an_event_waits_for_few_of_the_entries_that_are_deleted() {
+    // Danger: where each round trip takes long, events wait for all entries that one look at
+    // Redis' keys finds, seconds each time.
+    let scene = Scene::new();
+    let mut client = scene.connect();
+    repair(&mut client);
+    for number in 0..60 {
+        cached(&mut client, &format!("k:{number}"), "SELECT 1 AS v").unwrap();
+    }
+    scene.quiet();
+    scene.set_faults("flush.looked:sleep_20");
+    client.batch_execute("INSERT INTO redis_debt VALUES (-2, '700', '*')").unwrap();
+    put(&mut client, &[append("s", "told")]);
+    wake(&mut client);
+    eventually(SOON, "told", || events(&scene.redis, "s").len() == 1);
+    assert_eq!(count(&mut client, "SELECT count(*) FROM redis_debt"), 1, "long before it is paid");
+    eventually(SOON, "paid", || count(&mut client, "SELECT count(*) FROM redis_debt") == 0);
+    assert_eq!(scene.redis.cli(&["KEYS", "k:*"]), "");
 }
 
 /// Keys that nobody here asks for.
