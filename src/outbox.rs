@@ -35,7 +35,7 @@ use crate::pg::queue::{Inserter, Spot};
 use crate::pg::snapshot::{Fresh, Snapshot};
 use crate::pg::table::{self, EXCLUSIVE_LOCK, READ_LOCK, Row, Table, WRITE_LOCK};
 use crate::pg::transaction::{self, End};
-use crate::pg::{Datum, guc, host, lockers, queue, text, utility, wal, xact};
+use crate::pg::{Datum, guc, host, lockers, queue, text, wal, xact};
 use crate::{registry, worker};
 
 /// What is put aside has its number less this: below all that are the negative of an id.
@@ -351,9 +351,9 @@ impl Queue {
         }
     }
 
-    /// Closes it, but leaves the table locked until the transaction ends.
-    fn close(self) {
-        self.table.keep_lock();
+    /// The table alone: its index is closed.
+    fn into_table(self) -> Table {
+        self.table
     }
 
     pub fn bytes(&self) -> u64 {
@@ -380,14 +380,11 @@ pub fn shrink() -> Outcome<End<()>> {
     let Some(queue) = Queue::open(EXCLUSIVE_LOCK) else { return Ok(End::Abort(())) };
     // Behind the lock: nobody has rows there that are yet to be committed.
     let is_empty = queue.is_empty(&Fresh::push().snapshot);
-    if !is_empty || !queue.table.lock_toast() {
+    if !is_empty {
         return Ok(End::Abort(()));
     }
-    // Closed for TRUNCATE, and locked until it has committed: a row that came in between would go.
-    queue.close();
     host::fault_point("outbox.shrink");
-    utility::run(&format!("TRUNCATE {schema}.redis_outbox"))?;
-    Ok(End::Commit(()))
+    queue.into_table().truncate(&schema, "redis_outbox")
 }
 
 impl Batch {

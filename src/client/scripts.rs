@@ -5,9 +5,9 @@ use std::sync::LazyLock;
 use pg_cache_core::key::EntryKeys;
 use pg_cache_core::settlement::{self, Bump, Gone};
 use pg_cache_core::tagtable::{self, Field};
-use redis::{ErrorKind, RedisError, RedisResult, Script, ServerErrorKind, Value, from_redis_value};
+use redis::{ErrorKind, RedisResult, Script, ServerErrorKind, Value, from_redis_value};
 
-use super::failure::is_about_server;
+use super::failure::{Failure, alone};
 use super::session::{Ask, ENTRY_PARTS, Generations, Session, TABLE_PARTS, parts};
 
 static FILL: LazyLock<Script> = LazyLock::new(|| Script::new(include_str!("lua/fill_4.lua")));
@@ -105,7 +105,7 @@ pub struct OwedKey {
 pub fn delete_owed(
     session: &mut Session,
     keys: &[OwedKey],
-) -> RedisResult<Vec<Option<RedisError>>> {
+) -> Result<Vec<Option<Failure>>, Failure> {
     let mut pipeline = redis::pipe();
     pipeline.cmd("SCRIPT").arg("LOAD").arg(include_str!("lua/yield_4.lua"));
     for OwedKey { names, yields } in keys {
@@ -119,11 +119,7 @@ pub fn delete_owed(
     let mut replies = session.ask_each(&pipeline)?;
     session.prove(replies.pop())?;
     let of_keys = replies.into_iter().skip(1).map(Value::extract_error);
-    let refused = of_keys.map(|reply| match reply {
-        Err(error) if is_about_server(&error) => Err(error),
-        reply => Ok(reply.err()),
-    });
-    refused.collect()
+    of_keys.map(|reply| Ok(alone(reply)?.err())).collect()
 }
 
 /// Who is listed for the catalogue.

@@ -309,7 +309,6 @@ impl Session {
         let mut ranges = Vec::with_capacity(settlement.replies());
         let read = |bytes: &[u8], ranges: &mut _| settlement.read(bytes, ranges);
         let Some(used) = self.exchange(settlement.packed(), read, &mut ranges)? else {
-            self.answers.begin();
             let answers = (0..settlement.replies()).map(|_| self.receive());
             let answers = answers.collect::<RedisResult<Vec<Value>>>()?;
             self.open = true;
@@ -340,7 +339,6 @@ impl Session {
 
     /// An error, or a push before the answer: the full parser reads it from the first byte on.
     fn look_at_other(&mut self, fields: Option<usize>, proof: bool) -> RedisResult<Found<'_>> {
-        self.answers.begin();
         let entry = self.receive()?;
         let table = fields.map(|_| self.receive()).transpose()?;
         let info = proof.then(|| self.receive()).transpose()?;
@@ -394,7 +392,6 @@ impl Session {
             return Ok(());
         }
         self.transport.begin(self.left(), self.reply_bytes_max);
-        self.answers.begin();
         while self.posted.waiting > 0 {
             let answer = self.receive()?;
             self.posted.answers.push(answer);
@@ -411,6 +408,7 @@ impl Session {
     fn begin(&mut self) -> RedisResult<()> {
         self.open = false;
         self.take_posted()?;
+        self.answers.begin();
         self.inbox.prepare()?;
         self.transport.begin(self.left(), self.reply_bytes_max);
         Ok(())
@@ -464,7 +462,6 @@ impl ConnectionLike for Session {
         count: usize,
     ) -> RedisResult<Vec<Value>> {
         self.begin()?;
-        self.answers.begin();
         self.transport.send(cmd)?;
         let mut replies = Vec::with_capacity(count);
         let mut refused = None;

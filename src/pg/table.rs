@@ -8,7 +8,10 @@ use std::cell::Cell;
 
 use pgrx::pg_sys;
 
+use super::error::Outcome;
 use super::snapshot::Snapshot;
+use super::transaction::End;
+use super::utility;
 
 pub const READ_LOCK: u32 = pg_sys::AccessShareLock;
 pub const WRITE_LOCK: u32 = pg_sys::RowExclusiveLock;
@@ -195,9 +198,21 @@ impl Table {
         unsafe { pg_sys::CatalogTupleInsert(self.relation, tuple) };
     }
 
+    /// Truncates a table of ours that is locked for us alone, if nobody is in the way at its large
+    /// values, and keeps it locked until the transaction ends: a row that came in between would go.
+    pub fn truncate(self, schema: &str, name: &str) -> Outcome<End<()>> {
+        if !self.lock_toast() {
+            return Ok(End::Abort(()));
+        }
+        // Closed for TRUNCATE, which refuses a table that is open.
+        self.keep_lock();
+        utility::run(&format!("TRUNCATE {schema}.{name}"))?;
+        Ok(End::Commit(()))
+    }
+
     /// Locks the table of its large values as it is locked itself, if nobody is in the way, until
     /// the transaction ends. Whoever vacuums that one has no lock on this one.
-    pub fn lock_toast(&self) -> bool {
+    fn lock_toast(&self) -> bool {
         // SAFETY: the relation is open.
         let class = unsafe { (*self.relation).rd_rel };
         // SAFETY: as above.

@@ -17,7 +17,7 @@ use crate::pg::error::Outcome;
 use crate::pg::snapshot::{Fresh, Snapshot};
 use crate::pg::table::{self, EXCLUSIVE_LOCK, Row, Table, Tables, WRITE_LOCK};
 use crate::pg::transaction::End;
-use crate::pg::{Datum, Oid, host, lockers, standbys, text, utility, wal};
+use crate::pg::{Datum, Oid, host, lockers, standbys, text, wal};
 
 use super::{is_installed, lock_to_the_end, open, open_for};
 
@@ -137,13 +137,10 @@ pub fn shrink() -> Outcome<End<()>> {
         return Ok(End::Abort(()));
     };
     // Behind the lock: nobody has rows there that are yet to be committed.
-    if Fresh::push().snapshot.first(&table, |_| ()).is_some() || !table.lock_toast() {
+    if Fresh::push().snapshot.first(&table, |_| ()).is_some() {
         return Ok(End::Abort(()));
     }
-    // Closed for TRUNCATE, and locked until it has committed.
-    table.keep_lock();
-    utility::run(&format!("TRUNCATE {schema}.redis_debt"))?;
-    Ok(End::Commit(()))
+    table.truncate(&schema, "redis_debt")
 }
 
 /// Whether so many debts have been that, once they are paid, their room is worth giving back. Not

@@ -75,9 +75,8 @@ pub enum Stepped {
     GoesOn,
     /// What these owe is done; the walk is over once they are told to be paid.
     Done(Vec<u64>),
-    /// Something was left of what these owe.
+    /// Something was left of what some owe, who are among the unpaid.
     Refused {
-        xids: Vec<u64>,
         failure: Failure,
         /// Whether that is new of one of them.
         is_news: bool,
@@ -139,7 +138,7 @@ impl AllKeys {
                 if walk.is_of_all {
                     self.left.note_any();
                 }
-                return Ok(self.refused(walk.xids, failure));
+                return Ok(self.refused(&walk.xids, failure));
             }
             Err(failure) => {
                 self.walk = Some(walk);
@@ -149,7 +148,7 @@ impl AllKeys {
         Ok(match (walk.phase, walk.refused.take()) {
             (Phase::Over, Some(failure)) => {
                 self.left = walk.left;
-                self.refused(walk.xids, failure)
+                self.refused(&walk.xids, failure)
             }
             (Phase::Over, None) => {
                 self.left = Left::default();
@@ -165,10 +164,10 @@ impl AllKeys {
         })
     }
 
-    fn refused(&mut self, xids: Vec<u64>, failure: Failure) -> Stepped {
+    fn refused(&mut self, xids: &[u64], failure: Failure) -> Stepped {
         let known = self.left_of.len();
-        self.left_of.extend(&xids);
-        Stepped::Refused { is_news: self.left_of.len() > known, xids, failure }
+        self.left_of.extend(xids);
+        Stepped::Refused { is_news: self.left_of.len() > known, failure }
     }
 
     /// The debts of these are deleted.

@@ -171,8 +171,7 @@ impl Debts {
         }
         let xids = match self.all_keys.step()? {
             Stepped::GoesOn => return Ok(Pass::Worked),
-            Stepped::Refused { xids, failure, is_news } => {
-                xids.iter().for_each(|xid| self.arrears.refuse(*xid));
+            Stepped::Refused { failure, is_news } => {
                 self.arrears.rest(host::monotonic_ms());
                 if is_news {
                     tell_refused(&failure);
@@ -324,9 +323,7 @@ fn settle(registration: &Registration, debts: &[Debt]) -> Result<Vec<Option<Fail
         Ok(refused)
     })?;
     let mut refused = refused.into_iter();
-    let of_debt = |debt: &Debt| {
-        debt.key.is_some().then(|| refused.next()).flatten().flatten().map(Failure::from)
-    };
+    let of_debt = |debt: &Debt| debt.key.is_some().then(|| refused.next()).flatten().flatten();
     Ok(debts.iter().map(of_debt).collect())
 }
 

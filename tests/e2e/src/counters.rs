@@ -111,6 +111,15 @@ pub fn commands_and_proofs(redis: &Redis) -> BTreeMap<String, u64> {
     calls
 }
 
+/// How often a command was refused before it ran.
+pub fn refusals(redis: &Redis, command: &str) -> u64 {
+    let told = redis.cli(&["INFO", "commandstats"]);
+    let head = format!("cmdstat_{command}:");
+    let line = told.lines().find(|line| line.starts_with(&head)).unwrap_or_default();
+    let count = line.split(',').find_map(|field| field.strip_prefix("rejected_calls="));
+    count.map_or(0, |count| count.trim().parse().unwrap())
+}
+
 /// Begins the counting of `commands` anew, once nobody of ours asks of his own accord.
 pub fn forget_commands(scene: &Scene) {
     scene.quiet();

@@ -10,6 +10,9 @@ use postgres::Client;
 pub const WORKERS: &str = "SELECT count(*) FROM pg_stat_activity
     WHERE backend_type = 'pg_cache worker' AND datname = current_database()";
 
+/// How many rows tell of what is owed.
+pub const DEBTS: &str = "SELECT count(*) FROM redis_debt";
+
 /// The generation that is registered with a server, if any.
 pub fn generation(client: &mut Client) -> Option<String> {
     let sql = "SELECT replace(generation::text, '-', '') FROM redis_server WHERE servers <> ''";

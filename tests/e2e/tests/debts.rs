@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use pg_cache_e2e::counters::value;
 use pg_cache_e2e::outbox::{append, events, owe_all_keys, put, rows, wake};
-use pg_cache_e2e::registry::{WORKERS, count, repair, table_key};
+use pg_cache_e2e::registry::{DEBTS, WORKERS, count, repair, table_key};
 use pg_cache_e2e::{Scene, cached};
 use pg_cache_testbed::eventually;
 
@@ -25,7 +25,7 @@ fn debts_are_paid() {
         .batch_execute("INSERT INTO redis_debt VALUES (65541, '700', 'k'), (6, '700', NULL)")
         .unwrap();
     repair(&mut client);
-    assert_eq!(count(&mut client, "SELECT count(*) FROM redis_debt"), 0);
+    assert_eq!(count(&mut client, DEBTS), 0);
     assert_eq!(value(&scene.redis, "k"), None, "the key that was owed");
     assert!(value(&scene.redis, "other").is_some());
     for bucket in ["5", "6"] {
@@ -52,7 +52,7 @@ fn debts_are_paid_although_nobody_asks_when_redis_is_back() {
     eventually(SOON, "the worker is gone", || count(&mut client, WORKERS) == 0);
     scene.redis.start_again();
     scene.redis.cli(&["SET", "k", "old"]);
-    eventually(2 * SOON, "paid", || count(&mut client, "SELECT count(*) FROM redis_debt") == 0);
+    eventually(2 * SOON, "paid", || count(&mut client, DEBTS) == 0);
     assert_eq!(value(&scene.redis, "k"), None);
 }
 
@@ -71,7 +71,7 @@ fn many_debts_leave_neither_room_nor_a_reader_without_hits() {
     put(&mut client, &[append("s", "told")]);
     wake(&mut client);
     eventually(SOON, "told", || rows(&mut client) == 0);
-    eventually(SOON, "paid", || count(&mut client, "SELECT count(*) FROM redis_debt") == 0);
+    eventually(SOON, "paid", || count(&mut client, DEBTS) == 0);
     let size = "SELECT pg_relation_size('redis_debt')";
     eventually(SOON, "no block is left", || count(&mut client, size) == 0);
     for number in [1, 12_500, 25_000] {
@@ -95,7 +95,7 @@ fn a_debt_of_all_keys_deletes_every_entry_of_this_database() {
     let owed = "INSERT INTO redis_debt VALUES (-2, '700', '*'), (-1, '700', NULL)";
     client.batch_execute(owed).unwrap();
     repair(&mut client);
-    assert_eq!(count(&mut client, "SELECT count(*) FROM redis_debt"), 0);
+    assert_eq!(count(&mut client, DEBTS), 0);
     assert_eq!(scene.redis.cli(&["KEYS", "*k:*"]), "");
     assert!(value(&scene.redis, "foreign").is_some());
     let list = scene.redis.cli(&["HGET", &table_key(&mut client), "C"]);
@@ -111,19 +111,19 @@ fn a_debt_of_all_keys_is_paid_in_turns_with_all_else() {
     repair(&mut client);
     let table = table_key(&mut client);
     cached(&mut client, "mine", "SELECT 1 AS v").unwrap();
-    foreign_keys(&scene, 1_200);
+    scene.add_foreign_keys(1_200);
     scene.quiet();
     scene.set_faults("worker.walking:sleep_60");
     client.batch_execute("INSERT INTO redis_debt VALUES (-2, '700', '*')").unwrap();
     put(&mut client, &[append("s", "told")]);
     wake(&mut client);
     eventually(SOON, "told", || rows(&mut client) == 0);
-    assert_eq!(count(&mut client, "SELECT count(*) FROM redis_debt"), 1, "long before it is paid");
+    assert_eq!(count(&mut client, DEBTS), 1, "long before it is paid");
     let listed = || scene.redis.cli(&["HGET", &table, "C"]);
     let bumped = listed();
     // Longer than the worker waits for an answer.
     scene.redis.cli(&["CLIENT", "PAUSE", "2200", "ALL"]);
-    eventually(SOON, "paid", || count(&mut client, "SELECT count(*) FROM redis_debt") == 0);
+    eventually(SOON, "paid", || count(&mut client, DEBTS) == 0);
     assert_eq!((value(&scene.redis, "mine"), listed()), (None, bumped));
     client.batch_execute("INSERT INTO redis_debt VALUES (-2, '701', '*')").unwrap();
     wake(&mut client);
@@ -141,10 +141,9 @@ fn events_leave_in_the_middle_of_a_walk_but_for_those_of_whoever_owes() {
     let scene = Scene::new();
     let mut client = scene.connect();
     repair(&mut client);
-    foreign_keys(&scene, 3_000);
+    scene.add_foreign_keys(3_000);
     scene.quiet();
     scene.set_faults("worker.walking:sleep_60");
-    let debts = "SELECT count(*) FROM redis_debt";
     let sent = |stream| events(&scene.redis, stream).len();
     // The second one comes when the walk is under way.
     for number in 1..=2 {
@@ -152,7 +151,7 @@ fn events_leave_in_the_middle_of_a_walk_but_for_those_of_whoever_owes() {
         put(&mut client, &[append("theirs", "0")]);
         wake(&mut client);
         eventually(SOON, "the other one's is sent", || sent("theirs") == number);
-        assert_eq!(count(&mut client, debts), number as i64, "long before it is paid");
+        assert_eq!(count(&mut client, DEBTS), number as i64, "long before it is paid");
     }
     // The next worker looks at once at what was put aside.
     let walks = format!("{WORKERS} AND query LIKE 'paying a debt of all keys%'");
@@ -163,7 +162,7 @@ fn events_leave_in_the_middle_of_a_walk_but_for_those_of_whoever_owes() {
         wake(&mut client);
         walked += count(&mut client, &walks);
         let sent = sent("mine");
-        let owed = count(&mut client, debts);
+        let owed = count(&mut client, DEBTS);
         assert!(sent == 0 || owed == 0, "sent before it is paid");
         owed == 0
     });
@@ -190,15 +189,9 @@ fn an_event_waits_for_few_of_the_entries_that_are_deleted() {
     put(&mut client, &[append("s", "told")]);
     wake(&mut client);
     eventually(SOON, "told", || events(&scene.redis, "s").len() == 1);
-    assert_eq!(count(&mut client, "SELECT count(*) FROM redis_debt"), 1, "long before it is paid");
-    eventually(SOON, "paid", || count(&mut client, "SELECT count(*) FROM redis_debt") == 0);
+    assert_eq!(count(&mut client, DEBTS), 1, "long before it is paid");
+    eventually(SOON, "paid", || count(&mut client, DEBTS) == 0);
     assert_eq!(scene.redis.cli(&["KEYS", "k:*"]), "");
-}
-
-/// Keys that nobody here asks for.
-fn foreign_keys(scene: &Scene, count: u32) {
-    let set = "for n = 1, tonumber(ARGV[1]) do redis.call('SET', 'foreign:' .. n, '') end";
-    scene.redis.cli(&["EVAL", set, "0", &count.to_string()]);
 }
 
 #[test]
@@ -235,7 +228,7 @@ fn what_a_full_redis_holds_is_swept_while_events_wait() {
         cached(&mut client, &format!("mine:{number}"), "SELECT v FROM t").unwrap();
     }
     // Many: the worker does not come through them all before it leaves, if it has done nothing.
-    foreign_keys(&scene, 20_000);
+    scene.add_foreign_keys(20_000);
     scene.quiet();
     scene.redis.cli(&["CONFIG", "SET", "maxmemory", "1"]);
     put(&mut client, &[append("s", "0")]);

@@ -3,10 +3,10 @@
 
 use std::time::Duration;
 
-use pg_cache_e2e::counters::{keys, value};
+use pg_cache_e2e::counters::{keys, refusals, value};
 use pg_cache_e2e::outbox::{append, events, owe_all_keys, put, rows, wake};
 use pg_cache_e2e::outcome::sqlstate;
-use pg_cache_e2e::registry::{count, repair, table_key};
+use pg_cache_e2e::registry::{DEBTS, count, repair, table_key};
 use pg_cache_e2e::stopwatch::timed;
 use pg_cache_e2e::{Scene, cached};
 use pg_cache_testbed::eventually;
@@ -15,8 +15,6 @@ use postgres::Client;
 const SOON: Duration = Duration::from_secs(20);
 
 const ALL_KEYS: &str = "INSERT INTO redis_debt VALUES (-2, '700', '*'), (-1, '700', NULL)";
-
-const DEBTS: &str = "SELECT count(*) FROM redis_debt";
 
 const WORKER_PID: &str = "SELECT coalesce(max(pid), 0)::bigint FROM pg_stat_activity
     WHERE backend_type = 'pg_cache worker' AND datname = current_database()";
@@ -128,14 +126,6 @@ fn events_leave_at_once_where_no_sweep_is_allowed() {
     assert!(took < Duration::from_millis(1500), "{took:?}");
 }
 
-/// How often the server has refused to show a value.
-fn refusals(scene: &Scene) -> u64 {
-    let told = scene.redis.cli(&["INFO", "commandstats"]);
-    let line = told.lines().find(|line| line.starts_with("cmdstat_getrange:")).unwrap_or_default();
-    let rejected = line.split(',').find_map(|field| field.strip_prefix("rejected_calls="));
-    rejected.map_or(0, |count| count.trim().parse().unwrap())
-}
-
 #[test]
 fn a_debt_of_all_keys_that_redis_refuses_in_part_holds_up_nobody_else() {
     // Danger: no durable event of the database leaves any more; or each try bumps the catalogue's
@@ -164,13 +154,13 @@ fn a_debt_of_all_keys_that_redis_refuses_in_part_holds_up_nobody_else() {
         cached(&mut client, "app:new", "SELECT 1 AS v").unwrap();
         value(&scene.redis, "app:new").is_some()
     });
-    let (worker, before) = (count(&mut client, WORKER_PID), refusals(&scene));
+    let (worker, before) = (count(&mut client, WORKER_PID), refusals(&scene.redis, "getrange"));
     let bumped = scene.redis.cli(&["HGET", &table, "C"]);
     // The worker stays as long as there is something to send.
     eventually(SOON, "it is tried again", || {
         send(&mut client);
         std::thread::sleep(Duration::from_millis(200));
-        refusals(&scene) >= before + 30
+        refusals(&scene.redis, "getrange") >= before + 30
     });
     // A pass later, whatever was in its way.
     send(&mut client);

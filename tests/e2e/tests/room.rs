@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use pg_cache_e2e::Scene;
 use pg_cache_e2e::outbox::{append, events, put, rows, wake};
-use pg_cache_e2e::registry::{WORKERS, count, repair};
+use pg_cache_e2e::registry::{DEBTS, WORKERS, count, repair};
 use pg_cache_testbed::{Pair, eventually};
 use postgres::Client;
 
@@ -126,8 +126,7 @@ fn a_table_that_cannot_be_truncated_keeps_nothing_waiting() {
     send(&mut client);
     client.batch_execute("INSERT INTO redis_debt VALUES (5, '700', NULL)").unwrap();
     send(&mut client);
-    let debts = "SELECT count(*) FROM redis_debt";
-    eventually(SOON, "paid", || count(&mut client, debts) == 0);
+    eventually(SOON, "paid", || count(&mut client, DEBTS) == 0);
     let log = |table: &str| {
         let said = format!("pg_cache worker: cannot truncate {table}");
         scene.postgres().log().matches(&said).count()
